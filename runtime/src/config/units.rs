@@ -1,0 +1,184 @@
+//! Values with units, as they stand in the configuration: `5s`, `64KiB`, `100/s`, `20%`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+/// A length of time such as `5s`, `1m30s`, `500ms` (Kubernetes GEP-2257) or `30d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(Duration);
+
+impl Period {
+    /// From whole seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// From milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    /// As the standard library has it.
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "is not a duration; write it with units, such as `500ms`, `5s`, `1m30s`, `24h` or `30d`";
+        let wrong = || format!("`{text}` {WANTED}");
+        let mut total = Duration::ZERO;
+        let mut rest = text;
+        if rest.is_empty() {
+            return Err(wrong());
+        }
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+            rest = &rest[digits..];
+            let unit_length = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let (unit, after) = rest.split_at(unit_length);
+            let millis_each: u64 = match unit {
+                "ms" => 1,
+                "s" => 1_000,
+                "m" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                _ => return Err(wrong()),
+            };
+            let part = number.checked_mul(millis_each).ok_or_else(wrong)?;
+            total = total.checked_add(Duration::from_millis(part)).ok_or_else(wrong)?;
+            rest = after;
+        }
+        // About a hundred years: sums with the clock stay far from overflow.
+        if total > Duration::from_secs(100 * 366 * 86_400) {
+            return Err(format!("`{text}` is longer than a hundred years"));
+        }
+        Ok(Self(total))
+    }
+}
+
+/// A number of bytes such as `64KiB`, `10MiB` or `512B`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(u64);
+
+impl Size {
+    /// From bytes.
+    pub const fn bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// In bytes.
+    pub const fn as_bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size; write it with units, such as `512B`, `64KiB` or `10MiB`");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+        let each = match &text[digits..] {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(each).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// So many per time, such as `100/s`, `5/m` or `1000/h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In which time.
+    pub per: Duration,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is not a rate; write it as a count per second, minute, hour or day, such as `100/s`");
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u32 = count.parse().map_err(|_| wrong())?;
+        if count == 0 {
+            return Err(format!("`{text}` allows nothing; write a count of 1 or more"));
+        }
+        let per = match per {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { count, per: Duration::from_secs(per) })
+    }
+}
+
+/// A share such as `20%`, from 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// From a whole number of per cent; more than 100 counts as 100.
+    pub const fn new(percent: u8) -> Self {
+        Self(if percent > 100 { 100 } else { percent })
+    }
+
+    /// From 0 to 1.
+    pub fn as_fraction(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.strip_suffix('%')
+            .and_then(|number| number.parse::<u8>().ok())
+            .filter(|&number| number <= 100)
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a share; write a whole number from `0%` to `100%`"))
+    }
+}
+
+/// Deserializes from a string through `FromStr`, whose error already says what is wanted.
+macro_rules! from_string {
+    ($type:ty, $wanted:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct FromText;
+                impl Visitor<'_> for FromText {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($wanted)
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(FromText)
+            }
+        }
+    };
+}
+
+from_string!(Period, "a duration with units, such as `5s`");
+from_string!(Size, "a size with units, such as `64KiB`");
+from_string!(Rate, "a rate, such as `100/s`");
+from_string!(Percent, "a share, such as `20%`");
