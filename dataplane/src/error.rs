@@ -35,17 +35,28 @@ pub enum Retry {
 impl Error {
     /// A failure that is not to be tried again.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), retry: Retry::Never, retry_after: None }
+        Self {
+            reason,
+            detail: detail.into(),
+            retry: Retry::Never,
+            retry_after: None,
+        }
     }
 
     /// The same, but the endpoint provably did not process the request.
     pub fn not_processed(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { retry: Retry::NotProcessed, ..Self::new(reason, detail) }
+        Self {
+            retry: Retry::NotProcessed,
+            ..Self::new(reason, detail)
+        }
     }
 
     /// The same, but the endpoint may have processed the request.
     pub fn maybe_processed(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { retry: Retry::IfIdempotent, ..Self::new(reason, detail) }
+        Self {
+            retry: Retry::IfIdempotent,
+            ..Self::new(reason, detail)
+        }
     }
 
     /// With a time after which the client may come back.

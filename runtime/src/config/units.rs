@@ -42,7 +42,9 @@ impl FromStr for Period {
             let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
             let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
             rest = &rest[digits..];
-            let unit_length = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let unit_length = rest
+                .find(|c: char| c.is_ascii_digit())
+                .unwrap_or(rest.len());
             let (unit, after) = rest.split_at(unit_length);
             let millis_each: u64 = match unit {
                 "ms" => 1,
@@ -53,7 +55,9 @@ impl FromStr for Period {
                 _ => return Err(wrong()),
             };
             let part = number.checked_mul(millis_each).ok_or_else(wrong)?;
-            total = total.checked_add(Duration::from_millis(part)).ok_or_else(wrong)?;
+            total = total
+                .checked_add(Duration::from_millis(part))
+                .ok_or_else(wrong)?;
             rest = after;
         }
         // About a hundred years: sums with the clock stay far from overflow.
@@ -84,7 +88,11 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a size; write it with units, such as `512B`, `64KiB` or `10MiB`");
+        let wrong = || {
+            format!(
+                "`{text}` is not a size; write it with units, such as `512B`, `64KiB` or `10MiB`"
+            )
+        };
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
         let each = match &text[digits..] {
@@ -111,12 +119,17 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is not a rate; write it as a count per second, minute, hour or day, such as `100/s`");
+        let wrong = || {
+            format!(
+                "`{text}` is not a rate; write it as a count per second, minute, hour or day, such as `100/s`"
+            )
+        };
         let (count, per) = text.split_once('/').ok_or_else(wrong)?;
         let count: u32 = count.parse().map_err(|_| wrong())?;
         if count == 0 {
-            return Err(format!("`{text}` allows nothing; write a count of 1 or more"));
+            return Err(format!(
+                "`{text}` allows nothing; write a count of 1 or more"
+            ));
         }
         let per = match per {
             "s" => 1,
@@ -125,7 +138,10 @@ impl FromStr for Rate {
             "d" => 86_400,
             _ => return Err(wrong()),
         };
-        Ok(Self { count, per: Duration::from_secs(per) })
+        Ok(Self {
+            count,
+            per: Duration::from_secs(per),
+        })
     }
 }
 
@@ -153,7 +169,9 @@ impl FromStr for Percent {
             .and_then(|number| number.parse::<u8>().ok())
             .filter(|&number| number <= 100)
             .map(Self)
-            .ok_or_else(|| format!("`{text}` is not a share; write a whole number from `0%` to `100%`"))
+            .ok_or_else(|| {
+                format!("`{text}` is not a share; write a whole number from `0%` to `100%`")
+            })
     }
 }
 
