@@ -1,1 +1,5 @@
-//! placeholder
+//! Our HTTP/1.1: strict heads (httparse inside, `http` types outside) and framing rules, without I/O.
+
+pub mod encode;
+pub mod frame;
+pub mod parse;

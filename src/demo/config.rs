@@ -1,0 +1,116 @@
+//! The one `weft.yaml` of the demo's mesh: every process reads this file, and a reader may keep it as an example.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::ground::{CA, DEMO, Ground, INGRESS};
+use super::issuer::{AUDIENCE, ISSUER};
+use super::services::{INGRESS_NAME, SERVICES, Service, TRUST_DOMAIN};
+
+/// What one caller (one `sub`) may send per second; and at once. The steady load stays well below it.
+pub(super) const RATE_PER_SECOND: u32 = 50;
+/// See [`RATE_PER_SECOND`].
+pub(super) const BURST: u32 = 50;
+
+/// The text of `weft.yaml`.
+pub(super) fn weft_yaml(ground: &Ground, directory: &Path, leaf_lifetime: Duration) -> String {
+    let at = |host: u8, port: u16| format!("{}:{port}", ground.block.host(host));
+    let ports = &ground.ports;
+    let ca = at(CA, ports.ca);
+    let collector = at(INGRESS, ports.collector);
+    let dns = at(DEMO, ports.dns);
+    let state = directory.join("ca-state");
+    let keys = directory.join("keys.json");
+    let leaf_seconds = leaf_lifetime.as_secs();
+    let (admin, outbound, inbound, public) =
+        (ports.admin, ports.outbound, ports.inbound, ports.public);
+    let services: String = SERVICES
+        .iter()
+        .map(|service| service_yaml(service, ports.app))
+        .collect();
+    let entry = SERVICES[0].name;
+    let path = SERVICES[0].path;
+    format!(
+        r#"# Written by `weft demo` for its own mesh. Every process reads this one file; `--host` says which host it is.
+trust_domain: {TRUST_DOMAIN}
+ca: {{ address: "{ca}", state: {state:?}, leaf_lifetime: {leaf_seconds}s }}
+collector: {{ address: "{collector}", interval: 500ms }}
+admin: {{ address: "127.0.0.1:{admin}" }}
+resolver: {{ servers: ["{dns}"] }}
+
+defaults:
+  # Shorter than usual, so that a replica that recovers is back while somebody watches.
+  outlier: {{ base_ejection: 2s, max_ejection: 6s }}
+
+services:
+{services}
+sidecar:
+  outbound: {{ address: "127.0.0.1:{outbound}" }}
+  inbound: {{ address: "127.0.0.1:{inbound}" }}
+  app: {{ host: "127.0.0.1" }}
+
+ingress:
+  listeners: [ {{ name: public, address: "127.0.0.1:{public}" }} ]
+  authn:
+    users: {{ jwt: {{ issuer: "{ISSUER}", audience: [{AUDIENCE}], jwks: {{ file: {keys:?} }} }} }}
+  limits:
+    per_user: {{ key: claims.sub, rate: {RATE_PER_SECOND}/s, burst: {BURST} }}
+  routes:
+    - match: {{ path: {path}/*, methods: [GET] }}
+      authn: users
+      limits: [per_user]
+      to: {entry}
+"#
+    )
+}
+
+fn service_yaml(service: &Service, port: u16) -> String {
+    let caller = SERVICES
+        .iter()
+        .find(|other| other.calls == Some(service.name))
+        .map_or(INGRESS_NAME, |other| other.name);
+    let Service { name, path, .. } = service;
+    format!(
+        "  {name}:\n    dns: {name}\n    port: {port}\n    protocol: http\n    \
+         allow: [ {{ from: [{caller}], methods: [GET], paths: [{path}/*] }} ]\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::path::PathBuf;
+
+    fn text() -> (Ground, String) {
+        let ground = Ground::claim(&mut fastrand::Rng::with_seed(21)).unwrap();
+        let directory = PathBuf::from("/tmp/with space/\"quoted\"");
+        let text = weft_yaml(&ground, &directory, Duration::from_secs(20));
+        (ground, text)
+    }
+
+    #[test]
+    fn every_service_admits_its_one_caller() {
+        let (_, text) = text();
+        for line in [
+            "allow: [ { from: [ingress], methods: [GET], paths: [/checkout/*] } ]",
+            "allow: [ { from: [storefront], methods: [GET], paths: [/orders/*] } ]",
+            "allow: [ { from: [orders], methods: [GET], paths: [/stock/*] } ]",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_of_the_block() {
+        let (ground, text) = text();
+        for (host, port) in [
+            (CA, ground.ports.ca),
+            (INGRESS, ground.ports.collector),
+            (DEMO, ground.ports.dns),
+        ] {
+            let address = format!("\"{}:{port}\"", ground.block.host(host));
+            assert!(text.contains(&address), "{address} is not in:\n{text}");
+        }
+    }
+}
