@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::identity::SpiffeId;
+/// Part of the word: features that are told who calls need not import the one that proves it.
+pub use crate::identity::SpiffeId;
 
 /// Who calls, as far as it was proven.
 #[derive(Debug, Clone, Default)]
