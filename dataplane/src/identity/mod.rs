@@ -204,6 +204,16 @@ impl Identity {
         Some(text)
     }
 
+    #[cfg(test)]
+    fn known_services(&self) -> usize {
+        self.state
+            .load()
+            .clients
+            .lock()
+            .expect("no test panics in it")
+            .len()
+    }
+
     fn set(&self, material: Material, last: u64) {
         let material = material.numbered(last + 1);
         self.state.store(Arc::new(State::new(material)));

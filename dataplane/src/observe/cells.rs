@@ -212,12 +212,12 @@ impl Default for Totals {
 impl Totals {
     /// All exchanges.
     pub fn requests(&self) -> u64 {
-        self.by_class.iter().sum()
+        sum(&self.by_class)
     }
 
     /// Exchanges that failed: 5xx, or no answer.
     pub fn failures(&self) -> u64 {
-        self.by_class[4] + self.by_class[5]
+        self.by_class[4].saturating_add(self.by_class[5])
     }
 
     /// The latency that this share of exchanges did not exceed, interpolated inside its bucket as Prometheus does;
@@ -266,9 +266,14 @@ impl Totals {
     }
 }
 
+/// Totals may come from the network: adding them up must not overflow.
+fn sum(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
+}
+
 /// The quantile of a histogram with these upper bounds in microseconds and counts per bucket (one more than bounds).
 pub fn quantile(bounds_us: &[u64], counts: &[u64], share: f64) -> Option<Duration> {
-    let all: u64 = counts.iter().sum();
+    let all = sum(counts);
     if all == 0 {
         return None;
     }
@@ -276,12 +281,12 @@ pub fn quantile(bounds_us: &[u64], counts: &[u64], share: f64) -> Option<Duratio
     let mut below = 0u64;
     let mut lower = 0u64;
     for (bound, count) in bounds_us.iter().zip(counts) {
-        if *count > 0 && (below + count) as f64 >= rank {
+        if *count > 0 && below.saturating_add(*count) as f64 >= rank {
             let inside = ((rank - below as f64) / *count as f64).clamp(0.0, 1.0);
-            let us = lower as f64 + inside * (bound - lower) as f64;
+            let us = lower as f64 + inside * bound.saturating_sub(lower) as f64;
             return Some(Duration::from_nanos((us * 1_000.0) as u64));
         }
-        below += count;
+        below = below.saturating_add(*count);
         lower = *bound;
     }
     Some(Duration::from_micros(lower))

@@ -49,13 +49,13 @@ impl<'a> Page<'a> {
 
     /// One series of latencies: the sum is exact to the microsecond of each exchange.
     pub fn latency(&mut self, name: &str, labels: &[(&str, &str)], totals: &Totals) {
-        let mut count = 0;
+        let mut count = 0u64;
         for (bound, n) in BOUNDS_US.iter().zip(&totals.latency) {
-            count += n;
+            count = count.saturating_add(*n);
             let le = (*bound as f64 / 1e6).to_string();
             self.line(name, "_bucket", labels, Some(&le), count);
         }
-        count += totals.latency[BOUNDS_US.len()];
+        count = count.saturating_add(totals.latency[BOUNDS_US.len()]);
         self.line(name, "_bucket", labels, Some("+Inf"), count);
         self.line(
             name,

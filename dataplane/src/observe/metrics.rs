@@ -63,8 +63,8 @@ names! {
     counter MESH_REQUEST_BYTES = "weft_mesh_request_bytes_total", "Body bytes from callers in the whole mesh.";
     counter MESH_RESPONSE_BYTES = "weft_mesh_response_bytes_total", "Body bytes to callers in the whole mesh.";
     counter MESH_ANSWERS = "weft_mesh_answers_total", "Answers that the sidecars made themselves, by edge and reason.";
-    gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters of a service that see an endpoint in a state.";
-    counter MESH_ENDPOINT_EJECTIONS = "weft_mesh_endpoint_ejections_total", "Ejections of an endpoint by all reporters of a service that are there now.";
+    gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters that see an endpoint in a state: healthy, ejected, probing or draining.";
+    gauge MESH_ENDPOINT_EJECTIONS = "weft_mesh_endpoint_ejections", "Ejections of an endpoint, as the reporters that are there now count them together.";
     gauge MESH_CERTIFICATE_EXPIRY = "weft_mesh_certificate_expiry_seconds", "Seconds until a reporter's certificate ends; negative after that.";
     gauge MESH_REPORTERS = "weft_mesh_reporters", "Sidecars that reported in the last minutes, by service.";
     counter COLLECTOR_REPORTS = "weft_collector_reports_total", "Reports by what became of them: taken, stale or refused.";

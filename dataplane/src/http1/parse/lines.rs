@@ -226,6 +226,9 @@ fn request_line_fault(line: &[u8]) -> Option<Malformed> {
     if line.contains(&b'\t') {
         return Some(Malformed::new("tab in the request line"));
     }
+    if !line.is_ascii() {
+        return Some(Malformed::new("byte beyond ASCII in the request line"));
+    }
     if line.first() == Some(&b' ') {
         return Some(Malformed::new("space before the method"));
     }

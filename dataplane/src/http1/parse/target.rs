@@ -79,11 +79,11 @@ fn path_and_query(target: Bytes) -> Result<PathAndQuery, Malformed> {
             _ => {}
         }
     }
-    // A query is opaque to us, and browsers leave more of it as it is.
+    // A query is opaque to us, and browsers leave more of it unencoded.
     for (_, byte) in bytes {
         match byte {
             b'#' => return Err(Malformed::new("fragment in the request target")),
-            0..=b' ' | 0x7f.. => {
+            b'"' | b'<' | b'>' | 0..=b' ' | 0x7f.. => {
                 return Err(Malformed::new("byte in the query that must be encoded"));
             }
             _ => {}
