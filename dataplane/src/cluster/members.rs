@@ -163,7 +163,8 @@ impl Members {
 
     /// Says how an exchange ended, and draws the consequences. `random` jitters an ejection.
     ///
-    /// An exchange reports once. One that is dropped without a report counts neither way.
+    /// To be called once, as soon as it is known: for an answer that is a stream, when its head is judged, since an
+    /// ejected endpoint waits for its probe. An exchange that is dropped without a report counts neither way.
     pub fn record(&self, exchange: &mut InFlight, outcome: Outcome, now: Instant, random: u64) {
         let probe = exchange.take_probe();
         let endpoint = exchange.endpoint();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const ABSENT_TIMES: u32 = 3;
 
 /// How long absence must have lasted to be believed.
-const ABSENT_FOR: Duration = Duration::from_secs(10);
+pub const ABSENT_FOR: Duration = Duration::from_secs(10);
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,9 @@ pub enum Answer {
 }
 
 /// What is believed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Belief {
+    absent_for: Duration,
     known: Option<Vec<IpAddr>>,
     confirmed: Option<Instant>,
     absent: Option<Absent>,
@@ -42,6 +43,17 @@ struct Absent {
 }
 
 impl Belief {
+    /// Nothing is known yet. Absence must last for `absent_for` ([`ABSENT_FOR`], but for tests) to be believed.
+    pub fn new(absent_for: Duration) -> Self {
+        Self {
+            absent_for,
+            known: None,
+            confirmed: None,
+            absent: None,
+            doubted: false,
+        }
+    }
+
     /// Takes in an answer.
     pub fn hear(&mut self, answer: Answer, now: Instant) {
         match answer {
@@ -58,7 +70,7 @@ impl Belief {
                 absent.times = absent.times.saturating_add(1);
                 let lasted = now.saturating_duration_since(absent.since);
                 let nothing_to_lose = self.known.as_ref().is_some_and(Vec::is_empty);
-                if nothing_to_lose || (absent.times >= ABSENT_TIMES && lasted >= ABSENT_FOR) {
+                if nothing_to_lose || (absent.times >= ABSENT_TIMES && lasted >= self.absent_for) {
                     self.confirm(Vec::new(), now);
                 } else {
                     self.doubted = true;
@@ -106,7 +118,7 @@ mod tests {
         // Second, what was said (addresses by their last byte; `-` absent, `!` failure), then what is believed
         // (`?` nothing yet, `-` none) and whether it is stale.
         let check = |story: &str| {
-            let mut belief = Belief::default();
+            let mut belief = Belief::new(ABSENT_FOR);
             let start = Instant::now();
             for line in story.lines().map(str::trim).filter(|l| !l.is_empty()) {
                 let words: Vec<_> = line.split_whitespace().collect();
@@ -207,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_absence() {
-        let mut belief = Belief::default();
+        let mut belief = Belief::new(ABSENT_FOR);
         let now = Instant::now();
         belief.hear(Answer::Addresses(vec![[10, 0, 0, 1].into()]), now);
         belief.hear(Answer::Addresses(vec![]), now);

@@ -43,7 +43,7 @@ impl Target {
         let parsed = Some(name)
             .filter(|name| name.chars().all(allowed))
             .and_then(|name| Name::from_ascii(name).ok())
-            .filter(|name| !name.is_root());
+            .filter(|name| name.num_labels() > 0);
         let Some(mut parsed) = parsed else {
             problems.at(
                 path,
@@ -68,9 +68,10 @@ struct State {
     stale: bool,
     /// When it was last said that the addresses are expired.
     expired_said: Option<Instant>,
+    /// Whether it was said that nothing is known yet.
+    unknown_said: bool,
 }
 
-#[derive(Default)]
 struct Watched {
     belief: Belief,
     error: Option<String>,
@@ -87,10 +88,15 @@ pub(super) async fn follow(
 ) {
     // Both families are watched by this one task, so nobody ever waits for this lock.
     let state = Mutex::new(State {
-        families: Default::default(),
+        families: [(); 2].map(|()| Watched {
+            belief: Belief::new(resolver.pacing().absent_for),
+            error: None,
+            misses: 0,
+        }),
         published: None,
         stale: false,
         expired_said: None,
+        unknown_said: false,
     });
     let watch = async |family: Family| {
         loop {
@@ -212,7 +218,9 @@ impl State {
                 "addresses were not confirmed for long and stay in use: look after the DNS servers"
             );
         }
-        if !self.knows_something() && self.families.iter().all(|family| family.misses == 1) {
+        let asked = self.families.iter().all(|family| family.misses > 0);
+        if asked && !self.knows_something() && !self.unknown_said {
+            self.unknown_said = true;
             tracing::warn!(%name, error = shown, "name does not resolve yet");
         }
 
@@ -327,6 +335,7 @@ mod pure_tests {
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(5),
             stale: Duration::from_secs(3600),
+            absent_for: Duration::from_secs(10),
         };
         let check = |heard: Heard, known, misses, millis: u64| {
             let longest = heard.pause(known, misses, pacing, 0);

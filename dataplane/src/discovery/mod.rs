@@ -43,7 +43,7 @@ pub async fn follow(
             Source::Fixed(addresses) => {
                 publish(addresses.clone());
                 status.settled(addresses.len());
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Source::Dns(target) => dns::follow(target, resolver, status, &publish).await,
         }

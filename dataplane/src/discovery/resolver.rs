@@ -24,6 +24,8 @@ use serde::de::{Deserialize, Deserializer};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
+use super::belief::ABSENT_FOR;
+
 /// Aliases (CNAME) that are followed, within one answer and over several.
 const MOST_ALIASES: usize = 8;
 
@@ -139,6 +141,8 @@ pub struct Pacing {
     pub max_ttl: Duration,
     /// Unconfirmed addresses are expired after so long.
     pub stale: Duration,
+    /// Absence must be said for so long to be believed.
+    pub absent_for: Duration,
 }
 
 /// Asks for the addresses of names.
@@ -258,6 +262,7 @@ impl Resolver {
                 min_ttl: config.min_ttl.as_duration(),
                 max_ttl: config.max_ttl.as_duration(),
                 stale: config.stale.as_duration(),
+                absent_for: ABSENT_FOR,
             },
         }
     }
@@ -265,6 +270,13 @@ impl Resolver {
     /// How long answers are good.
     pub fn pacing(&self) -> Pacing {
         self.pacing
+    }
+
+    /// The same with other times, for tests that cannot wait.
+    #[cfg(test)]
+    pub(super) fn with_pacing(mut self, pacing: Pacing) -> Self {
+        self.pacing = pacing;
+        self
     }
 
     /// Asks for the addresses of an absolute name. Bounded in time by timeout, attempts and aliases; dropping the future

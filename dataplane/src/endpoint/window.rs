@@ -15,10 +15,14 @@ const SLOTS: usize = 10;
 const BITS: u32 = 24;
 const MASK: u64 = (1 << BITS) - 1;
 
-/// Where this process's clock starts, for instants that must fit into an atomic.
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Where this process's clock starts, for instants that must fit into an atomic. Some time before it is first looked at,
+/// because an instant taken earlier in the same decision must not be cut off.
+static START: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(60)).unwrap_or(now)
+});
 
-/// Milliseconds since this process looked at the clock first, from 1: zero is free to mean "never".
+/// Milliseconds of this process's clock, from 1: zero is free to mean "never".
 pub(super) fn stamp(at: Instant) -> u64 {
     let since = at.saturating_duration_since(*START).as_millis();
     u64::try_from(since).map_or(u64::MAX >> 2, |millis| (millis + 1).min(u64::MAX >> 2))
@@ -98,7 +102,7 @@ fn place(now: Instant) -> (usize, u64) {
     let second = stamp(now) / 1000 + SLOTS as u64;
     (
         (second % SLOTS as u64) as usize,
-        second / SLOTS as u64 & 0xffff,
+        (second / SLOTS as u64) & 0xffff,
     )
 }
 

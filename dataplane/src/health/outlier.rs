@@ -102,14 +102,8 @@ impl Config {
 }
 
 /// Checked rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules(Config);
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self(Config::default())
-    }
-}
 
 /// What an endpoint was ejected for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
