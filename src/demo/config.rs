@@ -19,8 +19,10 @@ pub(super) fn weft_yaml(ground: &Ground, directory: &Path, leaf_lifetime: Durati
     let ca = at(CA, ports.ca);
     let collector = at(INGRESS, ports.collector);
     let dns = at(DEMO, ports.dns);
-    let state = directory.join("ca-state");
-    let keys = directory.join("keys.json");
+    // A JSON string is a YAML string, whatever the path holds.
+    let quoted = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
+    let state = quoted(&directory.join("ca-state"));
+    let keys = quoted(&directory.join("keys.json"));
     let leaf_seconds = leaf_lifetime.as_secs();
     let (admin, outbound, inbound, public) =
         (ports.admin, ports.outbound, ports.inbound, ports.public);
@@ -33,14 +35,14 @@ pub(super) fn weft_yaml(ground: &Ground, directory: &Path, leaf_lifetime: Durati
     format!(
         r#"# Written by `weft demo` for its own mesh. Every process reads this one file; `--host` says which host it is.
 trust_domain: {TRUST_DOMAIN}
-ca: {{ address: "{ca}", state: {state:?}, leaf_lifetime: {leaf_seconds}s }}
+ca: {{ address: "{ca}", state: {state}, leaf_lifetime: {leaf_seconds}s }}
 collector: {{ address: "{collector}", interval: 500ms }}
 admin: {{ address: "127.0.0.1:{admin}" }}
 resolver: {{ servers: ["{dns}"] }}
 
 defaults:
   # Shorter than usual, so that a replica that recovers is back while somebody watches.
-  outlier: {{ base_ejection: 2s, max_ejection: 6s }}
+  outlier: {{ ejection: 3s, max_ejection: 6s, jitter: 10% }}
 
 services:
 {services}
@@ -52,7 +54,7 @@ sidecar:
 ingress:
   listeners: [ {{ name: public, address: "127.0.0.1:{public}" }} ]
   authn:
-    users: {{ jwt: {{ issuer: "{ISSUER}", audience: [{AUDIENCE}], jwks: {{ file: {keys:?} }} }} }}
+    users: {{ jwt: {{ issuer: "{ISSUER}", audience: [{AUDIENCE}], jwks: {{ file: {keys} }} }} }}
   limits:
     per_user: {{ key: claims.sub, rate: {RATE_PER_SECOND}/s, burst: {BURST} }}
   routes:
