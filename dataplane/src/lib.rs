@@ -10,6 +10,7 @@
 pub mod endpoint;
 pub mod error;
 pub mod head;
+pub mod path;
 pub mod principal;
 pub mod reason;
 pub mod timer;

@@ -1,1 +1,4 @@
-//! placeholder
+//! A named set of endpoints.
+
+pub mod members;
+pub mod retry;

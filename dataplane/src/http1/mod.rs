@@ -1,1 +1,7 @@
-//! placeholder
+//! Our HTTP/1.1: strict heads (httparse inside, `http` types outside) and framing rules, without I/O.
+
+#[cfg(test)]
+mod corpus;
+pub mod encode;
+pub mod frame;
+pub mod parse;

@@ -1,6 +1,9 @@
 //! What is wrong with a configuration, where in the file, and what to do about it.
 
+use std::collections::HashSet;
 use std::fmt;
+
+use super::Document;
 
 /// A place in the configuration as a path of keys and indices, such as `ingress.routes[3].to`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
@@ -32,7 +35,10 @@ impl Path {
         Self(steps)
     }
 
-    #[allow(dead_code)]
+    pub(crate) fn from_steps(steps: Vec<Step>) -> Self {
+        Self(steps)
+    }
+
     pub(crate) fn steps(&self) -> &[Step] {
         &self.0
     }
@@ -52,7 +58,7 @@ impl fmt::Display for Path {
 }
 
 /// Line and column, both from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// From 1.
     pub line: usize,
@@ -73,9 +79,11 @@ pub struct Problem {
     pub cure: String,
 }
 
-/// All that is wrong, in the order of the file.
+/// All that is wrong. After [`Problems::locate`] in the order of the file, each thing once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
+    /// Of the file, as it stands before each line of [`Problems::render`].
+    source: String,
     list: Vec<Problem>,
 }
 
@@ -85,14 +93,60 @@ impl Problems {
         Self::default()
     }
 
+    /// Nothing wrong so far with the file `source`.
+    pub(crate) fn of(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            list: Vec::new(),
+        }
+    }
+
     /// Adds a problem with the value at `path`; its position is filled in by the document.
     pub fn at(&mut self, path: &Path, what: impl Into<String>, cure: impl Into<String>) {
+        self.placed(path, Position::default(), what, cure);
+    }
+
+    /// Adds a problem whose place is already known.
+    pub(crate) fn placed(
+        &mut self,
+        path: &Path,
+        position: Position,
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
         self.list.push(Problem {
             path: path.clone(),
-            position: Position::default(),
+            position,
             what: what.into(),
             cure: cure.into(),
         });
+    }
+
+    /// Looks up where each problem stands that does not know it yet, sorts all by place, and drops repetitions.
+    pub fn locate(&mut self, document: &Document) {
+        self.source = document.name().to_owned();
+        for problem in &mut self.list {
+            if problem.position == Position::default() {
+                problem.position = document.position(&problem.path);
+            }
+        }
+        self.sort();
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.list.sort_by_key(|problem| problem.position);
+        // An alias brings the same wrong value in at several paths: one place, one report.
+        let mut seen = HashSet::new();
+        self.list
+            .retain(|problem| seen.insert((problem.position, problem.what.clone())));
+    }
+
+    /// Takes over all problems of `other`.
+    pub fn append(&mut self, other: Self) {
+        if self.source.is_empty() {
+            self.source = other.source;
+        }
+        self.list.extend(other.list);
     }
 
     /// Whether nothing is wrong.
@@ -108,5 +162,66 @@ impl Problems {
     /// One by one.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
+    }
+
+    /// For people: `weft.yaml:12:7: what is wrong`, and what to do about it on the next line, indented.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        for problem in &self.list {
+            let Position { line, column } = problem.position;
+            if !self.source.is_empty() {
+                text.push_str(&self.source);
+                text.push(':');
+            }
+            if line > 0 {
+                text.push_str(&format!("{line}:{column}:"));
+            }
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push(' ');
+            }
+            text.push_str(&problem.what);
+            text.push('\n');
+            for cure in problem.cure.lines() {
+                text.push_str("    ");
+                text.push_str(cure);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_reads_as_one_would_write_it() {
+        let path = Path::root().key("ingress").key("routes").index(3).key("to");
+        assert_eq!(path.to_string(), "ingress.routes[3].to");
+        assert_eq!(Path::root().to_string(), "");
+    }
+
+    #[test]
+    fn problems_come_in_the_order_of_the_file_and_each_once() {
+        let document = Document::parse("weft.yaml", "a: 1\nb:\n  c: 2\n").expect("valid");
+        let mut problems = Problems::new();
+        problems.at(&Path::root().key("b").key("c"), "second", "do\nboth");
+        problems.at(&Path::root().key("a"), "first", "");
+        problems.at(&Path::root().key("a"), "first", "");
+        problems.locate(&document);
+        assert_eq!(
+            problems.render(),
+            "weft.yaml:1:4: first\nweft.yaml:3:6: second\n    do\n    both\n"
+        );
+        assert_eq!(problems.len(), 2);
     }
 }

@@ -1,0 +1,398 @@
+//! The endpoints of a service: who they are now, what is known about each, and who is left alone.
+//!
+//! Discovery says which addresses there are ([`Members::apply`]), exchanges say how they fared ([`Members::record`]); out
+//! comes an [`EndpointSet`] to pick from, swapped whole. What is known about an address outlives the membership: it
+//! survives changes of DNS and of the configuration, and for ten minutes even the address's own absence, so that a record
+//! that flaps does not whitewash a bad endpoint.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::balance::{self, EndpointSet};
+use crate::endpoint::{Endpoint, InFlight, Outcome, SLOW_START, State};
+use crate::health::outlier::{Record, Rules, Trip};
+
+/// More endpoints than this are not used: a membership this large is a mistake, or somebody's attack through DNS.
+pub const MOST_ENDPOINTS: usize = 10_000;
+
+/// How many addresses that are gone are remembered.
+pub const MOST_GONE: usize = 1_024;
+
+/// How long an address that is gone is remembered.
+pub const REMEMBER_GONE: Duration = Duration::from_secs(600);
+
+/// The endpoints of one service.
+#[derive(Debug)]
+pub struct Members {
+    service: Arc<str>,
+    set: ArcSwap<EndpointSet>,
+    /// Beside the lock, because every failure reads them.
+    rules: ArcSwap<Rules>,
+    generation: AtomicU64,
+    ejections: AtomicU64,
+    /// What is known of each address. Whoever changes a membership or ejects or takes back an endpoint holds this lock,
+    /// so that no two do it at once and "never the last one" holds. Exchanges that go well never take it.
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    balance: balance::Config,
+    present: HashMap<SocketAddr, Member>,
+    gone: HashMap<SocketAddr, Gone>,
+    panicking: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    endpoint: Arc<Endpoint>,
+    record: Record,
+}
+
+#[derive(Debug)]
+struct Gone {
+    member: Member,
+    since: Instant,
+}
+
+impl Members {
+    /// A service without endpoints yet. The name is for the log.
+    pub fn new(service: impl Into<Arc<str>>, balance: balance::Config, rules: Rules) -> Self {
+        Self {
+            service: service.into(),
+            set: ArcSwap::from_pointee(EndpointSet::new(balance, Vec::new())),
+            rules: ArcSwap::from_pointee(rules),
+            generation: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+            known: Mutex::new(Known {
+                balance,
+                present: HashMap::new(),
+                gone: HashMap::new(),
+                panicking: false,
+            }),
+        }
+    }
+
+    /// The set to pick from now.
+    pub fn load(&self) -> Guard<Arc<EndpointSet>> {
+        self.set.load()
+    }
+
+    /// For an [`arc_swap::Cache`], which makes [`Members::load`] cheaper still.
+    pub fn shared(&self) -> &ArcSwap<EndpointSet> {
+        &self.set
+    }
+
+    /// Grows with each new set.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// How many ejections there were, of all endpoints, the ones that are gone included.
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
+    }
+
+    /// Takes over what a new configuration says; endpoints and what is known of them stay.
+    pub fn configure(&self, balance: balance::Config, rules: Rules, now: Instant) {
+        let mut known = self.lock();
+        self.rules.store(Arc::new(rules));
+        if known.balance != balance {
+            known.balance = balance;
+            let endpoints = self.set.load().endpoints().to_vec();
+            self.publish(&mut known, endpoints);
+        }
+        // Rules that became stricter about how many may be out, or that eject nothing any more, hold at once.
+        self.readmit(&mut known, now);
+    }
+
+    /// Makes these the addresses of the service. Order and repetition do not matter. Returns whether anything changed.
+    pub fn apply(&self, mut addresses: Vec<SocketAddr>, now: Instant) -> bool {
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses.len() > MOST_ENDPOINTS {
+            tracing::warn!(
+                service = %self.service,
+                found = addresses.len(),
+                used = MOST_ENDPOINTS,
+                "service has more endpoints than can be used"
+            );
+            addresses.truncate(MOST_ENDPOINTS);
+        }
+        let mut known = self.lock();
+        let unchanged = {
+            let current = self.set.load();
+            let current = current.endpoints().iter().map(|e| e.address);
+            current.eq(addresses.iter().copied())
+        };
+        if unchanged {
+            return false;
+        }
+
+        let mut before = std::mem::take(&mut known.present);
+        let mut endpoints = Vec::with_capacity(addresses.len());
+        let mut added = 0_usize;
+        for address in addresses {
+            let member = before.remove(&address).unwrap_or_else(|| {
+                added += 1;
+                known.arrive(address, now)
+            });
+            endpoints.push(Arc::clone(&member.endpoint));
+            known.present.insert(address, member);
+        }
+        let removed = before.len();
+        known.leave(before, now);
+
+        tracing::info!(
+            service = %self.service,
+            endpoints = endpoints.len(),
+            added,
+            removed,
+            "endpoints changed"
+        );
+        self.publish(&mut known, endpoints);
+        // The others may have been the ones that were well.
+        self.readmit(&mut known, now);
+        true
+    }
+
+    /// Says how an exchange ended, and draws the consequences. `random` jitters an ejection.
+    ///
+    /// An exchange reports once. One that is dropped without a report counts neither way.
+    pub fn record(&self, exchange: &mut InFlight, outcome: Outcome, now: Instant, random: u64) {
+        let probe = exchange.take_probe();
+        let endpoint = exchange.endpoint();
+        endpoint.count(outcome, now);
+        if probe {
+            return self.conclude(endpoint, outcome, now, random);
+        }
+        if !outcome.is_failure() || endpoint.is_ejected() {
+            return;
+        }
+        if let Some(trip) = self.rules.load().trips(&endpoint.recent(now)) {
+            let mut known = self.lock();
+            // While we waited for the lock, somebody else's failure may have done it.
+            if !endpoint.is_ejected() {
+                self.eject(&mut known, endpoint, trip, now, random);
+            }
+        }
+    }
+
+    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left.
+    pub fn set_draining(&self, address: SocketAddr, draining: bool) {
+        let mut known = self.lock();
+        let Some(member) = known.present.get(&address) else {
+            return;
+        };
+        member.endpoint.set_draining(draining);
+        self.changed(&mut known);
+    }
+
+    /// The probe is back.
+    fn conclude(&self, endpoint: &Arc<Endpoint>, outcome: Outcome, now: Instant, random: u64) {
+        let mut known = self.lock();
+        if !endpoint.is_ejected() {
+            // Taken back meanwhile because others went; then this was an exchange like any other.
+            return;
+        }
+        if outcome == Outcome::Success {
+            self.take_back(&mut known, endpoint, now);
+            self.changed(&mut known);
+        } else {
+            self.eject(&mut known, endpoint, Trip::Probe, now, random);
+        }
+    }
+
+    fn eject(
+        &self,
+        known: &mut Known,
+        endpoint: &Arc<Endpoint>,
+        trip: Trip,
+        now: Instant,
+        random: u64,
+    ) {
+        let rules = self.rules.load();
+        let set = self.set.load();
+        let others_out = set
+            .endpoints()
+            .iter()
+            .filter(|other| other.is_ejected() && other.id != endpoint.id)
+            .count();
+        let allowed = rules.allowed(set.endpoints().len());
+        if known.of(endpoint).is_none() {
+            // Gone from the membership. There it can do no harm, and must not count; but an ejection that was being
+            // probed goes on, so that it does not come back as if well.
+            if trip == Trip::Probe
+                && let Some(gone) = known.gone_of(endpoint)
+            {
+                endpoint.eject(now + rules.eject(&mut gone.record, now, random));
+            }
+            return;
+        }
+        if others_out >= allowed {
+            if trip == Trip::Probe {
+                // It may not stay out, so it must not stay behind a probe that nobody will send.
+                self.take_back(known, endpoint, now);
+                return self.changed(known);
+            }
+            tracing::debug!(
+                service = %self.service,
+                endpoint = %endpoint.address,
+                %trip,
+                ejected = others_out,
+                "endpoint fails but may not be ejected"
+            );
+            return;
+        }
+        let Some(member) = known.of(endpoint) else {
+            return;
+        };
+        let time = rules.eject(&mut member.record, now, random);
+        endpoint.eject(now + time);
+        self.ejections.fetch_add(1, Relaxed);
+        tracing::info!(
+            service = %self.service,
+            endpoint = %endpoint.address,
+            %trip,
+            seconds = time.as_secs_f64(),
+            ejected = others_out + 1,
+            of = set.endpoints().len(),
+            "endpoint ejected"
+        );
+        self.changed(known);
+    }
+
+    fn take_back(&self, known: &mut Known, endpoint: &Arc<Endpoint>, now: Instant) {
+        endpoint.recover(now);
+        let rules = self.rules.load();
+        if let Some(member) = known.of(endpoint) {
+            rules.recovered(&mut member.record, now);
+        } else if let Some(gone) = known.gone_of(endpoint) {
+            rules.recovered(&mut gone.record, now);
+        }
+        tracing::info!(
+            service = %self.service,
+            endpoint = %endpoint.address,
+            "endpoint returned"
+        );
+    }
+
+    /// Takes back as many endpoints as are out beyond what is allowed, those first whose time is over first.
+    fn readmit(&self, known: &mut Known, now: Instant) {
+        let rules = self.rules.load();
+        let set = self.set.load();
+        let allowed = if rules.enabled() {
+            rules.allowed(set.endpoints().len())
+        } else {
+            0
+        };
+        let mut out: Vec<_> = set.endpoints().iter().filter(|e| e.is_ejected()).collect();
+        if out.len() > allowed {
+            out.sort_by_key(|endpoint| match endpoint.state(now) {
+                State::Ejected { until } => Some(until),
+                _ => None,
+            });
+            let excess = out.len() - allowed;
+            for endpoint in &out[..excess] {
+                self.take_back(known, endpoint, now);
+            }
+        }
+        self.changed(known);
+    }
+
+    fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
+        let set = EndpointSet::new(known.balance, endpoints);
+        self.set.store(Arc::new(set));
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// An endpoint's state changed: counts again, and says so when it has come to the worst.
+    fn changed(&self, known: &mut Known) {
+        let set = self.set.load();
+        set.recount();
+        let panicking = set.is_panicking();
+        if panicking != known.panicking {
+            known.panicking = panicking;
+            let (available, of) = (set.available(), set.endpoints().len());
+            if panicking {
+                tracing::warn!(service = %self.service, available, of, "too few endpoints are well, all are used");
+            } else {
+                tracing::info!(service = %self.service, available, of, "enough endpoints are well again");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // What it guards is whole between any two statements; a panic elsewhere is no reason to stop steering.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The record of an endpoint that is present.
+    fn of(&mut self, endpoint: &Endpoint) -> Option<&mut Member> {
+        self.present
+            .get_mut(&endpoint.address)
+            .filter(|member| member.endpoint.id == endpoint.id)
+    }
+
+    /// The record of an endpoint that is gone.
+    fn gone_of(&mut self, endpoint: &Endpoint) -> Option<&mut Member> {
+        self.gone
+            .get_mut(&endpoint.address)
+            .map(|gone| &mut gone.member)
+            .filter(|member| member.endpoint.id == endpoint.id)
+    }
+
+    /// An address that was not there before; maybe an old acquaintance.
+    fn arrive(&mut self, address: SocketAddr, now: Instant) -> Member {
+        match self.gone.remove(&address) {
+            Some(gone) if now.saturating_duration_since(gone.since) < REMEMBER_GONE => {
+                // A record that was away for a moment is not a process that was started anew.
+                if now.saturating_duration_since(gone.since) >= SLOW_START {
+                    gone.member.endpoint.warm(now);
+                }
+                gone.member.endpoint.set_draining(false);
+                gone.member
+            }
+            _ => {
+                let endpoint = Endpoint::new(address);
+                endpoint.warm(now);
+                Member {
+                    endpoint,
+                    record: Record::default(),
+                }
+            }
+        }
+    }
+
+    /// Remembers those that left, within bounds.
+    fn leave(&mut self, left: HashMap<SocketAddr, Member>, now: Instant) {
+        let remembered = |gone: &Gone| now.saturating_duration_since(gone.since) < REMEMBER_GONE;
+        self.gone.retain(|_, gone| remembered(gone));
+        for (address, member) in left {
+            self.gone.insert(address, Gone { member, since: now });
+        }
+        if self.gone.len() > MOST_GONE {
+            // Those that were ejected are the reason to remember at all: they go last.
+            let mut order: Vec<_> = self
+                .gone
+                .iter()
+                .map(|(address, gone)| (gone.member.endpoint.is_ejected(), gone.since, *address))
+                .collect();
+            order.sort_unstable();
+            let excess = order.len() - MOST_GONE;
+            for (_, _, address) in &order[..excess] {
+                self.gone.remove(address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

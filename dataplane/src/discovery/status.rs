@@ -1,0 +1,53 @@
+//! How a source is doing, for the admin page, the metrics and readiness.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// The state of one followed source; written by [`super::follow`], read by whoever asks.
+#[derive(Debug, Default)]
+pub struct Status(Mutex<Report>);
+
+/// A moment of a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Whether addresses, or that there are none, are known at all.
+    pub known: bool,
+    /// How many addresses are in use.
+    pub addresses: usize,
+    /// When the source answered last.
+    pub last_success: Option<Instant>,
+    /// What went wrong last, until the next answer.
+    pub last_error: Option<String>,
+    /// Whether what is in use could not be confirmed when it was due.
+    pub stale: bool,
+    /// Whether it could not be confirmed for so long that somebody should look.
+    pub expired: bool,
+}
+
+impl Status {
+    /// Nothing known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state now.
+    pub fn report(&self) -> Report {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Changes the state.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Report)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The addresses stand in the configuration: there is nothing to wait for.
+    pub(super) fn settled(&self, addresses: usize) {
+        self.update(|report| {
+            report.known = true;
+            report.addresses = addresses;
+        });
+    }
+}

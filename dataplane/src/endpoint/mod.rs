@@ -1,0 +1,345 @@
+//! One address of a service: how loaded it is, how it has been doing, and whether it may be picked.
+//!
+//! An endpoint outlives the memberships that contain it: what is known about an address survives DNS changes and
+//! reloads, because a new [`crate::balance::EndpointSet`] is built around the same endpoints. All cores share it, so
+//! everything here is an atomic, and an exchange that goes well touches no lock. What the counts *mean* (when an endpoint
+//! is to be left alone, for how long) is decided in [`crate::health::outlier`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+pub mod window;
+
+use window::{Sums, Window, instant, stamp};
+
+/// How long a new or returned endpoint takes to reach its full share.
+pub const SLOW_START: Duration = Duration::from_secs(10);
+
+/// The weight of an endpoint that is not warming up.
+pub const FULL_WEIGHT: u32 = 1024;
+
+/// The least weight, a tenth: a new endpoint must be tried at all to warm up.
+const MIN_WEIGHT: u32 = FULL_WEIGHT / 10;
+
+/// In [`Endpoint::health`]: the one exchange that may probe is under way.
+const PROBING: u64 = 1 << 63;
+
+/// How one exchange ended, as far as the endpoint is to be judged by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It answered, and the answer says nothing against it.
+    Success,
+    /// It answered that it has enough to do (429, `RESOURCE_EXHAUSTED`, 503 with `Retry-After`) or that it cannot do such
+    /// a thing at all (501). That is no failure, but not a sign of recovery either: a probe that ends so has failed.
+    Pushback,
+    /// It was not reached or the connection broke: connect, TLS, reset, timeout.
+    LocalFailure,
+    /// It answered with a failure of its own: 5xx.
+    RemoteFailure,
+}
+
+impl Outcome {
+    /// Whether this counts against the endpoint.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::LocalFailure | Self::RemoteFailure)
+    }
+}
+
+/// Whether an endpoint takes exchanges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Healthy,
+    /// It said that it is about to stop; what it has, it finishes.
+    Draining,
+    /// It is left alone until then; afterwards one exchange is let through to see.
+    Ejected {
+        /// When a probe may be sent; it may have passed already.
+        until: Instant,
+    },
+    /// The one exchange that decides whether it returns is under way.
+    Probing,
+}
+
+/// What happened to an endpoint since it was first seen. They only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Exchanges begun.
+    pub picks: u64,
+    /// Ended well.
+    pub successes: u64,
+    /// Ended in a pushback.
+    pub pushbacks: u64,
+    /// Not reached, or broken off.
+    pub local_failures: u64,
+    /// Answered with a failure.
+    pub remote_failures: u64,
+    /// Times it was left alone.
+    pub ejections: u64,
+}
+
+/// The recent past of an endpoint, as outlier detection looks at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recent {
+    /// Local failures in a row.
+    pub local_in_a_row: u32,
+    /// Remote failures in a row.
+    pub remote_in_a_row: u32,
+    /// Exchanges that ended in the last ten seconds, and the failures among them.
+    pub window: Sums,
+}
+
+/// One address of a service.
+// Aligned so that two busy endpoints never share a cache line (x86 fetches them in pairs).
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Endpoint {
+    /// Unique in this process.
+    pub id: u64,
+    /// Where it listens.
+    pub address: SocketAddr,
+    in_flight: AtomicU32,
+    local_in_a_row: AtomicU32,
+    remote_in_a_row: AtomicU32,
+    draining: AtomicBool,
+    /// Zero when healthy, else the stamp until when it is ejected, and [`PROBING`].
+    health: AtomicU64,
+    /// When it was new or came back, as a stamp; zero when that is long ago.
+    warm_from: AtomicU64,
+    picks: AtomicU64,
+    successes: AtomicU64,
+    pushbacks: AtomicU64,
+    local_failures: AtomicU64,
+    remote_failures: AtomicU64,
+    ejections: AtomicU64,
+    window: Window,
+}
+
+impl Endpoint {
+    /// A healthy endpoint that has seen nothing yet.
+    pub fn new(address: SocketAddr) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            address,
+            in_flight: AtomicU32::new(0),
+            local_in_a_row: AtomicU32::new(0),
+            remote_in_a_row: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            health: AtomicU64::new(0),
+            warm_from: AtomicU64::new(0),
+            picks: AtomicU64::new(0),
+            successes: AtomicU64::new(0),
+            pushbacks: AtomicU64::new(0),
+            local_failures: AtomicU64::new(0),
+            remote_failures: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+            window: Window::default(),
+        })
+    }
+
+    /// Begins an exchange, whatever the state: from here it counts as load, a connection that is still being made too.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.picks.fetch_add(1, Relaxed);
+        InFlight {
+            endpoint: Arc::clone(self),
+            probe: false,
+        }
+    }
+
+    /// Begins an exchange if the state allows one: any number when healthy, exactly one when an ejection is over, none
+    /// otherwise.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
+        if self.draining.load(Relaxed) {
+            return None;
+        }
+        let health = self.health.load(Relaxed);
+        if health == 0 {
+            return Some(self.begin());
+        }
+        if health & PROBING != 0 || health > stamp(now) {
+            return None;
+        }
+        // Whoever sets the mark has the probe; the others see it and go elsewhere.
+        self.health
+            .compare_exchange(health, health | PROBING, Relaxed, Relaxed)
+            .ok()?;
+        let mut exchange = self.begin();
+        exchange.probe = true;
+        Some(exchange)
+    }
+
+    /// Whether [`Endpoint::admit`] would let an exchange through.
+    pub fn is_available(&self, now: Instant) -> bool {
+        let health = self.health.load(Relaxed);
+        let healthy = health == 0 || (health & PROBING == 0 && health <= stamp(now));
+        healthy && !self.draining.load(Relaxed)
+    }
+
+    /// Whether it is ejected, probing or draining: not among those that carry the service.
+    pub fn is_out(&self) -> bool {
+        self.is_ejected() || self.draining.load(Relaxed)
+    }
+
+    /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.
+    pub fn is_ejected(&self) -> bool {
+        self.health.load(Relaxed) != 0
+    }
+
+    /// Whether it takes exchanges.
+    pub fn state(&self, _now: Instant) -> State {
+        match self.health.load(Relaxed) {
+            0 if self.draining.load(Relaxed) => State::Draining,
+            0 => State::Healthy,
+            health if health & PROBING != 0 => State::Probing,
+            health => State::Ejected {
+                until: instant(health),
+            },
+        }
+    }
+
+    /// Exchanges that are under way, connections that are still being made included.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Its share in relation to a warm endpoint, out of [`FULL_WEIGHT`]: from a tenth to all of it over [`SLOW_START`].
+    pub fn weight(&self, now: Instant) -> u32 {
+        let from = self.warm_from.load(Relaxed);
+        if from == 0 {
+            return FULL_WEIGHT;
+        }
+        let span = SLOW_START.as_millis() as u64;
+        let passed = stamp(now).saturating_sub(from);
+        if passed >= span {
+            // Once is enough: from now on the weight costs one load.
+            let _ = self.warm_from.compare_exchange(from, 0, Relaxed, Relaxed);
+            return FULL_WEIGHT;
+        }
+        (u64::from(FULL_WEIGHT) * passed / span).max(u64::from(MIN_WEIGHT)) as u32
+    }
+
+    /// What happened since it was first seen.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            picks: self.picks.load(Relaxed),
+            successes: self.successes.load(Relaxed),
+            pushbacks: self.pushbacks.load(Relaxed),
+            local_failures: self.local_failures.load(Relaxed),
+            remote_failures: self.remote_failures.load(Relaxed),
+            ejections: self.ejections.load(Relaxed),
+        }
+    }
+
+    /// How it has been doing lately.
+    pub fn recent(&self, now: Instant) -> Recent {
+        Recent {
+            local_in_a_row: self.local_in_a_row.load(Relaxed),
+            remote_in_a_row: self.remote_in_a_row.load(Relaxed),
+            window: self.window.sums(now),
+        }
+    }
+
+    /// Counts how an exchange ended. Judging is the caller's part ([`crate::cluster::members::Members::record`]).
+    pub fn count(&self, outcome: Outcome, now: Instant) {
+        self.window.add(now, outcome.is_failure());
+        match outcome {
+            Outcome::Success => {
+                self.successes.fetch_add(1, Relaxed);
+                clear(&self.local_in_a_row);
+                clear(&self.remote_in_a_row);
+            }
+            Outcome::Pushback => {
+                self.pushbacks.fetch_add(1, Relaxed);
+                clear(&self.local_in_a_row);
+            }
+            Outcome::LocalFailure => {
+                self.local_failures.fetch_add(1, Relaxed);
+                self.local_in_a_row.fetch_add(1, Relaxed);
+            }
+            // It was reached, so this ends a row of local failures; the reverse would hide an app that only fails.
+            Outcome::RemoteFailure => {
+                self.remote_failures.fetch_add(1, Relaxed);
+                clear(&self.local_in_a_row);
+                self.remote_in_a_row.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Leaves it alone until `until`; what led to it is forgotten, so that it is judged anew when it returns.
+    pub fn eject(&self, until: Instant) {
+        self.health.store(stamp(until), Relaxed);
+        self.ejections.fetch_add(1, Relaxed);
+        self.forget();
+    }
+
+    /// Takes it back, slowly.
+    pub fn recover(&self, now: Instant) {
+        self.forget();
+        self.warm(now);
+        self.health.store(0, Relaxed);
+    }
+
+    /// Begins a slow start.
+    pub fn warm(&self, now: Instant) {
+        self.warm_from.store(stamp(now), Relaxed);
+    }
+
+    /// Marks it as about to stop, or not so any more.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
+    }
+
+    fn forget(&self) {
+        clear(&self.local_in_a_row);
+        clear(&self.remote_in_a_row);
+        self.window.clear();
+    }
+}
+
+/// Zeroes a counter that is nearly always zero, without claiming its cache line when it is.
+fn clear(counter: &AtomicU32) {
+    if counter.load(Relaxed) != 0 {
+        counter.store(0, Relaxed);
+    }
+}
+
+/// An exchange that is under way at an endpoint; it counts as load until this is dropped, however it ends.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+    probe: bool,
+}
+
+impl InFlight {
+    /// Where.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whether this exchange decides if an ejected endpoint returns.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// Takes over the duty to say how the probe ended, if this is one.
+    pub(crate) fn take_probe(&mut self) -> bool {
+        std::mem::take(&mut self.probe)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.probe {
+            // Nobody learnt anything (the client went away, say): the next exchange may probe.
+            self.endpoint.health.fetch_and(!PROBING, Relaxed);
+        }
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+//! Every metric: its name, its labels, and what it means. Nothing else in Weft spells a metric's name.
+//!
+//! Units are base units (seconds, bytes), counters end in `_total`, a label is on every series of a metric. Label
+//! values are names from the configuration, verified identities or words of closed lists, never what a client sent.
+//!
+//! Counters and levels go through the `metrics` crate ([`Registry::publish`]); latencies, endpoints and certificates
+//! are written by [`Registry::render`], for the reasons that [`super::exposition`] gives. Both are called when the
+//! page is asked for, and cost nothing in between.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
+
+use super::cells::{CLASSES, HandshakeFailure, Totals};
+use super::exposition::{Kind, Page};
+use super::registry::{EdgeKey, Registry, RouteKey, RouteTotals};
+use crate::reason::Reason;
+
+macro_rules! names {
+    ($($kind:ident $name:ident = $text:literal, $help:literal;)+) => {
+        $(#[doc = $help] pub const $name: &str = $text;)+
+
+        /// Every metric: whether it is a `counter`, `gauge` or `histogram`, its name, and what it means.
+        pub const ALL: &[(&str, &str, &str)] = &[$((stringify!($kind), $text, $help),)+];
+    };
+}
+
+names! {
+    counter REQUESTS = "weft_requests_total", "Exchanges by source, destination, direction (who counted), class of status and mtls.";
+    histogram REQUEST_DURATION = "weft_request_duration_seconds", "Time from the request's head to the end of the answer.";
+    gauge REQUESTS_IN_FLIGHT = "weft_requests_in_flight", "Exchanges that have begun and not ended.";
+    counter RETRIES = "weft_retries_total", "Attempts that were repeated at another endpoint.";
+    counter REQUEST_BYTES = "weft_request_bytes_total", "Body bytes received from callers.";
+    counter RESPONSE_BYTES = "weft_response_bytes_total", "Body bytes sent to callers.";
+    counter EDGE_ANSWERS = "weft_edge_answers_total", "Answers that this proxy made itself, by edge and reason.";
+    counter GATEWAY_REQUESTS = "weft_gateway_requests_total", "Exchanges of the gateway by listener, route, service and class of status.";
+    histogram GATEWAY_REQUEST_DURATION = "weft_gateway_request_duration_seconds", "Time from the request's head to the end of the answer, by route.";
+    gauge GATEWAY_REQUESTS_IN_FLIGHT = "weft_gateway_requests_in_flight", "Exchanges of the gateway that have begun and not ended.";
+    counter GATEWAY_REQUEST_BYTES = "weft_gateway_request_bytes_total", "Body bytes received from clients, by route.";
+    counter GATEWAY_RESPONSE_BYTES = "weft_gateway_response_bytes_total", "Body bytes sent to clients, by route.";
+    counter GATEWAY_ANSWERS = "weft_gateway_answers_total", "Answers that the gateway made itself, by route and reason.";
+    counter ANSWERS = "weft_answers_total", "Every answer that this process made itself, by reason (docs/reasons.md).";
+    counter CONNECTIONS_ACCEPTED = "weft_connections_accepted_total", "Connections taken, by listener.";
+    gauge CONNECTIONS_ACTIVE = "weft_connections_active", "Connections open now, by listener.";
+    counter CONNECTIONS_REFUSED = "weft_connections_refused_total", "Connections closed at once because a limit was reached, by listener.";
+    counter HANDSHAKE_FAILURES = "weft_tls_handshake_failures_total", "Failed TLS handshakes of clients, by listener and cause.";
+    counter PARSE_ERRORS = "weft_parse_errors_total", "Connections ended because what came on them was not valid HTTP, by listener.";
+    gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing or draining.";
+    gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
+    counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
+    gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
+    counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
+    counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
+    gauge CONFIG_GENERATION = "weft_config_generation", "Configurations taken since the start, the first included.";
+    gauge CONFIG_REFUSED = "weft_config_refused", "1 while the configuration file is one that was refused, and the one before it is in force.";
+    counter ACCESS_LOG_DROPPED = "weft_access_log_dropped_total", "Lines of the access log that were dropped because the writer was behind.";
+    counter REPORTS = "weft_reports_total", "Reports to the collector, by result: taken or failed.";
+    counter MESH_REQUESTS = "weft_mesh_requests_total", "Exchanges in the whole mesh, as the sidecars report them.";
+    histogram MESH_REQUEST_DURATION = "weft_mesh_request_duration_seconds", "Latencies in the whole mesh, as the sidecars report them.";
+    counter MESH_RETRIES = "weft_mesh_retries_total", "Repeated attempts in the whole mesh.";
+    counter MESH_REQUEST_BYTES = "weft_mesh_request_bytes_total", "Body bytes from callers in the whole mesh.";
+    counter MESH_RESPONSE_BYTES = "weft_mesh_response_bytes_total", "Body bytes to callers in the whole mesh.";
+    counter MESH_ANSWERS = "weft_mesh_answers_total", "Answers that the sidecars made themselves, by edge and reason.";
+    gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters that see an endpoint in a state: healthy, ejected, probing or draining.";
+    gauge MESH_ENDPOINT_EJECTIONS = "weft_mesh_endpoint_ejections", "Ejections of an endpoint, as the reporters that are there now count them together.";
+    gauge MESH_CERTIFICATE_EXPIRY = "weft_mesh_certificate_expiry_seconds", "Seconds until a reporter's certificate ends; negative after that.";
+    gauge MESH_REPORTERS = "weft_mesh_reporters", "Sidecars that reported in the last minutes, by service.";
+    counter COLLECTOR_REPORTS = "weft_collector_reports_total", "Reports by what became of them: taken, stale or refused.";
+    counter COLLECTOR_REFUSED_EDGES = "weft_collector_refused_edges_total", "Edges in reports that the reporter may not speak for.";
+    counter COLLECTOR_CONNECTIONS_REFUSED = "weft_collector_connections_refused_total", "Connections to the collector that were not taken, by cause.";
+    gauge COLLECTOR_CONNECTIONS = "weft_collector_connections", "Connections to the collector now.";
+}
+
+/// `true` or `false`, as a label.
+pub const fn flag(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+/// The names under which the counters of exchanges are published: an edge's, a route's or the mesh's.
+#[derive(Debug, Clone, Copy)]
+pub struct ExchangeNames {
+    /// By class.
+    pub requests: &'static str,
+    /// Where it applies.
+    pub retries: Option<&'static str>,
+    /// Level; not known of the mesh.
+    pub in_flight: Option<&'static str>,
+    /// Bytes from callers.
+    pub request_bytes: &'static str,
+    /// Bytes to callers.
+    pub response_bytes: &'static str,
+    /// By reason.
+    pub answers: &'static str,
+}
+
+/// The edges of this process.
+pub const EDGE_NAMES: ExchangeNames = ExchangeNames {
+    requests: REQUESTS,
+    retries: Some(RETRIES),
+    in_flight: Some(REQUESTS_IN_FLIGHT),
+    request_bytes: REQUEST_BYTES,
+    response_bytes: RESPONSE_BYTES,
+    answers: EDGE_ANSWERS,
+};
+
+/// The routes of the gateway.
+pub const ROUTE_NAMES: ExchangeNames = ExchangeNames {
+    requests: GATEWAY_REQUESTS,
+    retries: None,
+    in_flight: Some(GATEWAY_REQUESTS_IN_FLIGHT),
+    request_bytes: GATEWAY_REQUEST_BYTES,
+    response_bytes: GATEWAY_RESPONSE_BYTES,
+    answers: GATEWAY_ANSWERS,
+};
+
+/// The edges of the mesh.
+pub const MESH_NAMES: ExchangeNames = ExchangeNames {
+    requests: MESH_REQUESTS,
+    retries: Some(MESH_RETRIES),
+    in_flight: None,
+    request_bytes: MESH_REQUEST_BYTES,
+    response_bytes: MESH_RESPONSE_BYTES,
+    answers: MESH_ANSWERS,
+};
+
+/// The labels of an edge for the `metrics` crate.
+pub fn edge_metric_labels(key: &EdgeKey) -> Vec<Label> {
+    vec![
+        Label::new("source", Arc::clone(&key.source)),
+        Label::new("destination", Arc::clone(&key.destination)),
+        Label::new("direction", key.direction.as_str()),
+        Label::new("mtls", flag(key.mtls)),
+    ]
+}
+
+fn route_metric_labels(key: &RouteKey) -> Vec<Label> {
+    vec![
+        Label::new("listener", Arc::clone(&key.listener)),
+        Label::new("route", Arc::clone(&key.route)),
+        Label::new("service", Arc::clone(&key.service)),
+    ]
+}
+
+/// Publishes the counters of one edge or route. Classes are there from the first exchange on, all of them, so that the
+/// first error already is an increase.
+pub fn publish_exchanges(names: ExchangeNames, labels: &[Label], totals: &Totals) {
+    let with = |name: &'static str, value: &'static str| {
+        let mut labels = labels.to_vec();
+        labels.push(Label::new(name, value));
+        labels
+    };
+    for (class, count) in CLASSES.iter().zip(totals.by_class) {
+        counter!(names.requests, with("class", class)).absolute(count);
+    }
+    if let Some(name) = names.retries {
+        counter!(name, labels.to_vec()).absolute(totals.retries);
+    }
+    if let Some(name) = names.in_flight {
+        gauge!(name, labels.to_vec()).set(totals.in_flight as f64);
+    }
+    counter!(names.request_bytes, labels.to_vec()).absolute(totals.request_bytes);
+    counter!(names.response_bytes, labels.to_vec()).absolute(totals.response_bytes);
+    let reasons = Reason::ALL.iter().map(|reason| reason.code());
+    for (reason, count) in reasons.chain(["unknown"]).zip(totals.reasons) {
+        if count > 0 {
+            counter!(names.answers, with("reason", reason)).absolute(count);
+        }
+    }
+}
+
+/// Tells the `metrics` crate what each metric means.
+pub fn describe() {
+    for (kind, name, help) in ALL {
+        match *kind {
+            "counter" => describe_counter!(*name, *help),
+            "gauge" => describe_gauge!(*name, *help),
+            _ => {}
+        }
+    }
+}
+
+/// What a metric means, for the page.
+pub fn help(name: &str) -> &'static str {
+    let entry = ALL.iter().find(|entry| entry.1 == name);
+    entry.map_or("", |entry| entry.2)
+}
+
+impl Registry {
+    /// Copies counters and levels into the `metrics` crate. Called just before the page is made.
+    pub fn publish(&self) {
+        if !self.described.swap(true, Ordering::Relaxed) {
+            describe();
+        }
+        for edge in self.totals() {
+            publish_exchanges(EDGE_NAMES, &edge_metric_labels(&edge.key), &edge.totals);
+        }
+        for route in self.route_totals() {
+            publish_exchanges(ROUTE_NAMES, &route_metric_labels(&route.key), &route.totals);
+        }
+        for (reason, count) in Reason::ALL.iter().zip(self.answer_totals()) {
+            if count > 0 {
+                counter!(ANSWERS, "reason" => reason.code()).absolute(count);
+            }
+        }
+        self.publish_connections();
+        let (generation, refused) = self.config();
+        gauge!(CONFIG_GENERATION).set(generation as f64);
+        gauge!(CONFIG_REFUSED).set(f64::from(u8::from(refused)));
+        counter!(ACCESS_LOG_DROPPED).absolute(self.access_log_dropped.load(Ordering::Relaxed));
+        if let Some(certificate) = self.certificate() {
+            counter!(CERTIFICATE_RENEWALS).absolute(certificate.renewals);
+            counter!(CERTIFICATE_RENEWAL_FAILURES).absolute(certificate.renewal_failures);
+        }
+    }
+
+    fn publish_connections(&self) {
+        for (listener, totals) in self.connection_totals() {
+            let labels = || vec![Label::new("listener", Arc::clone(&listener))];
+            counter!(CONNECTIONS_ACCEPTED, labels()).absolute(totals.accepted);
+            gauge!(CONNECTIONS_ACTIVE, labels()).set(totals.active as f64);
+            counter!(CONNECTIONS_REFUSED, labels()).absolute(totals.refused);
+            counter!(PARSE_ERRORS, labels()).absolute(totals.parse_errors);
+            for (cause, count) in HandshakeFailure::ALL.iter().zip(totals.handshakes) {
+                if count > 0 {
+                    let mut labels = labels();
+                    labels.push(Label::new("cause", cause.as_str()));
+                    counter!(HANDSHAKE_FAILURES, labels).absolute(count);
+                }
+            }
+        }
+    }
+
+    /// Writes latencies, endpoints and our certificate onto the page, after what the exporter made of the rest.
+    pub fn render(&self, out: &mut String, now: SystemTime) {
+        let mut page = Page::new(out);
+        page.family(REQUEST_DURATION, Kind::Histogram, help(REQUEST_DURATION));
+        for edge in self.totals() {
+            edge_latency(&mut page, REQUEST_DURATION, &edge.key, &edge.totals);
+        }
+        let routes = self.route_totals();
+        if !routes.is_empty() {
+            let name = GATEWAY_REQUEST_DURATION;
+            page.family(name, Kind::Histogram, help(name));
+            for RouteTotals { key, totals } in &routes {
+                let labels = [
+                    ("listener", &*key.listener),
+                    ("route", &*key.route),
+                    ("service", &*key.service),
+                ];
+                page.latency(name, &labels, totals);
+            }
+        }
+        self.render_endpoints(&mut page);
+        if let Some(certificate) = self.certificate() {
+            page.family(CERTIFICATE_EXPIRY, Kind::Gauge, help(CERTIFICATE_EXPIRY));
+            let left = seconds_until(certificate.not_after, now);
+            page.sample(CERTIFICATE_EXPIRY, &[], left);
+        }
+    }
+
+    fn render_endpoints(&self, page: &mut Page<'_>) {
+        let rows: Vec<_> = self
+            .endpoints()
+            .into_iter()
+            .map(|row| (row.address.to_string(), row))
+            .collect();
+        page.family(ENDPOINT_STATE, Kind::Gauge, help(ENDPOINT_STATE));
+        for (address, row) in &rows {
+            let labels = [
+                ("service", &*row.service),
+                ("endpoint", address.as_str()),
+                ("state", row.state.as_str()),
+            ];
+            page.sample(ENDPOINT_STATE, &labels, 1);
+        }
+        page.family(ENDPOINT_IN_FLIGHT, Kind::Gauge, help(ENDPOINT_IN_FLIGHT));
+        for (address, row) in &rows {
+            let labels = [("service", &*row.service), ("endpoint", address.as_str())];
+            page.sample(ENDPOINT_IN_FLIGHT, &labels, row.in_flight);
+        }
+        page.family(ENDPOINT_EJECTIONS, Kind::Counter, help(ENDPOINT_EJECTIONS));
+        for (address, row) in &rows {
+            let labels = [("service", &*row.service), ("endpoint", address.as_str())];
+            page.sample(ENDPOINT_EJECTIONS, &labels, row.ejections);
+        }
+    }
+}
+
+/// One edge's latencies, under the name of this process's or the mesh's metric.
+pub fn edge_latency(page: &mut Page<'_>, name: &str, key: &EdgeKey, totals: &Totals) {
+    let labels = [
+        ("source", &*key.source),
+        ("destination", &*key.destination),
+        ("direction", key.direction.as_str()),
+        ("mtls", flag(key.mtls)),
+    ];
+    page.latency(name, &labels, totals);
+}
+
+/// Seconds until `then`, negative when it has passed.
+pub fn seconds_until(then: SystemTime, now: SystemTime) -> f64 {
+    match then.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(past) => -past.duration().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::observe::{CertificateRow, Direction, EndpointRow, EndpointState, HandshakeFailure};
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use std::time::Duration;
+
+    /// The page as Prometheus sees it.
+    fn page(registry: &Registry, now: SystemTime) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || registry.publish());
+        let mut page = recorder.handle().render();
+        registry.render(&mut page, now);
+        page
+    }
+
+    fn busy() -> Arc<Registry> {
+        let registry = Registry::new();
+        let edge = registry.edge(EdgeKey {
+            source: Arc::from("storefront"),
+            destination: Arc::from("orders"),
+            direction: Direction::Outbound,
+            mtls: true,
+        });
+        edge.record(Some(200), Duration::from_millis(3));
+        edge.record(Some(503), Duration::from_millis(30));
+        edge.answered(Reason::NoEndpoints);
+        edge.retried();
+        edge.add_bytes(10, 20);
+        let route = registry.route(RouteKey {
+            listener: Arc::from("public"),
+            route: Arc::from("orders"),
+            service: Arc::from("orders"),
+        });
+        route.record(Some(401), Duration::from_micros(50));
+        registry.answers().answered(Reason::TokenMissing);
+        let connections = registry.connections(&Arc::from("public"));
+        connections.handshake_failed(HandshakeFailure::Expired);
+        connections.parse_error();
+        drop(connections.accepted());
+        registry.endpoints_from(Box::new(|| {
+            vec![EndpointRow {
+                service: Arc::from("orders"),
+                address: "127.0.1.1:15008".parse().unwrap(),
+                state: EndpointState::Ejected,
+                ejections: 3,
+                in_flight: 2,
+            }]
+        }));
+        registry.certificate_from(Box::new(|| {
+            Some(CertificateRow {
+                spiffe_id: Arc::from("spiffe://shop.internal/service/storefront"),
+                not_before: SystemTime::UNIX_EPOCH,
+                not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(3_600),
+                serial: Arc::from("01"),
+                renewals: 4,
+                renewal_failures: 1,
+            })
+        }));
+        registry.config_taken();
+        registry
+    }
+
+    #[test]
+    fn everything_counted_is_on_the_page() {
+        let page = page(&busy(), SystemTime::UNIX_EPOCH + Duration::from_secs(600));
+        let edge =
+            "source=\"storefront\",destination=\"orders\",direction=\"outbound\",mtls=\"true\"";
+        let route = "listener=\"public\",route=\"orders\",service=\"orders\"";
+        let endpoint = "service=\"orders\",endpoint=\"127.0.1.1:15008\"";
+        for line in [
+            format!("weft_requests_total{{{edge},class=\"2xx\"}} 1"),
+            format!("weft_requests_total{{{edge},class=\"5xx\"}} 1"),
+            format!("weft_requests_total{{{edge},class=\"none\"}} 0"),
+            format!("weft_retries_total{{{edge}}} 1"),
+            format!("weft_request_bytes_total{{{edge}}} 10"),
+            format!("weft_response_bytes_total{{{edge}}} 20"),
+            format!("weft_requests_in_flight{{{edge}}} 0"),
+            format!("weft_edge_answers_total{{{edge},reason=\"no_endpoints\"}} 1"),
+            format!("weft_request_duration_seconds_bucket{{{edge},le=\"0.0025\"}} 0"),
+            format!("weft_request_duration_seconds_bucket{{{edge},le=\"0.005\"}} 1"),
+            format!("weft_request_duration_seconds_sum{{{edge}}} 0.033"),
+            format!("weft_request_duration_seconds_count{{{edge}}} 2"),
+            format!("weft_gateway_requests_total{{{route},class=\"4xx\"}} 1"),
+            format!("weft_gateway_request_duration_seconds_count{{{route}}} 1"),
+            "weft_answers_total{reason=\"token_missing\"} 1".into(),
+            "weft_connections_accepted_total{listener=\"public\"} 1".into(),
+            "weft_connections_active{listener=\"public\"} 0".into(),
+            "weft_parse_errors_total{listener=\"public\"} 1".into(),
+            "weft_tls_handshake_failures_total{listener=\"public\",cause=\"expired\"} 1".into(),
+            format!("weft_endpoint_state{{{endpoint},state=\"ejected\"}} 1"),
+            format!("weft_endpoint_ejections_total{{{endpoint}}} 3"),
+            format!("weft_endpoint_in_flight{{{endpoint}}} 2"),
+            "weft_certificate_expiry_seconds 3000".into(),
+            "weft_certificate_renewals_total 4".into(),
+            "weft_certificate_renewal_failures_total 1".into(),
+            "weft_config_generation 1".into(),
+            "weft_config_refused 0".into(),
+            "weft_access_log_dropped_total 0".into(),
+        ] {
+            assert!(
+                page.lines().any(|have| have == line),
+                "no {line} in\n{page}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_family_is_there_once_and_is_described() {
+        let page = page(&busy(), SystemTime::UNIX_EPOCH);
+        let mut seen = std::collections::HashSet::new();
+        for line in page.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let mut words = line.split(' ').skip(2);
+            let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+            assert!(seen.insert(name.to_owned()), "{name} twice");
+            let entry = ALL.iter().find(|entry| entry.1 == name);
+            assert_eq!(entry.map(|entry| entry.0), Some(kind), "{name}");
+            let help = format!("# HELP {name} ");
+            assert!(page.contains(&help), "no help for {name}");
+        }
+        assert!(seen.len() > 20, "{seen:?}");
+    }
+
+    #[test]
+    fn names_follow_their_kind() {
+        for (kind, name, help) in ALL {
+            assert!(name.starts_with("weft_"), "{name}");
+            assert_eq!(*kind == "counter", name.ends_with("_total"), "{name}");
+            assert!(help.ends_with('.'), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_ended_certificate_has_a_negative_rest() {
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(25);
+        assert_eq!(seconds_until(then, now), -15.0);
+    }
+}

@@ -1,0 +1,175 @@
+//! Connections of sidecars: mutual TLS first, and only then anything else.
+//!
+//! Handshakes run side by side inside one stream, each with a time limit, so that a peer that says nothing holds up
+//! nobody; connections are bounded, and one that is over the bound is closed at once instead of left to wait.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt, unfold};
+use metrics::counter;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use weft_dataplane::observe::metrics::COLLECTOR_CONNECTIONS_REFUSED;
+
+use super::ledger::Peer;
+
+/// Connections at a time, those in their handshake included.
+pub const MAX_CONNECTIONS: usize = 4_096;
+/// What a handshake may take.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Rest after a failed accept: out of descriptors, that is better than to spin.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The TLS configuration for the next connection: TLS 1.3, `h2`, a client certificate required and its chain checked;
+/// none while we have no certificate of our own.
+pub type Tls = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+
+/// Who a peer is, from the certificates that it proved to own; the reason when it is nobody who may report.
+pub type Identify = Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<Peer, String> + Send + Sync>;
+
+/// What connections are taken with.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Tls,
+    pub(super) identify: Identify,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) handshake: Duration,
+}
+
+/// Connections whose peer is known. Never ends; everything under way ends when it is dropped.
+pub(super) fn incoming(door: Door) -> impl Stream<Item = Result<Secured, Infallible>> {
+    let handshakes = FuturesUnordered::<BoxFuture<'static, Option<Secured>>>::new();
+    unfold((door, handshakes), |(door, mut handshakes)| async {
+        loop {
+            tokio::select! {
+                accepted = door.listener.accept() => match accepted {
+                    Ok((tcp, _)) => handshakes.extend(door.begin(tcp)),
+                    Err(error) => {
+                        tracing::warn!(%error, "the collector cannot accept a connection");
+                        sleep(ACCEPT_REST).await;
+                    }
+                },
+                Some(secured) = handshakes.next() => if let Some(secured) = secured {
+                    return Some((Ok(secured), (door, handshakes)));
+                },
+            }
+        }
+    })
+}
+
+impl Door {
+    fn begin(&self, tcp: TcpStream) -> Option<BoxFuture<'static, Option<Secured>>> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            refused("too_many_connections");
+            return None;
+        };
+        let Some(config) = (self.tls)() else {
+            refused("identity_missing");
+            return None;
+        };
+        let (identify, limit) = (Arc::clone(&self.identify), self.handshake);
+        Some(Box::pin(async move {
+            match timeout(limit, secure(tcp, config, &identify, place)).await {
+                Ok(Ok(secured)) => return Some(secured),
+                Ok(Err(Refused::Handshake(error))) => {
+                    tracing::debug!(%error, "handshake at the collector failed");
+                    refused("handshake");
+                }
+                Ok(Err(Refused::Peer(reason))) => {
+                    tracing::warn!(reason, "a peer may not report to the collector");
+                    refused("identity");
+                }
+                Err(_) => refused("timeout"),
+            }
+            None
+        }))
+    }
+}
+
+fn refused(cause: &'static str) {
+    counter!(COLLECTOR_CONNECTIONS_REFUSED, "cause" => cause).increment(1);
+}
+
+enum Refused {
+    Handshake(io::Error),
+    Peer(String),
+}
+
+async fn secure(
+    tcp: TcpStream,
+    config: Arc<ServerConfig>,
+    identify: &Identify,
+    place: OwnedSemaphorePermit,
+) -> Result<Secured, Refused> {
+    tcp.set_nodelay(true).map_err(Refused::Handshake)?;
+    let tls = TlsAcceptor::from(config).accept(tcp).await;
+    let tls = tls.map_err(Refused::Handshake)?;
+    // A configuration that does not demand a certificate must not open the door: no certificate, no peer.
+    let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    if certificates.is_empty() {
+        return Err(Refused::Peer("it showed no certificate".into()));
+    }
+    let peer = identify(certificates).map_err(Refused::Peer)?;
+    Ok(Secured {
+        tls,
+        peer,
+        _place: place,
+    })
+}
+
+/// A connection whose peer is known.
+pub(super) struct Secured {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+    /// Held as long as the connection lives.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Secured {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,416 @@
+//! Adds up what sidecars report. Pure: it is handed the report, who sent it, and the time.
+//!
+//! A report holds totals of one run of one process. The ledger remembers the last totals of each run and adds only what
+//! is new to the mesh's series, so the series never go back, whatever comes twice, late or not at all, and whoever
+//! restarts. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
+//! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
+//! silent longest is forgotten; should it come back after all, its first report is where counting starts again, because
+//! to count it whole would count it twice.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_dataplane::observe::registry::admit;
+use weft_dataplane::observe::{
+    BOUNDS_US, CLASSES, Direction, EdgeKey, EdgeTotals, EndpointState, Totals,
+};
+use weft_dataplane::reason::Reason;
+use weft_proto::report::{self, ReportRequest};
+
+/// After this time without a report a run is no longer shown and may be forgotten.
+pub const SILENT: Duration = Duration::from_secs(600);
+/// Runs remembered.
+pub const MAX_RUNS: usize = 4_096;
+/// Edges in one report.
+pub const MAX_EDGES: usize = 1_024;
+/// Edges remembered over all runs, about 700 bytes each.
+pub const MAX_REMEMBERED: usize = 32_768;
+/// Series; what comes after that is counted under "other".
+pub const MAX_SERIES: usize = 16_384;
+/// Endpoints in one report.
+pub const MAX_ENDPOINTS: usize = 4_096;
+/// Endpoints remembered over all runs.
+pub const MAX_ENDPOINTS_REMEMBERED: usize = 65_536;
+/// Names of forgotten runs, so that one that comes back is not counted twice.
+pub const MAX_FORGOTTEN: usize = 16_384;
+/// How often the runs are searched for one to forget, when there was none.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The largest count that is believed; JSON readers lose precision above it too.
+pub const MAX_COUNT: u64 = 1 << 53;
+/// Bytes in any name.
+pub const MAX_NAME: usize = 256;
+/// Buckets of a latency histogram, and reasons of an edge.
+const MAX_BUCKETS: usize = 64;
+
+/// A sidecar, as its certificate proves it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Its SPIFFE ID.
+    pub identity: Arc<str>,
+    /// The service that the identity belongs to: the only one it may speak for.
+    pub service: Arc<str>,
+}
+
+/// What became of a report that was well formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was added.
+    Taken {
+        /// Edges that the reporter may not speak for, or for which there was no room.
+        refused_edges: usize,
+    },
+    /// It was no newer than the last one of its run.
+    Stale,
+}
+
+/// Why a report was refused as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is not what a sidecar of ours sends.
+    #[error("malformed report: {0}")]
+    Malformed(&'static str),
+    /// There is no room for another reporter.
+    #[error("too many reporters")]
+    Full,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RunKey {
+    identity: Arc<str>,
+    instance: Arc<str>,
+    run: u64,
+}
+
+/// One run of one process.
+#[derive(Debug)]
+pub struct Run {
+    /// The service that it stands beside.
+    pub service: Arc<str>,
+    /// When it last reported.
+    pub seen: Instant,
+    /// The endpoints as it saw them.
+    pub endpoints: Vec<report::Endpoint>,
+    /// Its certificate.
+    pub certificate: Option<report::Certificate>,
+    sequence: u64,
+    edges: HashMap<EdgeKey, Remembered>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    /// Where in `Ledger::series` it is added.
+    series: usize,
+    last: Totals,
+}
+
+/// The mesh's series, and what is needed to keep them right.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    runs: HashMap<RunKey, Run>,
+    series: Vec<EdgeTotals>,
+    index: HashMap<EdgeKey, usize>,
+    /// Sum over all runs' edges.
+    remembered: usize,
+    /// Sum over all runs' endpoints.
+    endpoints: usize,
+    /// When no run was silent long enough to be forgotten.
+    looked_in_vain: Option<Instant>,
+    forgotten: HashSet<u64>,
+    forgotten_order: VecDeque<u64>,
+    hasher: RandomState,
+}
+
+impl Ledger {
+    /// Takes one report.
+    pub fn take(
+        &mut self,
+        peer: &Peer,
+        mut request: ReportRequest,
+        now: Instant,
+    ) -> Result<Outcome, Refusal> {
+        check(&request)?;
+        let key = RunKey {
+            identity: Arc::clone(&peer.identity),
+            instance: Arc::from(request.instance.as_str()),
+            run: request.run,
+        };
+        // A run that was forgotten begins at what it reports first.
+        let mut begins_here = false;
+        match self.runs.get_mut(&key) {
+            Some(run) if request.sequence <= run.sequence => return Ok(Outcome::Stale),
+            Some(run) => {
+                run.sequence = request.sequence;
+                run.seen = now;
+            }
+            None => {
+                if self.runs.len() >= MAX_RUNS && !self.forget_silent(now) {
+                    return Err(Refusal::Full);
+                }
+                begins_here = self.forgotten.contains(&self.hasher.hash_one(&key));
+                let run = Run {
+                    service: Arc::clone(&peer.service),
+                    seen: now,
+                    endpoints: Vec::new(),
+                    certificate: None,
+                    sequence: request.sequence,
+                    edges: HashMap::new(),
+                };
+                self.runs.insert(key.clone(), run);
+            }
+        }
+        let mut refused_edges = 0;
+        for edge in &request.edges {
+            let taken = own(edge, &peer.service).is_some_and(|edge_key| {
+                self.make_room(&key, &edge_key, now)
+                    && self.count(&key, edge_key, &totals(edge), begins_here)
+            });
+            refused_edges += usize::from(!taken);
+        }
+        request
+            .endpoints
+            .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
+        self.state(&key, request.endpoints, request.certificate, now);
+        Ok(Outcome::Taken { refused_edges })
+    }
+
+    /// Whether an edge of this run is remembered or can be.
+    fn make_room(&mut self, run: &RunKey, edge: &EdgeKey, now: Instant) -> bool {
+        let run = self.runs.get(run);
+        if run.is_some_and(|run| run.edges.contains_key(edge)) {
+            return true;
+        }
+        while self.remembered >= MAX_REMEMBERED {
+            if !self.forget_silent(now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Adds what is new of one edge.
+    fn count(&mut self, run: &RunKey, edge: EdgeKey, totals: &Totals, begins_here: bool) -> bool {
+        let known = self.runs.get(run);
+        if !known.is_some_and(|run| run.edges.contains_key(&edge)) {
+            let remembered = Remembered {
+                series: self.series_of(edge.clone()),
+                last: if begins_here {
+                    totals.clone()
+                } else {
+                    Totals::default()
+                },
+            };
+            if let Some(run) = self.runs.get_mut(run) {
+                run.edges.insert(edge.clone(), remembered);
+                self.remembered += 1;
+            }
+        }
+        let run = self.runs.get_mut(run);
+        let Some(remembered) = run.and_then(|run| run.edges.get_mut(&edge)) else {
+            return false;
+        };
+        let new = totals.since(&remembered.last);
+        self.series[remembered.series].totals.add(&new);
+        // The larger one, so that totals that fall and rise again are not counted twice.
+        remembered.last.max(totals);
+        true
+    }
+
+    /// The place of a series, made when it is new.
+    fn series_of(&mut self, key: EdgeKey) -> usize {
+        let key = admit(key, self.series.len(), MAX_SERIES, |key| {
+            self.index.contains_key(key)
+        });
+        if let Some(place) = self.index.get(&key) {
+            return *place;
+        }
+        let place = self.series.len();
+        self.series.push(EdgeTotals {
+            key: key.clone(),
+            totals: Totals::default(),
+        });
+        self.index.insert(key, place);
+        place
+    }
+
+    /// Replaces what a run says of the present.
+    fn state(
+        &mut self,
+        run: &RunKey,
+        endpoints: Vec<report::Endpoint>,
+        certificate: Option<report::Certificate>,
+        now: Instant,
+    ) {
+        let had = self.runs.get(run).map_or(0, |run| run.endpoints.len());
+        while self.endpoints - had + endpoints.len() > MAX_ENDPOINTS_REMEMBERED {
+            if !self.forget_silent(now) {
+                return;
+            }
+        }
+        if let Some(run) = self.runs.get_mut(run) {
+            self.endpoints = self.endpoints - had + endpoints.len();
+            run.endpoints = endpoints;
+            run.certificate = certificate;
+        }
+    }
+
+    /// Forgets the run that has been silent longest, if that is long enough.
+    fn forget_silent(&mut self, now: Instant) -> bool {
+        // Looking costs a walk over all runs; when it was in vain, it is so for a while.
+        if self
+            .looked_in_vain
+            .is_some_and(|then| now.saturating_duration_since(then) < LOOK_AGAIN)
+        {
+            return false;
+        }
+        let oldest = self.runs.iter().min_by_key(|(_, run)| run.seen);
+        let Some((key, run)) = oldest else {
+            return false;
+        };
+        if !is_silent(run, now) {
+            self.looked_in_vain = Some(now);
+            return false;
+        }
+        let (key, name) = (key.clone(), self.hasher.hash_one(key));
+        if let Some(run) = self.runs.remove(&key) {
+            self.remembered -= run.edges.len();
+            self.endpoints -= run.endpoints.len();
+        }
+        if self.forgotten.insert(name) {
+            self.forgotten_order.push_back(name);
+        }
+        if self.forgotten_order.len() > MAX_FORGOTTEN
+            && let Some(first) = self.forgotten_order.pop_front()
+        {
+            self.forgotten.remove(&first);
+        }
+        true
+    }
+
+    /// The mesh's series.
+    pub fn series(&self) -> &[EdgeTotals] {
+        &self.series
+    }
+
+    /// The runs that are there now: identity, instance, and what they said.
+    pub fn reporters(&self, now: Instant) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Run)> {
+        self.runs
+            .iter()
+            .filter(move |(_, run)| !is_silent(run, now))
+            .map(|(key, run)| (&key.identity, &key.instance, run))
+    }
+
+    /// Runs remembered, silent ones included.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+}
+
+fn is_silent(run: &Run, now: Instant) -> bool {
+    now.saturating_duration_since(run.seen) >= SILENT
+}
+
+/// Whether a report has the form that ours have, within the bounds.
+fn check(request: &ReportRequest) -> Result<(), Refusal> {
+    let fits = |name: &String| name.len() <= MAX_NAME;
+    let named = |name: &String| fits(name) && !name.is_empty();
+    let rule = |holds: bool, rule| {
+        if holds {
+            Ok(())
+        } else {
+            Err(Refusal::Malformed(rule))
+        }
+    };
+    rule(fits(&request.instance), "the instance's name is too long")?;
+    rule(request.edges.len() <= MAX_EDGES, "too many edges")?;
+    rule(
+        request.endpoints.len() <= MAX_ENDPOINTS,
+        "too many endpoints",
+    )?;
+    for edge in &request.edges {
+        let (bounds, counts) = (&edge.latency_bounds_us, &edge.latency_counts);
+        rule(
+            named(&edge.source) && named(&edge.destination),
+            "an edge's name is empty or too long",
+        )?;
+        rule(edge.by_class.len() <= CLASSES.len(), "too many classes")?;
+        rule(bounds.len() < MAX_BUCKETS, "too many buckets")?;
+        rule(bounds.is_sorted(), "bounds that do not rise")?;
+        rule(
+            counts.is_empty() || counts.len() == bounds.len() + 1,
+            "buckets and bounds do not match",
+        )?;
+        rule(edge.reasons.len() <= MAX_BUCKETS, "too many reasons")?;
+        rule(edge.reasons.keys().all(fits), "a reason's name is too long")?;
+        let figures = [
+            edge.latency_sum_us,
+            edge.retries,
+            edge.request_bytes,
+            edge.response_bytes,
+        ];
+        let mut counts = (figures.iter().chain(&edge.by_class))
+            .chain(&edge.latency_counts)
+            .chain(edge.reasons.values());
+        rule(
+            counts.all(|count| *count <= MAX_COUNT),
+            "a count is too large",
+        )?;
+    }
+    for endpoint in &request.endpoints {
+        rule(
+            named(&endpoint.service) && named(&endpoint.address),
+            "an endpoint's name is empty or too long",
+        )?;
+    }
+    if let Some(certificate) = &request.certificate {
+        rule(
+            certificate.spiffe_id.len() <= 2_048,
+            "the identity is too long",
+        )?;
+        rule(fits(&certificate.serial), "the serial number is too long")?;
+    }
+    Ok(())
+}
+
+/// The key of an edge that this service may speak for: what it called, and who called it.
+fn own(edge: &report::Edge, service: &str) -> Option<EdgeKey> {
+    let (direction, mine) = match edge.direction() {
+        report::Direction::Outbound => (Direction::Outbound, &edge.source),
+        report::Direction::Inbound => (Direction::Inbound, &edge.destination),
+        report::Direction::Unspecified => return None,
+    };
+    (mine == service).then(|| EdgeKey {
+        source: Arc::from(edge.source.as_str()),
+        destination: Arc::from(edge.destination.as_str()),
+        direction,
+        mtls: edge.mtls,
+    })
+}
+
+/// An edge's totals in our own buckets. A reporter of another version may have other bounds; each of its buckets goes
+/// whole into ours that holds its upper bound, so that latencies are never shown shorter than they were.
+fn totals(edge: &report::Edge) -> Totals {
+    let mut totals = Totals {
+        latency_sum_us: edge.latency_sum_us,
+        retries: edge.retries,
+        request_bytes: edge.request_bytes,
+        response_bytes: edge.response_bytes,
+        ..Totals::default()
+    };
+    totals.by_class[..edge.by_class.len()].copy_from_slice(&edge.by_class);
+    let bounds = edge.latency_bounds_us.iter().copied().chain([u64::MAX]);
+    for (bound, count) in bounds.zip(&edge.latency_counts) {
+        let bucket = &mut totals.latency[BOUNDS_US.partition_point(|ours| *ours < bound)];
+        *bucket = bucket.saturating_add(*count);
+    }
+    for (code, count) in &edge.reasons {
+        let place = Reason::ALL.iter().position(|reason| reason.code() == code);
+        let slot = &mut totals.reasons[place.unwrap_or(Reason::ALL.len())];
+        *slot = slot.saturating_add(*count);
+    }
+    totals
+}
+
+#[cfg(test)]
+mod tests;

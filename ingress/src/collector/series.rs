@@ -1,0 +1,134 @@
+//! Shows the mesh to Prometheus: `weft_mesh_*`, beside the process's own series.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use metrics::{Label, counter, gauge};
+use weft_dataplane::observe::exposition::{Kind, Page};
+use weft_dataplane::observe::metrics::{self as names, help};
+use weft_dataplane::observe::{EdgeKey, EdgeTotals, Totals};
+
+use super::ledger::Ledger;
+use super::{Collector, Local, lock};
+
+/// What was reported and what this process counted itself, by edge.
+pub(super) fn snapshot(ledger: &Ledger, local: &[Local]) -> Vec<EdgeTotals> {
+    let own = local.iter().flat_map(|local| local.registry.totals());
+    let mut edges = BTreeMap::<EdgeKey, Totals>::new();
+    for edge in ledger.series().iter().cloned().chain(own) {
+        edges.entry(edge.key).or_default().add(&edge.totals);
+    }
+    edges
+        .into_iter()
+        .map(|(key, totals)| EdgeTotals { key, totals })
+        .collect()
+}
+
+impl Collector {
+    /// Copies the mesh's counters and levels into the `metrics` crate. Called just before the page is made.
+    pub fn publish(&self) {
+        for edge in self.snapshot() {
+            let labels = names::edge_metric_labels(&edge.key);
+            names::publish_exchanges(names::MESH_NAMES, &labels, &edge.totals);
+        }
+        gauge!(names::COLLECTOR_CONNECTIONS).set(self.connections() as f64);
+        // There from the start, so that the first refusal already is an increase.
+        for result in ["taken", "stale", "refused"] {
+            counter!(names::COLLECTOR_REPORTS, vec![Label::new("result", result)]).increment(0);
+        }
+        counter!(names::COLLECTOR_REFUSED_EDGES).increment(0);
+    }
+
+    /// Writes the mesh's latencies, endpoints, certificates and reporters onto the page.
+    pub fn render(&self, out: &mut String, now: Instant, wall: SystemTime) {
+        let mut page = Page::new(out);
+        let name = names::MESH_REQUEST_DURATION;
+        page.family(name, Kind::Histogram, help(name));
+        for edge in self.snapshot() {
+            names::edge_latency(&mut page, name, &edge.key, &edge.totals);
+        }
+        let present = self.present(now);
+        present.render(&mut page, wall);
+    }
+
+    fn present(&self, now: Instant) -> Present {
+        let mut present = Present::default();
+        for (_, instance, run) in lock(&self.ledger).reporters(now) {
+            *present
+                .reporters
+                .entry(Arc::clone(&run.service))
+                .or_default() += 1;
+            for endpoint in &run.endpoints {
+                let key = (endpoint.service.clone(), endpoint.address.clone());
+                present.endpoint(key, &endpoint.state, endpoint.ejections);
+            }
+            if let Some(certificate) = &run.certificate {
+                let ends = u64::try_from(certificate.not_after_unix).unwrap_or(0);
+                present.certificate(&run.service, instance, ends);
+            }
+        }
+        for local in lock(&self.local).iter() {
+            for row in local.registry.endpoints() {
+                let key = (row.service.to_string(), row.address.to_string());
+                present.endpoint(key, row.state.as_str(), row.ejections);
+            }
+        }
+        present
+    }
+}
+
+type Address = (String, String);
+
+/// What is so now, over all reporters that are there. Sorted, so that two pages can be compared.
+#[derive(Default)]
+struct Present {
+    reporters: BTreeMap<Arc<str>, u64>,
+    states: BTreeMap<(Address, String), u64>,
+    ejections: BTreeMap<Address, u64>,
+    certificates: BTreeMap<(Arc<str>, Arc<str>), u64>,
+}
+
+impl Present {
+    fn endpoint(&mut self, key: Address, state: &str, ejections: u64) {
+        let all = self.ejections.entry(key.clone()).or_default();
+        *all = all.saturating_add(ejections);
+        *self.states.entry((key, state.to_owned())).or_default() += 1;
+    }
+
+    /// Instances of one name are one series: the certificate that ends first is the one to look at.
+    fn certificate(&mut self, service: &Arc<str>, instance: &Arc<str>, ends: u64) {
+        let key = (Arc::clone(service), Arc::clone(instance));
+        let first = self.certificates.entry(key).or_insert(ends);
+        *first = ends.min(*first);
+    }
+
+    fn render(&self, page: &mut Page<'_>, wall: SystemTime) {
+        let family = |page: &mut Page<'_>, name| page.family(name, Kind::Gauge, help(name));
+        family(page, names::MESH_ENDPOINT_STATE);
+        for (((service, endpoint), state), reporters) in &self.states {
+            let labels = [
+                ("service", service.as_str()),
+                ("endpoint", endpoint),
+                ("state", state),
+            ];
+            page.sample(names::MESH_ENDPOINT_STATE, &labels, reporters);
+        }
+        family(page, names::MESH_ENDPOINT_EJECTIONS);
+        for ((service, endpoint), ejections) in &self.ejections {
+            let labels = [("service", service.as_str()), ("endpoint", endpoint)];
+            page.sample(names::MESH_ENDPOINT_EJECTIONS, &labels, ejections);
+        }
+        family(page, names::MESH_CERTIFICATE_EXPIRY);
+        for ((service, instance), ends) in &self.certificates {
+            let labels = [("service", &**service), ("instance", &**instance)];
+            let ends = UNIX_EPOCH.checked_add(Duration::from_secs(*ends));
+            let left = names::seconds_until(ends.unwrap_or(wall), wall);
+            page.sample(names::MESH_CERTIFICATE_EXPIRY, &labels, left);
+        }
+        family(page, names::MESH_REPORTERS);
+        for (service, reporters) in &self.reporters {
+            page.sample(names::MESH_REPORTERS, &[("service", service)], reporters);
+        }
+    }
+}

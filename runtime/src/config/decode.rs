@@ -1,0 +1,189 @@
+//! Finds everything that is wrong with the shape of a file in one go, although serde stops at the first thing.
+//!
+//! Decode; when it fails, report the fault with its place, take the culprit out of a copy of the tree, and decode again, until
+//! nothing is wrong any more or nothing is left. What is taken out must not cause complaints of its own: a key that was removed for its
+//! bad value is not "missing" afterwards, and a value whose inside was removed is not "of the wrong shape". A missing key is stood in
+//! for by a guess, so that the next missing key of the same mapping is found too.
+
+use std::collections::HashSet;
+
+use serde::de::DeserializeOwned;
+
+use super::document::{Document, PROBLEM_LIMIT};
+use super::fault::{Fault, FaultKind};
+use super::node::{Entry, Kind, Node};
+use super::problem::{Path, Problems, Step};
+use super::suggest;
+use super::tree::{At, GUESSES};
+
+/// How often a file is decoded at most. Some rounds only clean up after others, so this is more than the number of problems.
+const ROUND_LIMIT: usize = 4 * PROBLEM_LIMIT;
+
+/// See [`Document::decode`].
+pub(super) fn decode<T: DeserializeOwned>(
+    document: &Document,
+    root: &Node,
+    problems: &mut Problems,
+) -> Option<T> {
+    let fault = match T::deserialize(At(root)) {
+        Ok(value) => return Some(value),
+        Err(fault) => fault,
+    };
+    let mut search = Search {
+        original: root,
+        tree: root.clone(),
+        gone: HashSet::new(),
+        found: Problems::of(document.name()),
+    };
+    let mut next = Some(fault);
+    for _ in 0..ROUND_LIMIT {
+        let Some(fault) = next.take() else { break };
+        if !search.take_out(fault) || search.found.len() >= PROBLEM_LIMIT {
+            break;
+        }
+        next = T::deserialize(At(&search.tree)).err();
+    }
+    search.found.sort();
+    problems.append(search.found);
+    None
+}
+
+struct Search<'a> {
+    /// For the positions and words.
+    original: &'a Node,
+    /// What is left to find problems in.
+    tree: Node,
+    /// What was taken out, or is not worth a complaint.
+    gone: HashSet<Vec<Step>>,
+    found: Problems,
+}
+
+impl Search<'_> {
+    /// Reports a fault, unless it only follows from an earlier one, and makes sure that it does not come again. False when that is impossible.
+    fn take_out(&mut self, fault: Fault) -> bool {
+        let (steps, on_key, kind) = fault.into_parts();
+        if let Some(guess) = self.guess_above(&steps) {
+            return self.guess_again(&guess, &kind);
+        }
+        match kind {
+            FaultKind::Missing(name) => self.missing(steps, name),
+            FaultKind::UnknownKey { ref key, known } => {
+                if let Some(near) = suggest::nearest(key, known) {
+                    let mut meant = steps.clone();
+                    meant.pop();
+                    meant.push(Step::Key(near.to_owned()));
+                    self.gone.insert(meant);
+                }
+                self.report(&steps, true, kind);
+                self.remove(steps)
+            }
+            _ => {
+                let follows = self
+                    .gone
+                    .iter()
+                    .any(|gone| gone.len() > steps.len() && gone.starts_with(&steps));
+                if !follows {
+                    self.report(&steps, on_key, kind);
+                }
+                self.remove(steps)
+            }
+        }
+    }
+
+    fn missing(&mut self, parent: Vec<Step>, name: &'static str) -> bool {
+        let mut child = parent.clone();
+        child.push(Step::Key(name.to_owned()));
+        if self.gone.insert(child) {
+            self.report(&parent, false, FaultKind::Missing(name));
+        }
+        if insert_guess(&mut self.tree, &parent, name) {
+            return true;
+        }
+        self.remove(parent)
+    }
+
+    /// The nearest guess on the way to `steps`.
+    fn guess_above(&self, steps: &[Step]) -> Option<Vec<Step>> {
+        (0..=steps.len())
+            .map(|length| &steps[..length])
+            .find(|prefix| {
+                matches!(
+                    self.tree.find(prefix).map(|node| &node.kind),
+                    Some(Kind::Guess(_))
+                )
+            })
+            .map(<[Step]>::to_vec)
+    }
+
+    /// A guess did not suit the type: another one, or, when there is none, the mapping it is in goes. Nobody hears of it.
+    fn guess_again(&mut self, steps: &[Step], kind: &FaultKind) -> bool {
+        let Some(node) = self.tree.find_mut(steps) else {
+            return false;
+        };
+        if let FaultKind::Missing(name) = kind {
+            node.kind = Kind::Mapping(Vec::new());
+            let mut child = steps.to_vec();
+            child.push(Step::Key((*name).to_owned()));
+            self.gone.insert(child);
+            return insert_guess(&mut self.tree, steps, name);
+        }
+        if let Kind::Guess(number) = &mut node.kind
+            && *number + 1 < GUESSES.len()
+        {
+            *number += 1;
+            return true;
+        }
+        match steps.split_last() {
+            Some((_, parent)) => self.remove(parent.to_vec()),
+            None => false,
+        }
+    }
+
+    fn remove(&mut self, steps: Vec<Step>) -> bool {
+        let removed = self.tree.prune(&steps);
+        self.gone.insert(steps);
+        removed
+    }
+
+    fn report(&mut self, steps: &[Step], on_key: bool, kind: FaultKind) {
+        let path = Path::from_steps(steps.to_vec());
+        let position = match self.original.locate_key(&path) {
+            Some(position) if on_key => position,
+            _ => self.original.locate(&path),
+        };
+        let scalar = match self.original.find(steps).map(|node| &node.kind) {
+            _ if on_key => None,
+            Some(Kind::Scalar { text, .. }) => Some(text.as_str()),
+            _ => None,
+        };
+        let about = match kind {
+            FaultKind::Missing(name) => path.key(name),
+            _ => path.clone(),
+        };
+        let (what, cure) = kind.words(&path.to_string(), scalar);
+        self.found.placed(&about, position, what, cure);
+    }
+}
+
+fn insert_guess(tree: &mut Node, parent: &[Step], name: &str) -> bool {
+    let Some(node) = tree.find_mut(parent) else {
+        return false;
+    };
+    let position = node.position;
+    let Kind::Mapping(entries) = &mut node.kind else {
+        return false;
+    };
+    // Twice the same would loop.
+    if entries.iter().any(|entry| entry.key == name) {
+        return false;
+    }
+    entries.push(Entry {
+        key: name.to_owned(),
+        position,
+        value: Node {
+            position,
+            kind: Kind::Guess(0),
+        },
+    });
+    true
+}

@@ -1,0 +1,216 @@
+//! Follows a file: notices when its content changes, whoever changed it and however.
+//!
+//! By looking, once a second, and not by asking the system for events: those are lost on network file systems, on bind mounts and when a symbolic link is
+//! swapped as Kubernetes does it, and a file of some kilobytes costs nothing to read. SIGHUP makes it look at once.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use super::file;
+use crate::signal::Hangups;
+
+/// How often a file is looked at, unless somebody knows better.
+pub const EVERY: Duration = Duration::from_secs(1);
+
+/// A file that is being written is read again after so long, until two readings agree: half a file may be valid and mean something else.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A file that never comes to rest is taken as it is after so many readings.
+const SETTLE_LIMIT: usize = 20;
+
+/// News of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The whole new content; after SIGHUP also when it is the old one, since what it refers to may have changed.
+    Content(String),
+    /// It cannot be read, and why. Told once for each reason.
+    Unreadable(String),
+}
+
+/// Tells `on_change` of every change of the file at `path`, beginning with what differs from `current`, the content that the caller has
+/// read. Never ends; dropping it stops it.
+pub async fn follow(path: PathBuf, current: &str, every: Duration, on_change: impl FnMut(Change)) {
+    let hangups = Hangups::listen()
+        .inspect_err(
+            |error| tracing::warn!(%error, "cannot catch SIGHUP, only looking at the file"),
+        )
+        .ok();
+    look(path, current, every, hangups, on_change).await;
+}
+
+async fn look(
+    path: PathBuf,
+    current: &str,
+    every: Duration,
+    mut hangups: Option<Hangups>,
+    mut on_change: impl FnMut(Change),
+) {
+    let mut seen = fingerprint(&Ok(current.to_owned()));
+    let mut ticks = tokio::time::interval(every.max(SETTLE));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let asked = tokio::select! {
+            _ = ticks.tick() => false,
+            () = hangup(hangups.as_mut()) => true,
+        };
+        let mut content = read(&path).await;
+        if !asked && fingerprint(&content) == seen {
+            continue;
+        }
+        content = settled(&path, content).await;
+        let now = fingerprint(&content);
+        if asked || now != seen {
+            seen = now;
+            on_change(match content {
+                Ok(text) => Change::Content(text),
+                Err(why) => Change::Unreadable(why),
+            });
+        }
+    }
+}
+
+async fn hangup(hangups: Option<&mut Hangups>) {
+    match hangups {
+        Some(hangups) => hangups.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn settled(path: &Path, mut content: Result<String, String>) -> Result<String, String> {
+    for _ in 0..SETTLE_LIMIT {
+        tokio::time::sleep(SETTLE).await;
+        let again = read(path).await;
+        if again == content {
+            break;
+        }
+        content = again;
+    }
+    content
+}
+
+async fn read(path: &Path) -> Result<String, String> {
+    let path = path.to_path_buf();
+    let reading = tokio::task::spawn_blocking(move || file::read(&path));
+    match reading.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Kept instead of the content, which may be megabytes.
+fn fingerprint(content: &Result<String, String>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+    use std::fs;
+    use tokio::sync::mpsc;
+
+    struct Story {
+        path: PathBuf,
+        changes: mpsc::Receiver<Change>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Story {
+        /// A file that holds `content` now, and `current` when it was read before.
+        fn begin(current: &'static str, content: &str) -> Self {
+            Self::with(None, current, content)
+        }
+
+        fn with(hangups: Option<Hangups>, current: &'static str, content: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("weft.yaml");
+            fs::write(&path, content).unwrap();
+            let (sender, changes) = mpsc::channel(16);
+            let followed = path.clone();
+            let group = crate::task::Group::new();
+            group.spawn("follow", async move {
+                look(followed, current, EVERY, hangups, |change| {
+                    sender.try_send(change).unwrap();
+                })
+                .await;
+                Ok::<_, String>(())
+            });
+            Self {
+                path,
+                changes,
+                _directory: directory,
+            }
+        }
+
+        async fn next(&mut self) -> Change {
+            self.changes.recv().await.unwrap()
+        }
+    }
+
+    fn content(text: &str) -> Change {
+        Change::Content(text.to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_once() {
+        let mut story = Story::begin("a: 1", "a: 1");
+        tokio::time::sleep(EVERY * 3).await;
+        fs::write(&story.path, "a: 2").unwrap();
+        assert_eq!(story.next().await, content("a: 2"));
+        tokio::time::sleep(EVERY * 3).await;
+        assert!(story.changes.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_before_following_is_told_too() {
+        let mut story = Story::begin("a: 1", "a: 2");
+        assert_eq!(story.next().await, content("a: 2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_swapped_link_is_a_change() {
+        let mut story = Story::begin("a: 1", "a: 1");
+        let directory = story.path.parent().unwrap().to_path_buf();
+        fs::write(directory.join("next"), "a: 3").unwrap();
+        std::os::unix::fs::symlink(directory.join("next"), directory.join("link")).unwrap();
+        fs::rename(directory.join("link"), &story.path).unwrap();
+        assert_eq!(story.next().await, content("a: 3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_went_away_is_told_once_and_its_return_too() {
+        let mut story = Story::begin("a: 1", "a: 1");
+        fs::remove_file(&story.path).unwrap();
+        assert!(
+            matches!(story.next().await, Change::Unreadable(why) if why.contains("No such file"))
+        );
+        tokio::time::sleep(EVERY * 3).await;
+        assert!(story.changes.try_recv().is_err());
+        fs::write(&story.path, "a: 1").unwrap();
+        assert_eq!(story.next().await, content("a: 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_beyond_the_limit_is_not_read() {
+        let mut story = Story::begin("a: 1", "a: 1");
+        let limit = usize::try_from(file::SIZE_LIMIT).unwrap();
+        fs::write(&story.path, "#".repeat(limit + 1)).unwrap();
+        assert_eq!(
+            story.next().await,
+            Change::Unreadable("larger than 4 MiB".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hangup_tells_even_what_has_not_changed() {
+        let mut story = Story::with(Hangups::listen().ok(), "same", "same");
+        kill_process(getpid(), Signal::HUP).unwrap();
+        assert_eq!(story.next().await, content("same"));
+    }
+}

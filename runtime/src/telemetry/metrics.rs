@@ -1,0 +1,155 @@
+//! Metrics in Prometheus' text format, for the admin page. Recording goes through the `metrics` crate's macros; this file starts the recorder
+//! and renders.
+//!
+//! Series are never dropped for being idle: counters kept as handles would go on counting into nothing. Bounding the number of series
+//! is the business of whoever makes labels.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::process::Sample;
+
+/// Bounds of the histograms' buckets in seconds: OpenTelemetry's from 5 ms to 10 s, and three finer ones, because a hop
+/// in the mesh takes less than the first of them.
+pub const BUCKETS: [f64; 17] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
+    7.5, 10.0,
+];
+
+/// How often the recorder tidies up what was recorded into its buckets. Between two, memory grows with each sample.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs before each rendering, to hand over what was counted elsewhere.
+pub type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// The metrics of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+    started: SystemTime,
+    version: &'static str,
+    /// Guards the list. Held while the hooks run, so that two scrapes at once do not hand over the same counts twice.
+    hooks: Arc<Mutex<Vec<Hook>>>,
+}
+
+/// The process has a recorder already.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics are installed already")]
+pub struct AlreadyInstalled;
+
+impl Metrics {
+    /// Makes the recorder of the process. Once, at the start: what is recorded before goes nowhere.
+    pub fn install(version: &'static str) -> Result<Self, AlreadyInstalled> {
+        let (recorder, metrics) = Self::detached(version);
+        ::metrics::set_global_recorder(recorder).map_err(|_| AlreadyInstalled)?;
+        Ok(metrics)
+    }
+
+    /// A recorder that is not the process's, for tests: `metrics::with_local_recorder` records into it.
+    pub fn detached(version: &'static str) -> (PrometheusRecorder, Self) {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&BUCKETS)
+            .expect("the list of buckets is not empty")
+            .build_recorder();
+        let metrics = Self {
+            handle: recorder.handle(),
+            started: SystemTime::now(),
+            version,
+            hooks: Arc::default(),
+        };
+        (recorder, metrics)
+    }
+
+    /// Runs `hook` before each rendering from now on. It must neither wait nor render.
+    pub fn on_render(&self, hook: Hook) {
+        self.hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(hook);
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        {
+            let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+            for hook in hooks.iter() {
+                hook();
+            }
+        }
+        let mut text = self.handle.render();
+        text.push_str(&Sample::take(self.started).render(self.version));
+        text
+    }
+
+    /// Tidies up for as long as it runs, which is as long as the process. Never ends; dropping it stops it.
+    pub async fn upkeep(self) {
+        let mut ticks = tokio::time::interval(UPKEEP);
+        loop {
+            ticks.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn hooks_hand_over_before_rendering() {
+        let (recorder, metrics) = Metrics::detached("1.2.3");
+        let cell = Arc::new(AtomicU64::new(0));
+        let counted = cell.clone();
+        metrics.on_render(Box::new(move || {
+            ::metrics::counter!("exchanges_total").absolute(counted.load(Ordering::Relaxed));
+        }));
+        ::metrics::with_local_recorder(&recorder, || {
+            cell.store(5, Ordering::Relaxed);
+            assert!(metrics.render().contains("\nexchanges_total 5\n"));
+            cell.store(7, Ordering::Relaxed);
+            assert!(metrics.render().contains("\nexchanges_total 7\n"));
+        });
+    }
+
+    #[test]
+    fn histograms_have_the_buckets_of_opentelemetry_and_finer_ones() {
+        let (recorder, metrics) = Metrics::detached("1.2.3");
+        ::metrics::with_local_recorder(&recorder, || {
+            ::metrics::histogram!("took_seconds").record(0.0007);
+        });
+        let text = metrics.render();
+        for bucket in [
+            "took_seconds_bucket{le=\"0.0005\"} 0",
+            "took_seconds_bucket{le=\"0.001\"} 1",
+            "took_seconds_bucket{le=\"10\"} 1",
+            "took_seconds_count 1",
+        ] {
+            assert!(text.contains(bucket), "{bucket} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_process_tells_about_itself() {
+        let (_recorder, metrics) = Metrics::detached("1.2.3");
+        let text = metrics.render();
+        assert!(text.contains("weft_build_info{version=\"1.2.3\"} 1\n"));
+        assert!(text.contains("\nprocess_resident_memory_bytes "));
+    }
+
+    #[test]
+    fn the_process_has_one_recorder() {
+        Metrics::install("1.2.3").expect("the first");
+        assert!(Metrics::install("1.2.3").is_err());
+        ::metrics::counter!("global_total").increment(1);
+    }
+}

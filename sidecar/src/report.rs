@@ -1,0 +1,350 @@
+//! Tells the collector what was counted, again and again, and never gets in anybody's way.
+//!
+//! A report holds totals since the process started, so a lost one loses nothing and a repeated one doubles nothing: the
+//! next that arrives makes up for all before it. That is why nothing is queued here. There is one report at a time; it
+//! has five seconds, and when it fails the connection is given up and made anew after a jittered wait. The data path
+//! knows nothing of this: it writes its cells, and this reads them.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper_util::rt::TokioIo;
+use metrics::counter;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Endpoint, Uri};
+use tonic::{Status, Streaming};
+use weft_dataplane::observe::{
+    self, BOUNDS_US, CertificateRow, EdgeTotals, EndpointRow, EndpointState, Registry,
+    metrics as names,
+};
+use weft_dataplane::reason::Reason;
+use weft_proto::report::collector_client::CollectorClient;
+use weft_proto::report::{Certificate, Direction, Edge, ReportRequest, ReportResponse};
+
+/// How often reports are sent unless the configuration says otherwise.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+/// What one step may take: connecting with its handshakes, or a report with its answer.
+const STEP: Duration = Duration::from_secs(5);
+/// What the last report may take, when the process wants to end.
+const LAST: Duration = Duration::from_secs(1);
+/// Shortest and longest wait before a collector that was away is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// A connection is made anew after this time, so that the collector sees a certificate that is in force.
+const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
+/// Endpoints in one report; the sick ones come first.
+const MAX_ENDPOINTS: usize = 2_048;
+
+/// Where and how often to report.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the collector is, for people: connections come from the [`Dial`].
+    pub address: String,
+    /// Time between two reports, give or take a tenth.
+    pub interval: Duration,
+    /// Where we are, for people: our admin address.
+    pub instance: String,
+    /// Names this run of this process; see [`draw_run`].
+    pub run: u64,
+}
+
+/// A name for this run of this process, that no other run has.
+pub fn draw_run() -> u64 {
+    fastrand::u64(..)
+}
+
+/// Connects to the collector: resolves its name and opens a TCP connection. Called anew for each connection.
+pub type Dial =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
+
+/// Dials an address by the system's resolver.
+pub fn dial(address: &str) -> Dial {
+    let address: Arc<str> = Arc::from(address);
+    Arc::new(move || {
+        let address = Arc::clone(&address);
+        Box::pin(async move { TcpStream::connect(&*address).await })
+    })
+}
+
+/// The TLS configuration for the next connection, with our certificate as it is then and `h2` as the protocol; none
+/// while we have no certificate.
+pub type Tls = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
+
+/// Reports until `stop` is done, then once more if that is possible within a second. Dropping it just ends it.
+pub async fn run(
+    settings: Settings,
+    registry: Arc<Registry>,
+    dial: Dial,
+    tls: Tls,
+    stop: impl Future<Output = ()>,
+) {
+    let mut reporter = Reporter {
+        settings,
+        registry,
+        dial,
+        tls,
+        sequence: 0,
+        failures: 0,
+        stream: None,
+    };
+    tokio::select! {
+        never = reporter.forever() => match never {},
+        () = stop => {}
+    }
+    let last = timeout(LAST, reporter.report()).await;
+    if let Ok(Err(error)) = last {
+        tracing::debug!(%error, "the last report was not taken");
+    }
+}
+
+struct Reporter {
+    settings: Settings,
+    registry: Arc<Registry>,
+    dial: Dial,
+    tls: Tls,
+    sequence: u64,
+    failures: u32,
+    stream: Option<Stream>,
+}
+
+impl Reporter {
+    async fn forever(&mut self) -> std::convert::Infallible {
+        loop {
+            let wait = match self.report().await {
+                Ok(()) => {
+                    self.taken();
+                    jitter(self.settings.interval, fastrand::f64())
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    backoff(self.failures, fastrand::f64())
+                }
+            };
+            sleep(wait).await;
+        }
+    }
+
+    fn taken(&mut self) {
+        counter!(names::REPORTS, "result" => "taken").increment(1);
+        if std::mem::take(&mut self.failures) > 0 {
+            tracing::info!(collector = self.settings.address, "reports are taken again");
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        counter!(names::REPORTS, "result" => "failed").increment(1);
+        self.stream = None;
+        // Said once, not every few seconds: nothing is lost, and nothing else depends on it.
+        if self.failures == 0 {
+            let collector = &self.settings.address;
+            tracing::warn!(collector, %error, "the collector takes no reports; trying on");
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// One report: over the connection that there is, or a new one. When this is dropped in the middle, the next
+    /// report may use the same stream.
+    async fn report(&mut self) -> Result<(), Error> {
+        if self.stream.as_ref().is_some_and(Stream::is_old) {
+            self.stream = None;
+        }
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let fresh = timeout(STEP, Stream::open(&self.dial, &self.tls)).await;
+                none.insert(fresh.map_err(|_| Error::Timeout("connecting"))??)
+            }
+        };
+        self.sequence += 1;
+        let request = compose(&self.registry, &self.settings, self.sequence);
+        timeout(STEP, stream.send(request))
+            .await
+            .map_err(|_| Error::Timeout("reporting"))?
+    }
+}
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("we have no certificate yet")]
+    NoIdentity,
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("TLS handshake failed: {0}")]
+    Handshake(io::Error),
+    #[error("connection failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("refused: {}", .0.message())]
+    Refused(Box<Status>),
+    #[error("the collector ended the stream")]
+    Ended,
+    #[error("no answer in time while {0}")]
+    Timeout(&'static str),
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+/// A stream of reports on a connection of its own.
+struct Stream {
+    // One report at a time is under way, so one place is enough.
+    requests: mpsc::Sender<ReportRequest>,
+    responses: Streaming<ReportResponse>,
+    opened: Instant,
+}
+
+impl Stream {
+    async fn open(dial: &Dial, tls: &Tls) -> Result<Self, Error> {
+        let config = tls().ok_or(Error::NoIdentity)?;
+        let tcp = dial().await.map_err(Error::Connect)?;
+        tcp.set_nodelay(true).map_err(Error::Connect)?;
+        // Who the collector is, is decided by its SPIFFE ID; the name only has to be one.
+        let name = ServerName::try_from("collector").expect("a valid DNS name");
+        let tls = TlsConnector::from(config).connect(name, tcp).await;
+        let connector = Connected(Some(tls.map_err(Error::Handshake)?));
+        let endpoint = Endpoint::from_static("http://collector");
+        let channel = endpoint.connect_with_connector(connector).await?;
+        let (requests, queue) = mpsc::channel(1);
+        let mut client = CollectorClient::new(channel);
+        let responses = client
+            .report(ReceiverStream::new(queue))
+            .await?
+            .into_inner();
+        Ok(Self {
+            requests,
+            responses,
+            opened: Instant::now(),
+        })
+    }
+
+    fn is_old(&self) -> bool {
+        self.opened.elapsed() > CONNECTION_AGE
+    }
+
+    /// Done when the collector says that it has taken it.
+    async fn send(&mut self, request: ReportRequest) -> Result<(), Error> {
+        let sequence = request.sequence;
+        let sent = self.requests.send(request).await;
+        // When sending failed, the stream has ended: the answer says why.
+        while let Some(response) = self.responses.message().await? {
+            if sent.is_ok() && response.sequence >= sequence {
+                return Ok(());
+            }
+        }
+        Err(Error::Ended)
+    }
+}
+
+/// A connection that is already there, as the connector that tonic wants. It can be had once: after that the stream is
+/// over, and a new one begins with a new connection and a certificate that is in force then.
+struct Connected(Option<TlsStream<TcpStream>>);
+
+impl tower_service::Service<Uri> for Connected {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let stream = self.0.take().map(TokioIo::new);
+        std::future::ready(stream.ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
+}
+
+/// The wait before the next try, after this many failures. `random` is in 0..1.
+fn backoff(failures: u32, random: f64) -> Duration {
+    let (shortest, longest) = BACKOFF;
+    let ceiling = shortest.saturating_mul(1 << failures.min(16)).min(longest);
+    shortest + ceiling.saturating_sub(shortest).mul_f64(random)
+}
+
+/// The interval give or take a tenth, so that a fleet that started together does not report together.
+fn jitter(interval: Duration, random: f64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * random)
+}
+
+/// What is reported now.
+fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportRequest {
+    let mut endpoints = registry.endpoints();
+    // Stable: within a state the order is the provider's.
+    endpoints.sort_by_key(|row| row.state == EndpointState::Healthy);
+    endpoints.truncate(MAX_ENDPOINTS);
+    ReportRequest {
+        instance: settings.instance.clone(),
+        run: settings.run,
+        sequence,
+        edges: registry.totals().iter().map(edge).collect(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        certificate: registry.certificate().as_ref().map(certificate),
+    }
+}
+
+fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
+    let direction = match key.direction {
+        observe::Direction::Outbound => Direction::Outbound,
+        observe::Direction::Inbound => Direction::Inbound,
+    };
+    let reasons = Reason::ALL.iter().zip(totals.reasons);
+    Edge {
+        source: key.source.to_string(),
+        destination: key.destination.to_string(),
+        direction: direction.into(),
+        mtls: key.mtls,
+        by_class: totals.by_class.to_vec(),
+        latency_counts: totals.latency.to_vec(),
+        latency_bounds_us: BOUNDS_US.to_vec(),
+        latency_sum_us: totals.latency_sum_us,
+        retries: totals.retries,
+        request_bytes: totals.request_bytes,
+        response_bytes: totals.response_bytes,
+        reasons: reasons
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.code().to_owned(), count))
+            .collect(),
+    }
+}
+
+fn endpoint(row: &EndpointRow) -> weft_proto::report::Endpoint {
+    weft_proto::report::Endpoint {
+        service: row.service.to_string(),
+        address: row.address.to_string(),
+        state: row.state.as_str().to_owned(),
+        ejections: row.ejections,
+        in_flight: row.in_flight,
+    }
+}
+
+fn certificate(row: &CertificateRow) -> Certificate {
+    Certificate {
+        spiffe_id: row.spiffe_id.to_string(),
+        not_before_unix: unix(row.not_before),
+        not_after_unix: unix(row.not_after),
+        serial: row.serial.to_string(),
+        renewals: row.renewals,
+        renewal_failures: row.renewal_failures,
+    }
+}
+
+fn unix(time: SystemTime) -> i64 {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
