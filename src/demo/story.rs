@@ -576,8 +576,6 @@ fn serial(whole: &str) -> &str {
     whole.get(..8).unwrap_or(whole)
 }
 
-/// Counts of a demo are far below the 2^53 up to which this is exact.
-#[allow(clippy::cast_precision_loss)]
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0

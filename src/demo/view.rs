@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tokio::sync::watch;
+use weft_dataplane::observe::cells::quantile;
+use weft_ingress::collector::page::{EdgeView, MeshPage, ReporterView};
 
 use super::http::{self, Client};
 
@@ -19,41 +20,11 @@ const POLL: Duration = Duration::from_millis(300);
 const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// Over how long rates and latencies are taken.
 const WINDOW: Duration = Duration::from_secs(3);
-
-/// The page `/mesh`; what we do not use is ignored.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(super) struct Page {
-    edges: Vec<EdgeTotals>,
-    endpoints: Vec<EndpointReport>,
-    certificates: Vec<Certificate>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-struct EdgeTotals {
-    source: String,
-    destination: String,
-    direction: String,
-    mtls: bool,
-    /// 1xx … 5xx, and exchanges without any answer.
-    by_class: Vec<u64>,
-    latency_bounds_us: Vec<u64>,
-    /// One more than there are bounds: the last is for all above.
-    latency_counts: Vec<u64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-struct EndpointReport {
-    service: String,
-    address: String,
-    state: String,
-}
+/// Whoever has not reported for so long has ended: what it saw last is of no interest.
+const SILENT_MS: u64 = 5_000;
 
 /// A certificate in use.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Certificate {
     /// The process that has it.
     pub(super) instance: String,
@@ -120,7 +91,7 @@ pub(super) async fn follow(client: Client, url: String, publish: watch::Sender<A
         let Ok(answer) = http::get(&client, &url, READ_DEADLINE).await else {
             continue;
         };
-        if let Ok(page) = serde_json::from_slice::<Page>(&answer.body) {
+        if let Ok(page) = serde_json::from_slice::<MeshPage>(&answer.body) {
             publish.send_replace(Arc::new(history.take(page, Instant::now())));
         }
     }
@@ -130,115 +101,95 @@ pub(super) async fn follow(client: Client, url: String, publish: watch::Sender<A
 #[derive(Debug, Default)]
 struct History {
     // Bounded by WINDOW and POLL: about ten.
-    pages: VecDeque<(Instant, Page)>,
+    pages: VecDeque<(Instant, MeshPage)>,
 }
 
 impl History {
     /// Takes the newest page and gives the view of the window that ends with it.
-    fn take(&mut self, page: Page, now: Instant) -> View {
+    fn take(&mut self, page: MeshPage, now: Instant) -> View {
         while let Some((taken, _)) = self.pages.get(1)
             && now.duration_since(*taken) >= WINDOW
         {
             self.pages.pop_front();
         }
-        let nothing = (now, Page::default());
-        let (since, before) = self.pages.front().unwrap_or(&nothing);
-        let view = view(before, &page, now.duration_since(*since));
+        let view = match self.pages.front() {
+            Some((since, before)) => view(before, &page, now.duration_since(*since)),
+            // What was before we looked has no time to divide it by.
+            None => view(&page, &page, Duration::ZERO),
+        };
         self.pages.push_back((now, page));
         view
     }
 }
 
-fn view(before: &Page, after: &Page, span: Duration) -> View {
-    let earlier = by_edge(before);
-    let edges = by_edge(after)
-        .into_iter()
-        .map(|((source, destination), now)| {
-            let key = (source, destination);
-            // The first page has everything since the start, and no time to divide it by.
-            let window = match earlier.get(&key) {
-                Some(then) if !span.is_zero() => now.since(then),
-                _ => EdgeSum::default(),
-            };
-            let quantile = |q| quantile(&now.bounds, &window.latency, q);
-            EdgeRow {
-                source: source.to_owned(),
-                destination: destination.to_owned(),
-                per_second: rate(window.ended, span),
-                success: share(window.ended - window.failed, window.ended),
-                p50: quantile(0.50),
-                p99: quantile(0.99),
-                mtls: now.mtls == Some(true),
-            }
-        });
+fn view(before: &MeshPage, after: &MeshPage, span: Duration) -> View {
+    let live = |reporter: &&ReporterView| reporter.silent_ms < SILENT_MS;
+    let reporters: Vec<_> = after.reporters.iter().filter(live).collect();
     View {
-        edges: edges.collect(),
-        endpoints: endpoints(after),
-        certificates: after.certificates.clone(),
+        edges: edges(before, after, span),
+        endpoints: endpoints(&reporters),
+        certificates: reporters.iter().copied().filter_map(certificate).collect(),
     }
 }
 
-/// An edge, whoever reported it.
-#[derive(Debug, Clone, Default)]
+/// Each edge as its callers count it: the called side counts the same exchanges once more.
+fn edges(before: &MeshPage, after: &MeshPage, span: Duration) -> Vec<EdgeRow> {
+    let mut sums: BTreeMap<(&str, &str), EdgeSum> = BTreeMap::new();
+    for edge in after.edges.iter().filter(|e| e.direction == "outbound") {
+        let same = before.edges.iter().find(|then| then.is_same_edge(edge));
+        let window = same.map_or_else(|| edge.clone(), |then| edge.since(then));
+        let key = (edge.source.as_str(), edge.destination.as_str());
+        sums.entry(key).or_default().add(edge, &window);
+    }
+    let row = |((source, destination), sum)| EdgeSum::row(sum, source, destination, span);
+    sums.into_iter().map(row).collect()
+}
+
+/// An edge, with mutual TLS or without.
+#[derive(Debug, Default)]
 struct EdgeSum {
-    ended: u64,
-    failed: u64,
-    /// Said by nobody yet, or by all who reported the edge.
-    mtls: Option<bool>,
+    requests: u64,
+    failures: u64,
+    /// Whether any exchange was answered without mutual TLS; one that found no endpoint says nothing.
+    plaintext: bool,
     bounds: Vec<u64>,
     latency: Vec<u64>,
 }
 
 impl EdgeSum {
-    fn add(&mut self, edge: &EdgeTotals) {
-        let class = |index: usize| edge.by_class.get(index).copied().unwrap_or(0);
-        self.ended += edge.by_class.iter().sum::<u64>();
-        self.failed += class(4) + class(5);
-        // One reporter without it, and the edge is without it.
-        self.mtls = Some(self.mtls.unwrap_or(true) && edge.mtls);
+    fn add(&mut self, total: &EdgeView, window: &EdgeView) {
+        self.requests += window.requests;
+        self.failures += window.failures;
+        self.plaintext |= !total.mtls && total.by_class.get("2xx").is_some_and(|n| *n > 0);
         if self.latency.is_empty() {
-            self.bounds.clone_from(&edge.latency_bounds_us);
-            self.latency.clone_from(&edge.latency_counts);
+            self.bounds.clone_from(&window.latency_bounds_us);
+            self.latency.clone_from(&window.latency_counts);
             return;
         }
-        for (sum, count) in self.latency.iter_mut().zip(&edge.latency_counts) {
+        for (sum, count) in self.latency.iter_mut().zip(&window.latency_counts) {
             *sum += count;
         }
     }
 
-    /// A process that restarts or leaves takes its counts along: then there is no difference, and not a huge one.
-    fn since(&self, earlier: &EdgeSum) -> EdgeSum {
-        let counts = self.latency.iter().enumerate().map(|(index, count)| {
-            let before = earlier.latency.get(index).copied().unwrap_or(0);
-            count.saturating_sub(before)
-        });
-        let ended = self.ended.saturating_sub(earlier.ended);
-        EdgeSum {
-            ended,
-            failed: self.failed.saturating_sub(earlier.failed).min(ended),
-            mtls: self.mtls,
-            bounds: Vec::new(),
-            latency: counts.collect(),
+    fn row(self, source: &str, destination: &str, span: Duration) -> EdgeRow {
+        let quantile = |share| quantile(&self.bounds, &self.latency, share);
+        EdgeRow {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            per_second: rate(self.requests, span),
+            success: share(self.requests.saturating_sub(self.failures), self.requests),
+            p50: quantile(0.50),
+            p99: quantile(0.99),
+            mtls: !self.plaintext,
         }
     }
 }
 
-/// Each edge as its callers count it: the called side counts the same exchanges once more.
-fn by_edge(page: &Page) -> BTreeMap<(&str, &str), EdgeSum> {
-    let mut edges: BTreeMap<_, EdgeSum> = BTreeMap::new();
-    let outbound = page.edges.iter().filter(|edge| edge.direction != "inbound");
-    for edge in outbound {
-        let key = (short(&edge.source), short(&edge.destination));
-        edges.entry(key).or_default().add(edge);
-    }
-    edges
-}
-
-fn endpoints(page: &Page) -> Vec<EndpointRow> {
+fn endpoints(reporters: &[&ReporterView]) -> Vec<EndpointRow> {
     let mut states: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for report in &page.endpoints {
+    for report in reporters.iter().flat_map(|reporter| &reporter.endpoints) {
         let state = states
-            .entry((short(&report.service), &report.address))
+            .entry((&report.service, &report.address))
             .or_insert(&report.state);
         if gravity(&report.state) > gravity(state) {
             *state = &report.state;
@@ -254,6 +205,16 @@ fn endpoints(page: &Page) -> Vec<EndpointRow> {
     rows.collect()
 }
 
+fn certificate(reporter: &ReporterView) -> Option<Certificate> {
+    let certificate = reporter.certificate.as_ref()?;
+    Some(Certificate {
+        instance: reporter.instance.clone(),
+        spiffe_id: certificate.spiffe_id.clone(),
+        serial: certificate.serial.clone(),
+        renewals: certificate.renewals,
+    })
+}
+
 fn gravity(state: &str) -> u8 {
     match state {
         "healthy" => 0,
@@ -261,11 +222,6 @@ fn gravity(state: &str) -> u8 {
         "probing" => 2,
         _ => 3,
     }
-}
-
-/// The name of a service, when its whole identity is given.
-fn short(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
 }
 
 /// `127.9.0.21` of `127.9.0.21:15008`.
@@ -277,108 +233,75 @@ fn rate(count: u64, span: Duration) -> f64 {
     if span.is_zero() {
         return 0.0;
     }
-    as_float(count) / span.as_secs_f64()
+    count as f64 / span.as_secs_f64()
 }
 
 fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| as_float(part) / as_float(whole))
-}
-
-/// The value below which the share `q` of the counted lies: linear inside its bucket.
-///
-/// The bucket without an upper bound has no inside: its lower bound stands for it.
-fn quantile(bounds_us: &[u64], counts: &[u64], q: f64) -> Option<Duration> {
-    let total: u64 = counts.iter().sum();
-    if total == 0 {
-        return None;
-    }
-    let rank = as_float(total) * q;
-    let mut below = 0.0;
-    for (index, count) in counts.iter().enumerate() {
-        let count = as_float(*count);
-        if below + count >= rank && count > 0.0 {
-            let low = index.checked_sub(1).and_then(|i| bounds_us.get(i));
-            let low = as_float(low.copied().unwrap_or(0));
-            let high = bounds_us.get(index).map_or(low, |bound| as_float(*bound));
-            let micros = low + (high - low) * ((rank - below) / count);
-            return Some(Duration::from_secs_f64(micros / 1e6));
-        }
-        below += count;
-    }
-    None
-}
-
-/// Counts of a demo are far below the 2^53 up to which this is exact.
-#[allow(clippy::cast_precision_loss)]
-fn as_float(count: u64) -> f64 {
-    count as f64
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    #[test]
-    fn quantiles_lie_inside_their_bucket() {
-        let bounds = [1_000, 2_000, 4_000];
-        for (counts, q, expected_us) in [
-            // All in the second bucket: its middle is the median.
-            ([0, 100, 0, 0], 0.5, Some(1_500)),
-            ([0, 100, 0, 0], 1.0, Some(2_000)),
-            // Half in the first, half in the third.
-            ([50, 0, 50, 0], 0.5, Some(1_000)),
-            ([50, 0, 50, 0], 0.75, Some(3_000)),
-            // Above all bounds: the last bound is what we know.
-            ([0, 0, 0, 10], 0.5, Some(4_000)),
-            ([98, 0, 0, 2], 0.99, Some(4_000)),
-            // Nothing counted.
-            ([0, 0, 0, 0], 0.5, None),
-        ] {
-            let found = quantile(&bounds, &counts, q).map(|d| d.as_micros());
-            assert_eq!(found, expected_us, "{counts:?} {q}");
-        }
-        assert_eq!(quantile(&[], &[5], 0.5), Some(Duration::ZERO));
-        assert_eq!(quantile(&[], &[], 0.5), None);
+    fn edge(direction: &str, mtls: bool, answered: u64, failed: u64, latency: [u64; 3]) -> Value {
+        json!({
+            "source": "storefront", "destination": "orders", "direction": direction, "mtls": mtls,
+            "requests": answered + failed, "failures": failed,
+            "by_class": { "1xx": 0, "2xx": answered, "3xx": 0, "4xx": 0, "5xx": failed, "none": 0 },
+            "retries": 0, "request_bytes": 0, "response_bytes": 0, "reasons": {},
+            "p50_ms": null, "p99_ms": null,
+            "latency_bounds_us": [1000, 2000], "latency_counts": latency, "latency_sum_us": 0,
+        })
     }
 
-    fn page(answered: u64, failed: u64, fast: u64) -> Page {
-        serde_json::from_value(json!({
-            "a field of a later version": 1,
-            "edges": [
-                { "source": "spiffe://shop.internal/service/storefront", "destination": "orders",
-                  "direction": "outbound", "mtls": true, "by_class": [0, answered, 0, 0, failed, 0],
-                  "latency_bounds_us": [1000, 2000], "latency_counts": [fast, 0, 0] },
-                { "source": "storefront", "destination": "orders",
-                  "direction": "inbound", "mtls": true, "by_class": [0, 1000, 0, 0, 0, 0],
-                  "latency_bounds_us": [1000, 2000], "latency_counts": [0, 0, 1000] },
-            ],
-            "endpoints": [],
-        }))
-        .unwrap()
+    fn reporter(instance: &str, silent_ms: u64, states: &[(&str, &str)]) -> Value {
+        let endpoint = |(address, state): &(&str, &str)| {
+            json!({ "service": "inventory", "address": address, "state": state,
+                    "ejections": 0, "in_flight": 0 })
+        };
+        let endpoints: Vec<_> = states.iter().map(endpoint).collect();
+        json!({
+            "identity": "spiffe://shop.internal/service/orders", "service": "orders",
+            "instance": instance, "silent_ms": silent_ms, "endpoints": endpoints,
+            "certificate": {
+                "spiffe_id": "spiffe://shop.internal/service/orders", "not_before_unix": 1,
+                "not_after_unix": 2, "serial": "0a", "renewals": 3, "renewal_failures": 0,
+            },
+        })
+    }
+
+    fn page(edges: &[Value], reporters: &[Value]) -> MeshPage {
+        let page = json!({ "edges": edges, "reporters": reporters });
+        serde_json::from_value(page).unwrap()
     }
 
     #[test]
     fn a_row_is_the_difference_of_two_pages() {
+        let at = |answered, failed, fast| {
+            let ours = edge("outbound", true, answered, failed, [fast, 0, 0]);
+            let theirs = edge("inbound", true, 9_999, 0, [0, 0, 9_999]);
+            page(&[ours, theirs], &[])
+        };
         let start = Instant::now();
         let mut history = History::default();
-        let first = history.take(page(1_000, 0, 1_000), start);
-        // What was before we looked is no rate.
-        assert_eq!(first.edge("storefront", "orders").unwrap().per_second, 0.0);
-        assert_eq!(first.edge("storefront", "orders").unwrap().success, None);
+        let first = history.take(at(1_000, 0, 1_000), start);
+        let row = first.edge("storefront", "orders").unwrap();
+        assert_eq!((row.per_second, row.success, row.p50), (0.0, None, None));
 
-        let view = history.take(page(1_090, 10, 1_100), start + Duration::from_secs(1));
-        let row = view.edge("storefront", "orders").unwrap();
-        assert_eq!(row.per_second, 100.0);
-        assert_eq!(row.success, Some(0.9));
-        assert_eq!(row.p50, Some(Duration::from_micros(500)));
-        assert!(row.mtls);
+        let view = history.take(at(1_090, 10, 1_100), start + Duration::from_secs(1));
         assert_eq!(
             view.edges.len(),
             1,
             "the called side counts the same exchanges"
         );
+        let row = view.edge("storefront", "orders").unwrap();
+        assert_eq!(row.per_second, 100.0);
+        assert_eq!(row.success, Some(0.9));
+        assert_eq!(row.p50, Some(Duration::from_micros(500)));
+        assert!(row.mtls);
     }
 
     #[test]
@@ -386,8 +309,8 @@ mod tests {
         let start = Instant::now();
         let mut history = History::default();
         for second in 0..10 {
-            let at = start + Duration::from_secs(second);
-            let view = history.take(page(second * 10, 0, 0), at);
+            let page = page(&[edge("outbound", true, second * 10, 0, [0; 3])], &[]);
+            let view = history.take(page, start + Duration::from_secs(second));
             if second > 0 {
                 assert_eq!(view.edges[0].per_second, 10.0);
             }
@@ -396,37 +319,59 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_starts_anew_makes_no_huge_rate() {
+    fn an_edge_that_appears_counts_from_zero() {
         let start = Instant::now();
         let mut history = History::default();
-        history.take(page(1_000, 10, 1_000), start);
-        let view = history.take(page(5, 0, 5), start + Duration::from_secs(1));
-        assert_eq!(view.edges[0].per_second, 0.0);
+        history.take(page(&[], &[]), start);
+        let appeared = page(&[edge("outbound", true, 50, 0, [50, 0, 0])], &[]);
+        let view = history.take(appeared, start + Duration::from_secs(1));
+        assert_eq!(view.edges[0].per_second, 50.0);
+    }
+
+    #[test]
+    fn one_answer_in_plaintext_makes_the_edge_plaintext() {
+        for (plaintext, mtls) in [
+            // Failed before there was a connection: neither here nor there.
+            (edge("outbound", false, 0, 7, [7, 0, 0]), true),
+            (edge("outbound", false, 1, 0, [1, 0, 0]), false),
+        ] {
+            let page = page(&[plaintext, edge("outbound", true, 10, 0, [10, 0, 0])], &[]);
+            let view = view(&page, &page, Duration::ZERO);
+            assert_eq!(view.edges.len(), 1);
+            assert_eq!(view.edge("storefront", "orders").unwrap().mtls, mtls);
+        }
     }
 
     #[test]
     fn an_endpoint_is_as_bad_as_its_worst_caller_says() {
-        let report = |state: &str| json!({ "service": "inventory", "address": "127.9.0.31:15008", "state": state });
-        let page: Page = serde_json::from_value(json!({
-            "endpoints": [report("healthy"), report("ejected"), report("healthy")],
-        }))
-        .unwrap();
-        let view = view(&Page::default(), &page, Duration::ZERO);
+        let sees = |state| [("127.9.0.31:15008", state)];
+        let page = page(
+            &[],
+            &[
+                reporter("a", 10, &sees("healthy")),
+                reporter("b", 10, &sees("ejected")),
+                reporter("c", 10, &sees("healthy")),
+            ],
+        );
+        let view = view(&page, &page, Duration::ZERO);
         assert_eq!(view.endpoints.len(), 1);
         assert_eq!(view.state_of("inventory", "127.9.0.31"), Some("ejected"));
         assert_eq!(view.state_of("inventory", "127.9.0.32"), None);
     }
 
     #[test]
-    fn one_caller_in_plaintext_makes_the_edge_plaintext() {
-        let edge = |mtls: bool| {
-            json!({ "source": "orders", "destination": "inventory", "mtls": mtls,
-            "by_class": [0, 1], "latency_counts": [1, 0], "latency_bounds_us": [1000] })
-        };
-        let page: Page =
-            serde_json::from_value(json!({ "edges": [edge(true), edge(false), edge(true)] }))
-                .unwrap();
-        let view = view(&Page::default(), &page, Duration::ZERO);
-        assert!(!view.edge("orders", "inventory").unwrap().mtls);
+    fn who_has_ended_has_no_say() {
+        let page = page(
+            &[],
+            &[
+                reporter("a", 10, &[("127.9.0.31:15008", "healthy")]),
+                reporter("dead", 60_000, &[("127.9.0.31:15008", "ejected")]),
+            ],
+        );
+        let view = view(&page, &page, Duration::ZERO);
+        assert_eq!(view.state_of("inventory", "127.9.0.31"), Some("healthy"));
+        assert_eq!(view.certificates.len(), 1);
+        assert_eq!(view.certificates[0].instance, "a");
+        assert_eq!(view.certificates[0].renewals, 3);
     }
 }
