@@ -34,6 +34,9 @@ const HANG: Duration = Duration::from_secs(60);
 /// The longest delay that can be asked for.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
+/// The `error` of an answer that fails because the demo wants it to.
+pub(super) const TOLD_TO_FAIL: &str = "told to fail";
+
 /// `weft demo-app`: started by `weft demo`, not by people.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -229,7 +232,7 @@ impl App {
         if number % 100 < behaviour.percent {
             match behaviour.mode {
                 Mode::Ok => {}
-                Mode::Fail => return self.fail("told to fail"),
+                Mode::Fail => return self.fail(TOLD_TO_FAIL),
                 Mode::Hang => {
                     self.hang().await;
                     return self.fail("hung");
@@ -258,12 +261,16 @@ impl App {
             return reply(StatusCode::OK, &page);
         };
         let (status, inner) = next.call(id).await;
-        page[&next.service] = inner;
-        if status.is_success() {
-            return reply(StatusCode::OK, &page);
+        if !status.is_success() {
+            page["error"] = next.complaint(status, &inner).into();
         }
-        page["error"] = format!("{} answered {}", next.service, status.as_u16()).into();
-        reply(StatusCode::BAD_GATEWAY, &page)
+        page[&next.service] = inner;
+        let ours = if status.is_success() {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_GATEWAY
+        };
+        reply(ours, &page)
     }
 
     fn fail(&self, why: &str) -> Response<Full<Bytes>> {
@@ -320,8 +327,21 @@ impl Next {
                 let page = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
                 (answer.status, page)
             }
-            Err(error) => (StatusCode::BAD_GATEWAY, json!({ "error": error.to_string() })),
+            Err(error) => (
+                StatusCode::BAD_GATEWAY,
+                json!({ "error": error.to_string() }),
+            ),
         }
+    }
+
+    /// What went wrong there: the sidecar says a `reason`, the app an `error`.
+    fn complaint(&self, status: StatusCode, page: &Value) -> String {
+        let why = page["reason"].as_str().or(page["error"].as_str());
+        let (service, status) = (&self.service, status.as_u16());
+        format!(
+            "{service} answered {status}: {}",
+            why.unwrap_or("no reason given")
+        )
     }
 }
 
@@ -414,7 +434,10 @@ mod tests {
             // Ready when the control port, which is bound last, answers.
             let until = tokio::time::Instant::now() + SOON;
             while running.try_stats().await.is_none() {
-                assert!(tokio::time::Instant::now() < until, "the app never listened");
+                assert!(
+                    tokio::time::Instant::now() < until,
+                    "the app never listened"
+                );
                 tokio::task::yield_now().await;
             }
             running
@@ -460,7 +483,7 @@ mod tests {
         assert_eq!(inventory.steer("/fail?mode=500").await, StatusCode::OK);
         let (status, page) = orders.get("/orders/1").await;
         assert_eq!(status, StatusCode::BAD_GATEWAY);
-        assert_eq!(page["error"], "inventory answered 500");
+        assert_eq!(page["error"], "inventory answered 500: told to fail");
         assert_eq!(page["inventory"]["error"], "told to fail");
 
         inventory.steer("/fail?mode=ok").await;
@@ -491,7 +514,13 @@ mod tests {
         app.steer("/fail?mode=ok").await;
         let status = held.join_next().await.unwrap().unwrap();
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(app.try_stats().await.unwrap(), Stats { seen: 1, in_flight: 0 });
+        assert_eq!(
+            app.try_stats().await.unwrap(),
+            Stats {
+                seen: 1,
+                in_flight: 0
+            }
+        );
     }
 
     #[tokio::test]
@@ -506,7 +535,10 @@ mod tests {
     #[test]
     fn the_caller_is_read_from_the_forwarded_certificate() {
         for (value, expected) in [
-            ("By=spiffe://a/service/b;Hash=00;URI=spiffe://a/service/c", Some("spiffe://a/service/c")),
+            (
+                "By=spiffe://a/service/b;Hash=00;URI=spiffe://a/service/c",
+                Some("spiffe://a/service/c"),
+            ),
             ("URI=\"spiffe://a/service/c\"", Some("spiffe://a/service/c")),
             ("Hash=00", None),
             ("", None),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener, UdpSocket};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::op::{Metadata, ResponseCode};
@@ -32,7 +32,7 @@ pub(super) struct Zone {
 impl Zone {
     /// One more address for a name.
     pub(super) fn add(&self, name: &str, address: IpAddr) {
-        let mut names = self.names.write().unwrap_or_else(|e| e.into_inner());
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let addresses = names.entry(name.to_owned()).or_default();
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -41,7 +41,7 @@ impl Zone {
 
     /// One address less; the name itself stays, even without any.
     pub(super) fn remove(&self, name: &str, address: IpAddr) {
-        let mut names = self.names.write().unwrap_or_else(|e| e.into_inner());
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(addresses) = names.get_mut(name) {
             addresses.retain(|known| *known != address);
         }
@@ -49,7 +49,7 @@ impl Zone {
 
     fn find(&self, name: &Name) -> Option<Vec<IpAddr>> {
         let name = name.to_ascii().to_ascii_lowercase();
-        let names = self.names.read().unwrap_or_else(|e| e.into_inner());
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.get(name.trim_end_matches('.')).cloned()
     }
 }
@@ -61,11 +61,7 @@ pub(super) fn serve(
 ) -> std::io::Result<Server<Answers>> {
     let mut server = Server::new(Answers { zone });
     server.register_socket(tokio::net::UdpSocket::from_std(udp)?);
-    server.register_listener(
-        tokio::net::TcpListener::from_std(tcp)?,
-        TCP_IDLE,
-        TCP_QUEUE,
-    );
+    server.register_listener(tokio::net::TcpListener::from_std(tcp)?, TCP_IDLE, TCP_QUEUE);
     Ok(server)
 }
 
@@ -82,7 +78,11 @@ impl RequestHandler for Answers {
         mut respond: R,
     ) -> ResponseInfo {
         let reply = match request.request_info() {
-            Ok(info) => answer(&self.zone, &info.query.name().into(), info.query.query_type()),
+            Ok(info) => answer(
+                &self.zone,
+                &info.query.name().into(),
+                info.query.query_type(),
+            ),
             Err(_) => Reply::refused(ResponseCode::FormErr),
         };
         let mut metadata = Metadata::response_from_request(&request.metadata);

@@ -205,8 +205,12 @@ mod tests {
 
     #[test]
     fn the_ground_is_free_again_when_dropped() {
-        let block = Ground::claim(&mut fastrand::Rng::with_seed(9)).unwrap().block;
-        let again = Ground::claim(&mut fastrand::Rng::with_seed(9)).unwrap().block;
+        let block = Ground::claim(&mut fastrand::Rng::with_seed(9))
+            .unwrap()
+            .block;
+        let again = Ground::claim(&mut fastrand::Rng::with_seed(9))
+            .unwrap()
+            .block;
         assert_eq!(block, again);
     }
 }

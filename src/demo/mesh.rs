@@ -82,7 +82,10 @@ impl Mesh {
         let server = dns::serve(zone.clone(), dns).map_err(Error::Dns)?;
         let client = http::client();
 
-        say(format!("addresses {block}, files in {}", directory.display()));
+        say(format!(
+            "addresses {block}, files in {}",
+            directory.display()
+        ));
         let arguments = role(&["ca", "serve"], &directory, block.host(CA));
         let mut ca = Process::start(&directory, "ca".to_owned(), &arguments, &[])?;
         let admin = admin_ready(block.host(CA), ports.admin);
@@ -145,7 +148,10 @@ impl Mesh {
     }
 
     /// Starts one more instance of a service and waits until it is ready. DNS does not name it yet.
-    pub(super) async fn add(&mut self, service: &'static Service) -> Result<IpAddr, process::Error> {
+    pub(super) async fn add(
+        &mut self,
+        service: &'static Service,
+    ) -> Result<IpAddr, process::Error> {
         let host = self.block.host(self.free_host(service));
         let starting = Starting {
             directory: self.directory.clone(),
@@ -246,7 +252,13 @@ fn role(command: &[&str], directory: &Path, host: IpAddr) -> Vec<String> {
 async fn join_token(directory: &Path, service: &str) -> Result<String, process::Error> {
     let file = directory.join("weft.yaml").display().to_string();
     let arguments = [
-        "ca", "token", "create", "--service", service, "--config", &file,
+        "ca",
+        "token",
+        "create",
+        "--service",
+        service,
+        "--config",
+        &file,
     ];
     process::output(&arguments.map(str::to_owned)).await
 }
