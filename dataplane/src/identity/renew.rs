@@ -3,7 +3,6 @@
 //! Renewal goes by the clock and never by traffic: at half of the certificate's life, give or take a tenth, so that
 //! instances started together do not come together. A CA that is away changes nothing while the certificate is valid.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -25,8 +24,8 @@ const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
 /// When to renew a certificate: after 40 to 60 % of the life that it had left when it was obtained.
 ///
-/// Certificates are backdated, so that hosts whose clocks are late take them at once. What lies before the hour in which
-/// we got one is not ours to use; counting it would have a short-lived certificate renewed for ever. `random` is in 0..1.
+/// Certificates are backdated, so that hosts whose clocks are late take them at once. What lies before the moment
+/// in which we got one is not ours to use; counting it would have a short-lived certificate renewed for ever. `random` is in 0..1.
 pub fn renew_at(
     not_before: SystemTime,
     not_after: SystemTime,
@@ -130,11 +129,14 @@ fn left(identity: &Identity, now: SystemTime) -> Duration {
 async fn keep_bundle(identity: &Identity, authority: &Authority, renew_now: &Notify) {
     let mut failures = 0;
     loop {
-        match follow(identity, authority, renew_now, &mut failures).await {
-            Ok(()) => debug!("the CA ended the bundle's stream"),
-            Err(error) => debug!(%error, "the trust bundle cannot be followed"),
-        }
+        let ended = follow(identity, authority, renew_now, &mut failures).await;
         failures += 1;
+        match ended {
+            Ok(()) => debug!("the CA ended the stream of trust bundles"),
+            // Said once: it may take long, and does no harm but that a change of roots is learned late.
+            Err(error) if failures == 1 => warn!(%error, "the trust bundle cannot be followed"),
+            Err(error) => debug!(%error, failures, "the trust bundle cannot be followed"),
+        }
         let wait = backoff(failures, LONGEST_RETRY, fastrand::f64());
         sleep_until(SystemTime::now() + wait).await;
     }
@@ -146,9 +148,18 @@ async fn follow(
     renew_now: &Notify,
     failures: &mut u32,
 ) -> Result<(), AskError> {
-    let current: Arc<_> = identity.current();
-    let mut bundles = authority.follow(&current).await?;
-    while let Some(bundle) = bundles.next().await? {
+    let mut bundles = authority.follow(&identity.current()).await?;
+    loop {
+        let bundle = match bundles.next().await {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => return Ok(()),
+            // The stream is sound, and the next bundle may be.
+            Err(AskError::Answer(what)) => {
+                warn!(what, "a trust bundle is of no use; the last good one stays");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         *failures = 0;
         let roots = bundle.roots().len();
         if !identity.trust(bundle) {
@@ -160,7 +171,6 @@ async fn follow(
             renew_now.notify_one();
         }
     }
-    Ok(())
 }
 
 async fn sleep_until(due: SystemTime) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ struct Shared {
     tokens: Mutex<HashSet<String>>,
     bundle: watch::Sender<Bundle>,
     spoil: Mutex<Option<Spoil>>,
+    bundles_sent: AtomicUsize,
 }
 
 impl FakeCa {
@@ -63,6 +65,7 @@ impl FakeCa {
             tokens: Mutex::default(),
             bundle: watch::channel(bundle).0,
             spoil: Mutex::default(),
+            bundles_sent: AtomicUsize::new(0),
         });
         let mut fake = Self {
             ca,
@@ -100,6 +103,11 @@ impl FakeCa {
             bundle.roots = roots;
             bundle.sequence += 1;
         });
+    }
+
+    /// How often any client was handed a bundle.
+    pub(super) fn bundles_sent(&self) -> usize {
+        self.shared.bundles_sent.load(Ordering::SeqCst)
     }
 
     /// Changes what is signed and what is answered from now on.
@@ -200,7 +208,11 @@ impl CertificateAuthority for Connection {
         &self,
         _request: Request<FollowBundleRequest>,
     ) -> Result<Response<Self::FollowBundleStream>, Status> {
-        let stream = WatchStream::new(self.shared.bundle.subscribe()).map(Ok);
+        let shared = Arc::clone(&self.shared);
+        let stream = WatchStream::new(self.shared.bundle.subscribe()).map(move |bundle| {
+            shared.bundles_sent.fetch_add(1, Ordering::SeqCst);
+            Ok(bundle)
+        });
         Ok(Response::new(Box::pin(stream)))
     }
 }

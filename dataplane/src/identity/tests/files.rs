@@ -206,7 +206,7 @@ fn what_is_wrong_is_said_where_the_file_is_named() {
         ),
         (
             "too long a chain",
-            |folder, ca| folder.write("cert.pem", &pem(&[ca.root.clone()]).repeat(17)),
+            |folder, ca| folder.write("cert.pem", &pem(std::slice::from_ref(&ca.root)).repeat(17)),
             &["identity.cert: "],
         ),
     ];
