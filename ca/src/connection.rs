@@ -26,6 +26,8 @@ use crate::telemetry;
 pub(crate) struct Bounds {
     pub(crate) connections: usize,
     pub(crate) per_address: usize,
+    /// How long a client has for its TLS handshake.
+    pub(crate) handshake: Duration,
     /// How long a connection stays without a call in progress.
     pub(crate) idle: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for Bounds {
         Self {
             connections: 900,
             per_address: 225,
+            handshake: Duration::from_secs(5),
             idle: Duration::from_secs(60),
         }
     }
@@ -45,7 +48,7 @@ impl Default for Bounds {
 /// Who sits where.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    bounds: Bounds,
+    pub(crate) bounds: Bounds,
     /// How many connections each address has, and all of them. Held for a look and a sum.
     taken: Mutex<Taken>,
 }
@@ -127,6 +130,11 @@ impl Drop for Seat {
 }
 
 impl Seat {
+    /// Where it stands.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
+    }
+
     /// A call begins; it ends with the drop of what this returns.
     pub(crate) fn call(self: &Arc<Self>) -> Call {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
@@ -251,7 +259,7 @@ mod tests {
         Seats::new(Bounds {
             connections,
             per_address,
-            idle: Duration::from_secs(60),
+            ..Bounds::default()
         })
     }
 

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
 use weft_proto::ca::certificate_authority_server::CertificateAuthority;
@@ -52,10 +52,18 @@ impl Service {
         }
     }
 
+    /// From now on nothing is issued: the state may be another process's at any moment.
+    pub(crate) fn close(&self) {
+        self.waiting.close();
+        self.working.close();
+    }
+
     async fn grant(&self, request: IssueRequest, peer: Peer) -> Result<Granted, Refusal> {
-        let waiting = Arc::clone(&self.waiting)
-            .try_acquire_owned()
-            .map_err(|_| Refusal::Busy)?;
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned();
+        let waiting = waiting.map_err(|error| match error {
+            TryAcquireError::NoPermits => Refusal::Busy,
+            TryAcquireError::Closed => Refusal::Closing,
+        })?;
         let working = Arc::clone(&self.working)
             .acquire_owned()
             .await
@@ -162,4 +170,87 @@ fn status(refusal: &Refusal) -> Status {
         Refusal::Internal(_) => Code::Internal,
     };
     Status::new(code, refusal.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::connection::{Bounds, Seats};
+    use crate::journal::Journal;
+    use crate::tests::{State, at, lifetimes};
+
+    fn service() -> (Service, tempfile::TempDir) {
+        let state = State::new();
+        let desk = Desk {
+            journal: Journal::open(state.directory.inside("journal").unwrap()).unwrap(),
+            authority: state.authority,
+            tokens: state.tokens,
+            lifetimes: lifetimes(),
+        };
+        let bundle = Publisher::new("shop.internal", vec![vec![1]]);
+        let service = Service::new(Arc::new(desk), Arc::new(bundle), Arc::new(|| at(0)));
+        (service, state._temp)
+    }
+
+    fn request<T>(message: T) -> Request<T> {
+        let seats = Seats::new(Bounds::default());
+        let seat = seats
+            .take("10.0.0.1".parse().unwrap(), Instant::now())
+            .unwrap();
+        let mut request = Request::new(message);
+        let certificates = [].into();
+        request.extensions_mut().insert(Peer { seat, certificates });
+        request
+    }
+
+    async fn code(service: &Service) -> Code {
+        let request = request(IssueRequest::default());
+        service.issue(request).await.unwrap_err().code()
+    }
+
+    #[tokio::test]
+    async fn one_request_beyond_the_bound_is_told_to_come_back() {
+        let (service, _temp) = service();
+        let others = service
+            .waiting
+            .acquire_many(WAITING as u32 - 1)
+            .await
+            .unwrap();
+        assert_eq!(
+            code(&service).await,
+            Code::InvalidArgument,
+            "it was looked at"
+        );
+        let last = service.waiting.acquire().await.unwrap();
+        assert_eq!(code(&service).await, Code::ResourceExhausted);
+        drop((others, last));
+        assert_eq!(code(&service).await, Code::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_issued_after_the_end() {
+        let (service, _temp) = service();
+        service.close();
+        assert_eq!(code(&service).await, Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn followers_are_bounded_and_make_room_when_they_go() {
+        let (service, _temp) = service();
+        let follow = || service.follow_bundle(request(FollowBundleRequest {}));
+        let _others = service
+            .followers
+            .acquire_many(FOLLOWERS as u32 - 1)
+            .await
+            .unwrap();
+        let last = follow().await.unwrap();
+        let refused = follow().await.map(|_| ()).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        drop(last);
+        follow().await.map(|_| ()).unwrap();
+    }
 }

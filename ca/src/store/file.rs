@@ -2,7 +2,8 @@
 //!
 //! A write goes to a temporary file beside the target, is forced to disk, renamed over the target, and the directory
 //! is forced to disk too: after a crash at any moment the target is the old file or the new one. A file that others
-//! may read is refused rather than repaired, because whoever could read it may have done so.
+//! may read is refused rather than repaired, because whoever could read it may have done so. What root makes in
+//! somebody else's directory (`sudo weft ca token create`) is given to that directory's owner.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -65,7 +66,11 @@ impl Directory {
 
     /// A directory inside this one.
     pub fn inside(&self, name: &str) -> Result<Self, Error> {
-        Self::open(self.path.join(name))
+        let inside = Self::open(self.path.join(name))?;
+        let opened =
+            File::open(&inside.path).map_err(Error::io("open the directory", &inside.path))?;
+        self.give_to_owner(&opened, &inside.path)?;
+        Ok(inside)
     }
 
     /// Where it is.
@@ -105,7 +110,7 @@ impl Directory {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = self.path_of(&format!("{TEMPORARY}{}-{count}-{name}", std::process::id()));
-        let written = write_through(&temporary, bytes).and_then(|()| {
+        let written = self.write_through(&temporary, bytes).and_then(|()| {
             let path = self.path_of(name);
             fs::rename(&temporary, &path).map_err(Error::io("put the new file in place", path))
         });
@@ -188,6 +193,32 @@ impl Directory {
         synced.map_err(Error::io("force the directory to disk", &self.path))
     }
 
+    fn write_through(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(path);
+        let mut file = file.map_err(Error::io("make a file", path))?;
+        self.give_to_owner(&file, path)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(Error::io("write the file", path))
+    }
+
+    /// Makes the owner of this directory the owner of what was made in it.
+    fn give_to_owner(&self, made: &File, path: &Path) -> Result<(), Error> {
+        let looking = || Error::io("look at the file", path);
+        let owner = fs::metadata(&self.path).map_err(looking())?;
+        if made.metadata().map_err(looking())?.uid() == owner.uid() {
+            return Ok(());
+        }
+        let given = std::os::unix::fs::fchown(made, Some(owner.uid()), Some(owner.gid()));
+        given.map_err(Error::io(
+            "give the file to the owner of its directory",
+            path,
+        ))
+    }
+
     fn lock_file(&self, name: &str) -> Result<File, Error> {
         let path = self.path_of(name);
         let opened = OpenOptions::new()
@@ -196,7 +227,9 @@ impl Directory {
             .write(true)
             .mode(0o600)
             .open(&path);
-        opened.map_err(Error::io("open the lock", path))
+        let file = opened.map_err(Error::io("open the lock", &path))?;
+        self.give_to_owner(&file, &path)?;
+        Ok(file)
     }
 
     fn all_names(&self) -> Result<Vec<String>, Error> {
@@ -241,17 +274,6 @@ fn too_open(path: &Path, mode: u32, wanted: u32) -> Error {
             path.display()
         ),
     }
-}
-
-fn write_through(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path);
-    let mut file = file.map_err(Error::io("make a file", path))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.map_err(Error::io("write the file", path))
 }
 
 #[cfg(test)]
@@ -360,5 +382,26 @@ mod tests {
                 .to_string()
                 .contains("larger")
         );
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(temp.path().join("state")).unwrap();
+        // Only root can give a directory away; for others there is nothing to show.
+        let owner = if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(65_534), Some(65_534)).unwrap();
+            65_534
+        } else {
+            rustix::process::geteuid().as_raw()
+        };
+        directory.write("secret", b"x").unwrap();
+        let inside = directory.inside("more").unwrap();
+        inside.write("secret", b"x").unwrap();
+        let _lock = directory.try_lock("lock").unwrap();
+        for path in ["secret", "more", "more/secret", "lock"] {
+            let uid = fs::metadata(directory.path_of(path)).unwrap().uid();
+            assert_eq!(uid, owner, "{path}");
+        }
     }
 }

@@ -82,3 +82,6 @@ impl Desk {
         Ok(issued)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,9 +28,6 @@ use crate::store::{self, Directory, Lock};
 use crate::tls::Own;
 use crate::{Config, Error, Lifetimes, ServiceName, TrustDomain, telemetry};
 
-/// How long a client has for its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
 /// How long a request may take, its message's arrival included.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -107,7 +104,7 @@ pub(crate) async fn run_with(
     let (accepted, incoming) = mpsc::channel(ACCEPTED);
     let service = Service::new(Arc::clone(&desk), Arc::clone(&bundle), Arc::clone(&clock));
 
-    let serve = serve(service, incoming, closing);
+    let serve = serve(service.clone(), incoming, closing);
     let accept = accept(listener, acceptor, Seats::new(bounds), accepted);
     let upkeep = upkeep(Arc::clone(&desk), own, clock);
     tracing::info!(%address, trust_domain = settings.trust_domain, "the certificate authority is ready");
@@ -125,6 +122,7 @@ pub(crate) async fn run_with(
     close.send_replace(true);
     bundle.close();
     if timeout(DRAIN, serve).await.is_err() {
+        service.close();
         tracing::warn!("connections were cut at the end of the drain time");
     }
     Ok(())
@@ -252,7 +250,7 @@ async fn handshake(
 ) {
     // Answers are small and each is waited for.
     let _ = stream.set_nodelay(true);
-    let reason = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    let reason = match timeout(seat.seats().bounds.handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             // Fails only when the server has ended.
             let _ = accepted.send(Connection::new(stream, seat)).await;
@@ -339,3 +337,6 @@ pub fn bundle_pem(state: &Path) -> Result<String, Error> {
         Root::read(&Directory::open(state)?)?.ok_or_else(|| Error::NoState(state.to_owned()))?;
     Ok(pem(root.certificate()))
 }
+
+#[cfg(test)]
+mod tests;
