@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper_util::rt::TokioIo;
 use metrics::counter;
+use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -22,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 use weft_dataplane::observe::{
     self, BOUNDS_US, CertificateRow, EdgeTotals, EndpointRow, EndpointState, Registry,
@@ -44,6 +45,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 /// Endpoints in one report; the sick ones come first.
 const MAX_ENDPOINTS: usize = 2_048;
+/// What the collector takes: bytes in a report, and in a name.
+const MAX_REPORT: usize = 1024 * 1024;
+const MAX_NAME: usize = 256;
 
 /// Where and how often to report.
 #[derive(Debug, Clone)]
@@ -214,9 +218,7 @@ impl Stream {
         // Who the collector is, is decided by its SPIFFE ID; the name only has to be one.
         let name = ServerName::try_from("collector").expect("a valid DNS name");
         let tls = TlsConnector::from(config).connect(name, tcp).await;
-        let connector = Connected(Some(tls.map_err(Error::Handshake)?));
-        let endpoint = Endpoint::from_static("http://collector");
-        let channel = endpoint.connect_with_connector(connector).await?;
+        let channel = channel(tls.map_err(Error::Handshake)?).await?;
         let (requests, queue) = mpsc::channel(1);
         let mut client = CollectorClient::new(channel);
         let responses = client
@@ -246,6 +248,13 @@ impl Stream {
         }
         Err(Error::Ended)
     }
+}
+
+/// A gRPC channel over one connection, which is not made anew when it ends.
+pub async fn channel(connection: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_static("http://collector");
+    let connector = Connected(Some(connection));
+    endpoint.connect_with_connector(connector).await
 }
 
 /// A connection that is already there, as the connector that tonic wants. It can be had once: after that the stream is
@@ -285,14 +294,34 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
     // Stable: within a state the order is the provider's.
     endpoints.sort_by_key(|row| row.state == EndpointState::Healthy);
     endpoints.truncate(MAX_ENDPOINTS);
-    ReportRequest {
-        instance: settings.instance.clone(),
+    let request = ReportRequest {
+        instance: short(&settings.instance),
         run: settings.run,
         sequence,
         edges: registry.totals().iter().map(edge).collect(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         certificate: registry.certificate().as_ref().map(certificate),
+    };
+    slim(request)
+}
+
+/// A report that the collector takes, whatever it costs in detail: refused ones would be refused for ever.
+fn slim(mut request: ReportRequest) -> ReportRequest {
+    if request.encoded_len() > MAX_REPORT {
+        request.endpoints.clear();
     }
+    if request.encoded_len() > MAX_REPORT {
+        request
+            .edges
+            .iter_mut()
+            .for_each(|edge| edge.reasons.clear());
+    }
+    request
+}
+
+/// A name as long as the collector takes names.
+fn short(name: &str) -> String {
+    name[..name.floor_char_boundary(MAX_NAME)].to_owned()
 }
 
 fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
@@ -302,8 +331,8 @@ fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
     };
     let reasons = Reason::ALL.iter().zip(totals.reasons);
     Edge {
-        source: key.source.to_string(),
-        destination: key.destination.to_string(),
+        source: short(&key.source),
+        destination: short(&key.destination),
         direction: direction.into(),
         mtls: key.mtls,
         by_class: totals.by_class.to_vec(),
@@ -322,7 +351,7 @@ fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
 
 fn endpoint(row: &EndpointRow) -> weft_proto::report::Endpoint {
     weft_proto::report::Endpoint {
-        service: row.service.to_string(),
+        service: short(&row.service),
         address: row.address.to_string(),
         state: row.state.as_str().to_owned(),
         ejections: row.ejections,
@@ -347,4 +376,232 @@ fn unix(time: SystemTime) -> i64 {
         .unwrap_or_default()
         .as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::oneshot;
+    use weft_dataplane::observe::EdgeKey;
+
+    fn settings() -> Settings {
+        Settings {
+            address: "127.0.0.1:15010".into(),
+            interval: INTERVAL,
+            instance: "127.0.1.1:15000".into(),
+            run: 7,
+        }
+    }
+
+    fn edge_key() -> EdgeKey {
+        EdgeKey {
+            source: Arc::from("storefront"),
+            destination: Arc::from("orders"),
+            direction: observe::Direction::Outbound,
+            mtls: true,
+        }
+    }
+
+    fn some_tls() -> Tls {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        Arc::new(move || Some(Arc::clone(&config)))
+    }
+
+    /// Counts how often it was asked and does with it as it is told.
+    fn counting<F>(answer: impl Fn() -> F + Send + Sync + 'static) -> (Dial, Arc<AtomicU32>)
+    where
+        F: Future<Output = io::Result<TcpStream>> + Send + 'static,
+    {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&asked);
+        let dial: Dial = Arc::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Box::pin(answer())
+        });
+        (dial, asked)
+    }
+
+    /// Runs the reporter for so long, then stops it; how long stopping took.
+    async fn run_for(dial: Dial, tls: Tls, time: Duration) -> Duration {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let reporter = run(settings(), Registry::new(), dial, tls, async {
+            let _ = stopped.await;
+        });
+        let end = async {
+            sleep(time).await;
+            stop.send(()).unwrap();
+            tokio::time::Instant::now()
+        };
+        let ((), stopped_at) = tokio::join!(reporter, end);
+        stopped_at.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_refuses_is_tried_on_and_on_and_not_too_often() {
+        let (dial, asked) = counting(|| async { Err(io::ErrorKind::ConnectionRefused.into()) });
+        run_for(dial, some_tls(), Duration::from_secs(600)).await;
+        let asked = asked.load(Ordering::Relaxed);
+        // Waits of at most 10 s, and on average of half of that.
+        assert!((60..300).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_swallows_everything_costs_a_second_at_the_end() {
+        let (dial, asked) = counting(std::future::pending);
+        let took = run_for(dial, some_tls(), Duration::from_secs(120)).await;
+        let asked = asked.load(Ordering::Relaxed);
+        // Five seconds for each try, and the wait after it.
+        assert!((8..25).contains(&asked), "{asked}");
+        assert!(took <= LAST + Duration::from_millis(10), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_certificate_nothing_is_dialled() {
+        let (dial, asked) = counting(std::future::pending);
+        run_for(dial, Arc::new(|| None), Duration::from_secs(60)).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn waits_grow_to_their_bound_and_are_spread() {
+        let ms = |failures, random| backoff(failures, random).as_millis();
+        for (failures, lowest, highest) in [
+            (1, 500, 1_000),
+            (2, 500, 2_000),
+            (4, 500, 8_000),
+            (5, 500, 10_000),
+            (u32::MAX, 500, 10_000),
+        ] {
+            assert_eq!(ms(failures, 0.0), lowest, "{failures}");
+            assert_eq!(ms(failures, 1.0), highest, "{failures}");
+        }
+        assert_eq!(jitter(INTERVAL, 0.0), Duration::from_millis(4_500));
+        assert_eq!(jitter(INTERVAL, 1.0), Duration::from_millis(5_500));
+    }
+
+    #[test]
+    fn a_report_says_what_was_counted() {
+        let registry = Registry::new();
+        let cells = registry.edge(edge_key());
+        cells.record(Some(200), Duration::from_millis(3));
+        cells.record(None, Duration::from_secs(60));
+        cells.answered(Reason::UpstreamTimeout);
+        cells.add_bytes(5, 6);
+        cells.retried();
+        registry.certificate_from(Box::new(|| {
+            Some(CertificateRow {
+                spiffe_id: Arc::from("spiffe://shop.internal/service/storefront"),
+                not_before: UNIX_EPOCH + Duration::from_secs(10),
+                not_after: UNIX_EPOCH + Duration::from_secs(20),
+                serial: Arc::from("0a"),
+                renewals: 1,
+                renewal_failures: 2,
+            })
+        }));
+        let report = compose(&registry, &settings(), 3);
+        assert_eq!((report.run, report.sequence), (7, 3));
+        assert_eq!(report.instance, "127.0.1.1:15000");
+        let edge = &report.edges[0];
+        assert_eq!(
+            (edge.source.as_str(), edge.destination.as_str()),
+            ("storefront", "orders")
+        );
+        assert_eq!(edge.direction(), Direction::Outbound);
+        assert!(edge.mtls);
+        assert_eq!(edge.by_class, [0, 1, 0, 0, 0, 1]);
+        assert_eq!(edge.latency_counts.len(), edge.latency_bounds_us.len() + 1);
+        assert_eq!(edge.latency_counts[5], 1);
+        assert_eq!(edge.latency_counts[16], 1);
+        assert_eq!(edge.latency_sum_us, 60_003_000);
+        assert_eq!(
+            (edge.request_bytes, edge.response_bytes, edge.retries),
+            (5, 6, 1)
+        );
+        assert_eq!(edge.reasons.len(), 1);
+        assert_eq!(edge.reasons["upstream_timeout"], 1);
+        let certificate = report.certificate.unwrap();
+        assert_eq!(
+            (certificate.not_before_unix, certificate.not_after_unix),
+            (10, 20)
+        );
+    }
+
+    #[test]
+    fn of_too_many_endpoints_the_sick_ones_are_reported() {
+        let registry = Registry::new();
+        registry.endpoints_from(Box::new(|| {
+            let row = |n: u16| EndpointRow {
+                service: Arc::from("orders"),
+                address: ([127, 0, 0, 1], n).into(),
+                state: if n == 4_999 {
+                    EndpointState::Ejected
+                } else {
+                    EndpointState::Healthy
+                },
+                ejections: 0,
+                in_flight: 0,
+            };
+            (0..5_000).map(row).collect()
+        }));
+        let report = compose(&registry, &settings(), 1);
+        assert_eq!(report.endpoints.len(), MAX_ENDPOINTS);
+        assert_eq!(report.endpoints[0].address, "127.0.0.1:4999");
+    }
+
+    /// As many edges as a registry keeps apart, with names of this length.
+    fn full(length: usize) -> Arc<Registry> {
+        let registry = Registry::new();
+        let name = |side: &str, n: usize| format!("{side}-{n:04}-{:x<length$}", "");
+        for n in 0..2_000 {
+            let cells = registry.edge(EdgeKey {
+                source: Arc::from(name("source", n)),
+                destination: Arc::from(name("destination", n)),
+                ..edge_key()
+            });
+            cells.record(Some(200), Duration::from_secs(3_600));
+            cells.add_bytes(1 << 50, 1 << 50);
+            for reason in Reason::ALL {
+                cells.answered(*reason);
+            }
+        }
+        registry.endpoints_from(Box::new(|| {
+            let row = |n: u16| EndpointRow {
+                service: Arc::from("orders"),
+                address: ([127, 0, 0, 1], n).into(),
+                state: EndpointState::Healthy,
+                ejections: 0,
+                in_flight: 0,
+            };
+            (0..5_000).map(row).collect()
+        }));
+        registry
+    }
+
+    #[test]
+    fn the_largest_report_is_one_that_the_collector_takes() {
+        for length in [10, 50, 200, 2_000] {
+            let report = compose(&full(length), &settings(), 1);
+            assert!(report.edges.len() > 1_000, "{}", report.edges.len());
+            let bytes = report.encoded_len();
+            assert!(bytes <= MAX_REPORT, "{length}: {bytes}");
+            let longest = report.edges.iter().map(|edge| edge.destination.len()).max();
+            assert!(longest.unwrap() <= MAX_NAME);
+        }
+    }
+
+    #[test]
+    fn a_report_of_usual_size_keeps_its_detail() {
+        let registry = Registry::new();
+        registry.edge(edge_key()).answered(Reason::NoRoute);
+        let report = compose(&registry, &settings(), 1);
+        assert_eq!(report.edges[0].reasons["no_route"], 1);
+    }
 }

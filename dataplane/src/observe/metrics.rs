@@ -1,4 +1,5 @@
-//! Every metric: its name, its labels, and what it means. Nothing else in Weft spells a metric's name.
+//! Every metric of traffic: its name, its labels, and what it means. Nothing else spells such a name (what a process
+//! tells about itself, its log and its configuration, is the `runtime` crate's).
 //!
 //! Units are base units (seconds, bytes), counters end in `_total`, a label is on every series of a metric. Label
 //! values are names from the configuration, verified identities or words of closed lists, never what a client sent.
@@ -53,8 +54,6 @@ names! {
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
-    gauge CONFIG_GENERATION = "weft_config_generation", "Configurations taken since the start, the first included.";
-    gauge CONFIG_REFUSED = "weft_config_refused", "1 while the configuration file is one that was refused, and the one before it is in force.";
     counter ACCESS_LOG_DROPPED = "weft_access_log_dropped_total", "Lines of the access log that were dropped because the writer was behind.";
     counter REPORTS = "weft_reports_total", "Reports to the collector, by result: taken or failed.";
     counter MESH_REQUESTS = "weft_mesh_requests_total", "Exchanges in the whole mesh, as the sidecars report them.";
@@ -205,9 +204,6 @@ impl Registry {
             }
         }
         self.publish_connections();
-        let (generation, refused) = self.config();
-        gauge!(CONFIG_GENERATION).set(generation as f64);
-        gauge!(CONFIG_REFUSED).set(f64::from(u8::from(refused)));
         counter!(ACCESS_LOG_DROPPED).absolute(self.access_log_dropped.load(Ordering::Relaxed));
         if let Some(certificate) = self.certificate() {
             counter!(CERTIFICATE_RENEWALS).absolute(certificate.renewals);
@@ -367,7 +363,6 @@ mod tests {
                 renewal_failures: 1,
             })
         }));
-        registry.config_taken();
         registry
     }
 
@@ -404,8 +399,6 @@ mod tests {
             "weft_certificate_expiry_seconds 3000".into(),
             "weft_certificate_renewals_total 4".into(),
             "weft_certificate_renewal_failures_total 1".into(),
-            "weft_config_generation 1".into(),
-            "weft_config_refused 0".into(),
             "weft_access_log_dropped_total 0".into(),
         ] {
             assert!(

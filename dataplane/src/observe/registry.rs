@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cells::{
@@ -237,8 +237,6 @@ pub struct Registry {
     // Guard the providers; held while one is called, so a provider must not call the registry.
     endpoints: Mutex<Option<Provide<Vec<EndpointRow>>>>,
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
-    generation: AtomicU64,
-    refused: AtomicBool,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
 }
@@ -330,25 +328,6 @@ impl Registry {
             .and_then(|provide| provide())
     }
 
-    /// A configuration was taken: the first is generation 1.
-    pub fn config_taken(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        self.refused.store(false, Ordering::Relaxed);
-    }
-
-    /// The configuration file as it is now was refused; the one before it is in force.
-    pub fn config_refused(&self) {
-        self.refused.store(true, Ordering::Relaxed);
-    }
-
-    /// The configuration's generation, and whether the file as it is now was refused.
-    pub fn config(&self) -> (u64, bool) {
-        (
-            self.generation.load(Ordering::Relaxed),
-            self.refused.load(Ordering::Relaxed),
-        )
-    }
-
     /// The counter of access log lines that were dropped, shared with the log.
     pub fn access_log_dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.access_log_dropped)
@@ -365,6 +344,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::reason::Reason;
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     fn edge(destination: &str) -> EdgeKey {
@@ -493,15 +473,5 @@ mod tests {
         assert!(totals.len() <= 1_024, "{}", totals.len());
         let sum: u64 = totals.iter().map(|edge| edge.totals.requests()).sum();
         assert_eq!(sum, 4_000);
-    }
-
-    #[test]
-    fn a_refused_configuration_is_forgotten_by_the_next_good_one() {
-        let registry = Registry::new();
-        registry.config_taken();
-        registry.config_refused();
-        assert_eq!(registry.config(), (1, true));
-        registry.config_taken();
-        assert_eq!(registry.config(), (2, false));
     }
 }

@@ -164,7 +164,7 @@ impl Ledger {
         for edge in &request.edges {
             let taken = own(edge, &peer.service).is_some_and(|edge_key| {
                 self.make_room(&key, &edge_key, now)
-                    && self.count(&key, edge_key, &totals(edge), begins_here)
+                    && self.count(&key, &edge_key, &totals(edge), begins_here)
             });
             refused_edges += usize::from(!taken);
         }
@@ -190,9 +190,9 @@ impl Ledger {
     }
 
     /// Adds what is new of one edge.
-    fn count(&mut self, run: &RunKey, edge: EdgeKey, totals: &Totals, begins_here: bool) -> bool {
+    fn count(&mut self, run: &RunKey, edge: &EdgeKey, totals: &Totals, begins_here: bool) -> bool {
         let known = self.runs.get(run);
-        if !known.is_some_and(|run| run.edges.contains_key(&edge)) {
+        if !known.is_some_and(|run| run.edges.contains_key(edge)) {
             let remembered = Remembered {
                 series: self.series_of(edge.clone()),
                 last: if begins_here {
@@ -207,7 +207,7 @@ impl Ledger {
             }
         }
         let run = self.runs.get_mut(run);
-        let Some(remembered) = run.and_then(|run| run.edges.get_mut(&edge)) else {
+        let Some(remembered) = run.and_then(|run| run.edges.get_mut(edge)) else {
             return false;
         };
         let new = totals.since(&remembered.last);
@@ -277,6 +277,11 @@ impl Ledger {
             self.remembered -= run.edges.len();
             self.endpoints -= run.endpoints.len();
         }
+        self.note_forgotten(name);
+        true
+    }
+
+    fn note_forgotten(&mut self, name: u64) {
         if self.forgotten.insert(name) {
             self.forgotten_order.push_back(name);
         }
@@ -285,7 +290,6 @@ impl Ledger {
         {
             self.forgotten.remove(&first);
         }
-        true
     }
 
     /// The mesh's series.

@@ -55,6 +55,23 @@ pub struct Collector {
     local: Mutex<Vec<Local>>,
     /// Places for connections that are not taken.
     places: Arc<Semaphore>,
+    bounds: Bounds,
+}
+
+/// What tests make small.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    connections: usize,
+    handshake: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: MAX_CONNECTIONS,
+            handshake: HANDSHAKE,
+        }
+    }
 }
 
 /// This process's own counts, which need no report.
@@ -70,20 +87,19 @@ impl std::fmt::Debug for Collector {
     }
 }
 
-impl Default for Collector {
-    fn default() -> Self {
-        Self {
-            ledger: Mutex::default(),
-            local: Mutex::default(),
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        }
-    }
-}
-
 impl Collector {
     /// One that has heard nothing yet.
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::within(Bounds::default())
+    }
+
+    fn within(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::default(),
+            local: Mutex::default(),
+            places: Arc::new(Semaphore::new(bounds.connections)),
+            bounds,
+        })
     }
 
     /// Shows this process's own edges, endpoints and certificate among those that are reported.
@@ -102,7 +118,9 @@ impl Collector {
 
     /// Connections now.
     pub fn connections(&self) -> usize {
-        MAX_CONNECTIONS.saturating_sub(self.places.available_permits())
+        self.bounds
+            .connections
+            .saturating_sub(self.places.available_permits())
     }
 
     /// Takes one report of a peer whose identity is proven.
@@ -139,7 +157,7 @@ pub async fn serve(
         tls,
         identify,
         places: Arc::clone(&collector.places),
-        handshake: HANDSHAKE,
+        handshake: collector.bounds.handshake,
     });
     // Nothing is ever sent: streams end when the sender is gone.
     let (ended, ending) = watch::channel(());
@@ -224,7 +242,10 @@ impl Session {
     /// The answer to the next report; none when the stream is over, from either side or by its silence.
     async fn next(&mut self) -> Option<Result<ReportResponse, Status>> {
         let request = tokio::select! {
-            request = next_report(&mut self.reports, self.not_before) => request?,
+            request = next_report(&mut self.reports, self.not_before) => match request? {
+                Ok(request) => request,
+                Err(status) => return Some(Err(status)),
+            },
             () = over(&mut self.ending) => return None,
         };
         self.not_before = tokio::time::Instant::now() + PACE;
@@ -261,10 +282,10 @@ impl Session {
 async fn next_report(
     reports: &mut Streaming<ReportRequest>,
     not_before: tokio::time::Instant,
-) -> Option<ReportRequest> {
+) -> Option<Result<ReportRequest, Status>> {
     sleep_until(not_before).await;
-    // A broken stream is an ended one: the sidecar makes another.
-    timeout(SILENT, reports.message()).await.ok()?.ok()?
+    let report = timeout(SILENT, reports.message()).await.ok()?;
+    report.transpose()
 }
 
 /// A poisoned lock is taken as it is: the ledger's sums are never half made where something can panic.

@@ -1,1 +1,534 @@
+//! The ledger against a model, and at its bounds.
+#![allow(clippy::unwrap_used)]
 
+use super::*;
+use weft_proto::report::Edge;
+
+fn peer(service: &str) -> Peer {
+    Peer {
+        identity: Arc::from(format!("spiffe://shop.internal/service/{service}")),
+        service: Arc::from(service),
+    }
+}
+
+/// An outbound edge with this many good exchanges of 3 ms.
+fn edge(source: &str, destination: &str, count: u64) -> Edge {
+    let mut latency_counts = vec![0; BOUNDS_US.len() + 1];
+    latency_counts[5] = count;
+    Edge {
+        source: source.into(),
+        destination: destination.into(),
+        direction: report::Direction::Outbound.into(),
+        mtls: true,
+        by_class: vec![0, count],
+        latency_counts,
+        latency_bounds_us: BOUNDS_US.to_vec(),
+        latency_sum_us: 3_000 * count,
+        ..Edge::default()
+    }
+}
+
+fn request(run: u64, sequence: u64, edges: Vec<Edge>) -> ReportRequest {
+    ReportRequest {
+        instance: "127.0.0.1:15000".into(),
+        run,
+        sequence,
+        edges,
+        ..ReportRequest::default()
+    }
+}
+
+fn good(ledger: &Ledger, destination: &str) -> u64 {
+    let edges = ledger.series().iter();
+    edges
+        .filter(|edge| &*edge.key.destination == destination)
+        .map(|edge| edge.totals.by_class[1])
+        .sum()
+}
+
+const TAKEN: Result<Outcome, Refusal> = Ok(Outcome::Taken { refused_edges: 0 });
+
+/// One process in the model: what it has counted, and the reports that are on their way.
+struct Process {
+    run: u64,
+    sequence: u64,
+    counted: [u64; 3],
+    under_way: Vec<(u64, [u64; 3])>,
+}
+
+impl Process {
+    fn new(run: u64) -> Self {
+        Self {
+            run,
+            sequence: 0,
+            counted: [0; 3],
+            under_way: Vec::new(),
+        }
+    }
+}
+
+const DESTINATIONS: [&str; 3] = ["orders", "inventory", "payments"];
+
+/// Random growth, reports lost, repeated, late, and processes that restart: at each moment the series are the sum, over
+/// all runs that ever were, of the newest report that arrived from each.
+#[test]
+fn lost_repeated_late_and_restarted_lose_and_double_nothing() {
+    for seed in 0..300 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut ledger = Ledger::default();
+        let start = Instant::now();
+        let mut arrived = HashMap::<u64, (u64, [u64; 3])>::new();
+        // The first three live, the others are gone.
+        let mut processes: Vec<_> = (0..3).map(Process::new).collect();
+        let mut next_run = 2;
+        let mut before = [0; 3];
+        for step in 0..200 {
+            let now = start + Duration::from_secs(step);
+            if dice.u8(..) < 8 {
+                // One restarts. The reports of the run before may still arrive: they stay under way.
+                next_run += 1;
+                let last = processes.len();
+                processes.push(Process::new(next_run));
+                processes.swap(dice.usize(..3), last);
+            }
+            let living = dice.usize(..3);
+            let process = &mut processes[living];
+            process.counted[dice.usize(..3)] += dice.u64(..100);
+            process.sequence += 1;
+            process.under_way.push((process.sequence, process.counted));
+
+            let any = dice.usize(..processes.len());
+            let process = &mut processes[any];
+            if process.under_way.is_empty() {
+                continue;
+            }
+            let which = dice.usize(..process.under_way.len());
+            let (sequence, counted) = process.under_way[which];
+            match dice.u8(..4) {
+                0 => {
+                    process.under_way.remove(which);
+                    continue; // lost
+                }
+                1 => {} // arrives, and may arrive again
+                _ => {
+                    process.under_way.remove(which);
+                }
+            }
+            let edges = (DESTINATIONS.iter().zip(counted))
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| edge("storefront", name, count))
+                .collect();
+            let outcome = ledger.take(
+                &peer("storefront"),
+                request(process.run, sequence, edges),
+                now,
+            );
+            let newest = arrived.get(&process.run).map_or(0, |newest| newest.0);
+            if sequence > newest {
+                assert_eq!(outcome, TAKEN, "seed {seed}");
+                arrived.insert(process.run, (sequence, counted));
+            } else {
+                assert_eq!(outcome, Ok(Outcome::Stale), "seed {seed}");
+            }
+            for (index, name) in DESTINATIONS.iter().enumerate() {
+                let expected: u64 = arrived.values().map(|(_, counted)| counted[index]).sum();
+                let shown = good(&ledger, name);
+                assert_eq!(shown, expected, "seed {seed}, step {step}, {name}");
+                assert!(shown >= before[index], "seed {seed}: {name} went back");
+                before[index] = shown;
+            }
+        }
+        let totals = ledger.series().iter().map(|edge| &edge.totals);
+        for totals in totals {
+            assert_eq!(totals.latency.iter().sum::<u64>(), totals.requests());
+            assert_eq!(totals.latency_sum_us, 3_000 * totals.requests());
+        }
+    }
+}
+
+#[test]
+fn a_sidecar_speaks_for_its_own_service_only() {
+    let mut ledger = Ledger::default();
+    let direction = |direction: report::Direction, edge: Edge| Edge {
+        direction: direction.into(),
+        ..edge
+    };
+    use report::Direction::{Inbound, Outbound, Unspecified};
+    let edges = vec![
+        direction(Outbound, edge("orders", "inventory", 1)),
+        direction(Inbound, edge("storefront", "orders", 2)),
+        // Foreign: another's calls, another's callers, and no word about who counted.
+        direction(Outbound, edge("storefront", "orders", 100)),
+        direction(Inbound, edge("orders", "inventory", 100)),
+        direction(Unspecified, edge("orders", "inventory", 100)),
+        Edge {
+            direction: 77,
+            ..edge("orders", "inventory", 100)
+        },
+    ];
+    let outcome = ledger.take(&peer("orders"), request(1, 1, edges), Instant::now());
+    assert_eq!(outcome, Ok(Outcome::Taken { refused_edges: 4 }));
+    assert_eq!(ledger.series().len(), 2);
+    assert_eq!(
+        (good(&ledger, "inventory"), good(&ledger, "orders")),
+        (1, 2)
+    );
+}
+
+#[test]
+fn replicas_of_one_service_add_up_although_their_instances_have_one_name() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    for run in 1..=3 {
+        let edges = vec![edge("orders", "inventory", 10)];
+        assert_eq!(
+            ledger.take(&peer("orders"), request(run, 5, edges), now),
+            TAKEN
+        );
+    }
+    assert_eq!(good(&ledger, "inventory"), 30);
+    assert_eq!(ledger.reporters(now).count(), 3);
+}
+
+#[test]
+fn a_report_at_the_bound_is_taken_and_one_beyond_is_not() {
+    let base = || edge("orders", "inventory", 1);
+    let with = |edge: Edge| request(1, 1, vec![edge]);
+    let endpoint = |address: &str| report::Endpoint {
+        service: "inventory".into(),
+        address: address.into(),
+        state: "healthy".into(),
+        ..report::Endpoint::default()
+    };
+    let long = "x".repeat(MAX_NAME);
+    let longer = "x".repeat(MAX_NAME + 1);
+    let edges = |count: usize| {
+        let edge = |n| edge("orders", &format!("service-{n}"), 1);
+        request(1, 1, (0..count).map(edge).collect())
+    };
+    let endpoints = |count: usize| ReportRequest {
+        endpoints: vec![endpoint("127.0.0.1:1"); count],
+        ..request(1, 1, vec![])
+    };
+    let reasons = |count: usize| {
+        let reasons = (0..count).map(|n| (format!("reason-{n}"), 1));
+        with(Edge {
+            reasons: reasons.collect(),
+            ..base()
+        })
+    };
+    let buckets = |bounds: Vec<u64>, counts: usize| {
+        with(Edge {
+            latency_bounds_us: bounds,
+            latency_counts: vec![1; counts],
+            ..base()
+        })
+    };
+    let certificate = |spiffe_id: usize, serial: usize| ReportRequest {
+        certificate: Some(report::Certificate {
+            spiffe_id: "s".repeat(spiffe_id),
+            serial: "0".repeat(serial),
+            ..report::Certificate::default()
+        }),
+        ..request(1, 1, vec![])
+    };
+    let pairs = [
+        (edges(MAX_EDGES), edges(MAX_EDGES + 1)),
+        (endpoints(MAX_ENDPOINTS), endpoints(MAX_ENDPOINTS + 1)),
+        (
+            ReportRequest {
+                instance: long.clone(),
+                ..with(base())
+            },
+            ReportRequest {
+                instance: longer.clone(),
+                ..with(base())
+            },
+        ),
+        (
+            with(edge("orders", &long, 1)),
+            with(edge("orders", &longer, 1)),
+        ),
+        (with(base()), with(edge("orders", "", 1))),
+        (
+            with(Edge {
+                by_class: vec![1; 6],
+                ..base()
+            }),
+            with(Edge {
+                by_class: vec![1; 7],
+                ..base()
+            }),
+        ),
+        (
+            buckets((1..64).collect(), 64),
+            buckets((1..65).collect(), 65),
+        ),
+        (buckets(vec![1, 2], 0), buckets(vec![1, 2], 2)),
+        (buckets(vec![1, 2], 3), buckets(vec![2, 1], 3)),
+        (reasons(64), reasons(65)),
+        (
+            with(Edge {
+                retries: MAX_COUNT,
+                ..base()
+            }),
+            with(Edge {
+                retries: MAX_COUNT + 1,
+                ..base()
+            }),
+        ),
+        (
+            with(Edge {
+                by_class: vec![MAX_COUNT],
+                ..base()
+            }),
+            with(Edge {
+                by_class: vec![u64::MAX],
+                ..base()
+            }),
+        ),
+        (
+            ReportRequest {
+                endpoints: vec![endpoint(&long)],
+                ..request(1, 1, vec![])
+            },
+            ReportRequest {
+                endpoints: vec![endpoint(&longer)],
+                ..request(1, 1, vec![])
+            },
+        ),
+        (certificate(2_048, MAX_NAME), certificate(2_049, MAX_NAME)),
+        (
+            certificate(2_048, MAX_NAME),
+            certificate(2_048, MAX_NAME + 1),
+        ),
+    ];
+    for (number, (within, beyond)) in pairs.into_iter().enumerate() {
+        let take = |request| Ledger::default().take(&peer("orders"), request, Instant::now());
+        assert_eq!(take(within), TAKEN, "pair {number}");
+        let refusal = take(beyond);
+        assert!(
+            matches!(refusal, Err(Refusal::Malformed(_))),
+            "pair {number}: {refusal:?}"
+        );
+    }
+}
+
+#[test]
+fn largest_counts_of_many_runs_do_not_overflow() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let largest = Edge {
+        by_class: vec![MAX_COUNT; 6],
+        latency_counts: vec![MAX_COUNT; BOUNDS_US.len() + 1],
+        latency_sum_us: MAX_COUNT,
+        ..edge("orders", "inventory", 0)
+    };
+    for run in 0..4_000 {
+        let report = request(run, 1, vec![largest.clone()]);
+        assert_eq!(ledger.take(&peer("orders"), report, now), TAKEN);
+    }
+    let totals = &ledger.series()[0].totals;
+    assert_eq!(totals.requests(), u64::MAX);
+    assert!(totals.quantile(0.99).is_some());
+}
+
+#[test]
+fn when_full_only_a_silent_run_makes_room_and_its_return_doubles_nothing() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let one =
+        |run, sequence, count| request(run, sequence, vec![edge("orders", "inventory", count)]);
+    let orders = peer("orders");
+    for run in 0..MAX_RUNS as u64 {
+        // Run 0 is heard first and so is silent longest.
+        let now = start + Duration::from_millis(run);
+        assert_eq!(ledger.take(&orders, one(run, 1, 10), now), TAKEN);
+    }
+    let newcomer = MAX_RUNS as u64;
+    let soon = start + SILENT - Duration::from_millis(1);
+    assert_eq!(
+        ledger.take(&orders, one(newcomer, 1, 10), soon),
+        Err(Refusal::Full)
+    );
+    // Those who are known are heard all the same.
+    assert_eq!(ledger.take(&orders, one(7, 2, 11), soon), TAKEN);
+    assert_eq!(good(&ledger, "inventory"), 10 * MAX_RUNS as u64 + 1);
+
+    let later = soon + LOOK_AGAIN;
+    assert_eq!(ledger.take(&orders, one(newcomer, 1, 10), later), TAKEN);
+    assert_eq!(ledger.runs(), MAX_RUNS);
+    let sum = 10 * MAX_RUNS as u64 + 11;
+    assert_eq!(good(&ledger, "inventory"), sum);
+
+    // Run 0 was forgotten. It comes back with all that it ever counted: nothing of that is new for sure.
+    assert_eq!(ledger.take(&orders, one(0, 2, 500), later), TAKEN);
+    assert_eq!(good(&ledger, "inventory"), sum);
+    // From there on it counts again.
+    assert_eq!(ledger.take(&orders, one(0, 3, 505), later), TAKEN);
+    assert_eq!(good(&ledger, "inventory"), sum + 5);
+}
+
+#[test]
+fn a_run_that_was_cut_off_for_long_goes_on_where_it_was() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let one = |sequence, count| request(1, sequence, vec![edge("orders", "inventory", count)]);
+    assert_eq!(ledger.take(&peer("orders"), one(1, 10), start), TAKEN);
+    let later = start + SILENT * 10;
+    assert_eq!(ledger.reporters(later).count(), 0);
+    assert_eq!(ledger.take(&peer("orders"), one(2, 15), later), TAKEN);
+    assert_eq!(good(&ledger, "inventory"), 15);
+    assert_eq!(ledger.reporters(later).count(), 1);
+}
+
+#[test]
+fn edges_that_cannot_be_remembered_are_refused_until_there_is_room() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let full = |run| {
+        let edges = (0..MAX_EDGES).map(|n| edge("orders", &format!("service-{n}"), 1));
+        request(run, 1, edges.collect())
+    };
+    let runs = (MAX_REMEMBERED / MAX_EDGES) as u64;
+    for run in 0..runs {
+        assert_eq!(ledger.take(&peer("orders"), full(run), start), TAKEN);
+    }
+    let outcome = ledger.take(&peer("orders"), full(runs), start);
+    assert_eq!(
+        outcome,
+        Ok(Outcome::Taken {
+            refused_edges: MAX_EDGES
+        })
+    );
+    assert_eq!(ledger.remembered, MAX_REMEMBERED);
+    let later = start + SILENT;
+    assert_eq!(ledger.take(&peer("orders"), full(runs + 1), later), TAKEN);
+    assert!(ledger.remembered <= MAX_REMEMBERED);
+    let counted: usize = ledger.runs.values().map(|run| run.edges.len()).sum();
+    assert_eq!(ledger.remembered, counted);
+}
+
+#[test]
+fn series_beyond_the_bound_are_counted_as_other() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let runs = MAX_SERIES / MAX_EDGES + 4;
+    for run in 0..runs {
+        let name = |n| format!("service-{run}-{n}");
+        let edges = (0..MAX_EDGES)
+            .map(|n| edge("orders", &name(n), 1))
+            .collect();
+        assert_eq!(
+            ledger.take(&peer("orders"), request(run as u64, 1, edges), now),
+            TAKEN
+        );
+    }
+    assert_eq!(ledger.series().len(), MAX_SERIES + 1);
+    assert_eq!(
+        good(&ledger, "other"),
+        (runs * MAX_EDGES - MAX_SERIES) as u64
+    );
+}
+
+#[test]
+fn endpoints_are_bounded_over_all_runs() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let many = |run| ReportRequest {
+        endpoints: vec![
+            report::Endpoint {
+                service: "inventory".into(),
+                address: "127.0.0.1:1".into(),
+                state: "ejected".into(),
+                ..report::Endpoint::default()
+            };
+            MAX_ENDPOINTS
+        ],
+        ..request(run, 1, vec![])
+    };
+    let runs = (MAX_ENDPOINTS_REMEMBERED / MAX_ENDPOINTS) as u64;
+    for run in 0..runs + 3 {
+        assert_eq!(ledger.take(&peer("orders"), many(run), start), TAKEN);
+        assert!(ledger.endpoints <= MAX_ENDPOINTS_REMEMBERED);
+    }
+    assert_eq!(ledger.endpoints, MAX_ENDPOINTS_REMEMBERED);
+    let counted: usize = ledger.runs.values().map(|run| run.endpoints.len()).sum();
+    assert_eq!(ledger.endpoints, counted);
+}
+
+#[test]
+fn an_endpoint_in_no_known_state_is_left_out() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let endpoint = |state: &str| report::Endpoint {
+        service: "inventory".into(),
+        address: "127.0.0.1:1".into(),
+        state: state.into(),
+        ..report::Endpoint::default()
+    };
+    let report = ReportRequest {
+        endpoints: vec![endpoint("draining"), endpoint("on fire")],
+        ..request(1, 1, vec![])
+    };
+    assert_eq!(ledger.take(&peer("orders"), report, now), TAKEN);
+    let (_, _, run) = ledger.reporters(now).next().unwrap();
+    assert_eq!(run.endpoints, [endpoint("draining")]);
+}
+
+#[test]
+fn forgotten_runs_are_bounded_too() {
+    let mut ledger = Ledger::default();
+    for name in 0..MAX_FORGOTTEN as u64 + 10 {
+        ledger.note_forgotten(name);
+        ledger.note_forgotten(name);
+    }
+    assert_eq!(ledger.forgotten.len(), MAX_FORGOTTEN);
+    assert_eq!(ledger.forgotten_order.len(), MAX_FORGOTTEN);
+    assert!(!ledger.forgotten.contains(&9) && ledger.forgotten.contains(&10));
+}
+
+#[test]
+fn buckets_and_reasons_of_another_version_find_their_place() {
+    let foreign = Edge {
+        // In order: at most 200 µs, at most 1 ms, at most 30 s, more.
+        latency_bounds_us: vec![200, 1_000, 30_000_000],
+        latency_counts: vec![1, 2, 4, 8],
+        reasons: [
+            ("no_route".to_owned(), 3),
+            ("not_invented_yet".to_owned(), 5),
+        ]
+        .into(),
+        ..edge("orders", "inventory", 0)
+    };
+    let totals = totals(&foreign);
+    assert_eq!(
+        (totals.latency[1], totals.latency[3], totals.latency[16]),
+        (1, 2, 12)
+    );
+    assert_eq!(totals.answers(Reason::NoRoute), 3);
+    assert_eq!(totals.reasons[Reason::ALL.len()], 5);
+}
+
+#[test]
+fn one_edge_twice_in_a_report_counts_once() {
+    let mut ledger = Ledger::default();
+    let edges = vec![
+        edge("orders", "inventory", 10),
+        edge("orders", "inventory", 10),
+    ];
+    let outcome = ledger.take(&peer("orders"), request(1, 1, edges), Instant::now());
+    assert_eq!(outcome, TAKEN);
+    assert_eq!(good(&ledger, "inventory"), 10);
+}
+
+#[test]
+fn totals_that_fall_and_rise_again_count_once() {
+    let mut ledger = Ledger::default();
+    for (sequence, count) in [(1, 10), (2, 4), (3, 10), (4, 12)] {
+        let edges = vec![edge("orders", "inventory", count)];
+        let report = request(1, sequence, edges);
+        assert_eq!(ledger.take(&peer("orders"), report, Instant::now()), TAKEN);
+    }
+    assert_eq!(good(&ledger, "inventory"), 12);
+}
