@@ -721,6 +721,131 @@ fn positions_are_where_a_reader_looks() {
     assert_eq!((position.line, position.column), (2, 4));
 }
 
+/// What checks itself while it is read.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "BTreeMap<String, u8>")]
+struct NotEmpty;
+
+impl TryFrom<BTreeMap<String, u8>> for NotEmpty {
+    type Error = String;
+
+    fn try_from(map: BTreeMap<String, u8>) -> Result<Self, String> {
+        if map.is_empty() {
+            return Err("there is nothing in it; write at least one entry".to_owned());
+        }
+        Ok(Self)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only decoded")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Colour {
+    Red,
+    Green,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only decoded")]
+struct Odd {
+    some: Option<NotEmpty>,
+    names: Option<OneOrMany>,
+    colours: Option<BTreeMap<Colour, u8>>,
+    numbers: Option<BTreeMap<u16, u8>>,
+    pair: Option<(u8, u8)>,
+    text: Option<char>,
+}
+
+#[test]
+fn types_of_all_sorts_fail_in_their_place() {
+    let check = |text: &str, expected: &str| assert_eq!(problems::<Odd>(text), expected, "{text}");
+    check(
+        "{ some: { a: 1 }, names: x, colours: { red: 1 }, numbers: { 7: 1 }, pair: [1, 2], text: x }",
+        "",
+    );
+    check(
+        "some: {}\n",
+        "w:1:1: there is nothing in it\n    write at least one entry\n",
+    );
+    check(
+        "some: { a: 300 }\n",
+        "w:1:12: expected a whole number from 0 to 255, found the number 300\n",
+    );
+    check(
+        "names: [a, 1]\n",
+        "w:1:1: none of the forms that may stand here\n",
+    );
+    check(
+        "colours: { gren: 1 }\n",
+        "w:1:12: unknown value `gren`, did you mean `green`?\n    write one of `red` and `green`\n",
+    );
+    check(
+        "numbers: { x: 1 }\n",
+        "w:1:12: expected a whole number from 0 to 65535, found the key `x`\n",
+    );
+    check(
+        "pair: [1, 2, 3]\n",
+        "w:1:1: expected a list of 2, found 3 items\n    write 2 items\n",
+    );
+    check(
+        "pair: [1]\n",
+        "w:1:1: expected a list of 2, found 1 items\n",
+    );
+    check(
+        "text: xy\n",
+        "w:1:7: expected a character, found the text `xy`\n",
+    );
+}
+
+/// A type whose first guess never fits: the search must come to an end all the same.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only decoded")]
+struct Stubborn {
+    shape: Shape,
+    never: Never,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[allow(dead_code, reason = "only decoded")]
+enum Shape {
+    Circle { radius: Never },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Never;
+
+impl TryFrom<String> for Never {
+    type Error = &'static str;
+
+    fn try_from(_: String) -> Result<Self, &'static str> {
+        Err("not this one")
+    }
+}
+
+#[test]
+fn the_search_for_missing_keys_ends() {
+    let found = problems::<BTreeMap<String, Stubborn>>("a: {}\nb: { never: x }\nc: { shape: 1 }\n");
+    let missing = |key: &str, place: &str| {
+        found.contains(&format!(
+            "missing key `{key}`\n    add `{key}` to `{place}`"
+        ))
+    };
+    assert!(missing("shape", "a") && missing("shape", "b"), "{found}");
+    assert!(found.contains("w:2:13: `x`: not this one\n"), "{found}");
+    assert!(found.contains("w:3:13: unknown value `1`\n"), "{found}");
+}
+
 mod bombs {
     use super::*;
 
@@ -738,6 +863,13 @@ mod bombs {
             let list = [before.as_str(); 10].join(", ");
             text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
         }
+        refused(&text, "more than 500000 values, aliases included");
+    }
+
+    #[test]
+    fn aliases_of_long_text() {
+        let long = "x".repeat(1 << 20);
+        let text = format!("a: &a {long}\nb: [{}]\n", ["*a"; 1_000].join(", "));
         refused(&text, "more than 500000 values, aliases included");
     }
 
