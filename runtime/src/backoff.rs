@@ -58,7 +58,9 @@ impl Backoff {
         } else {
             random.clamp(0.0, 1.0)
         };
-        whole.mul_f64(1.0 - self.jitter * random)
+        // The usual multiplication panics when rounding leaves the range of `Duration`.
+        Duration::try_from_secs_f64(whole.as_secs_f64() * (1.0 - self.jitter * random))
+            .map_or(whole, |delay| delay.min(whole))
     }
 
     /// Counts the attempts of one thing that is tried again and again.

@@ -33,6 +33,7 @@ pub(super) fn decode<T: DeserializeOwned>(
         original: root,
         tree: root.clone(),
         gone: HashSet::new(),
+        guessed: HashSet::new(),
         found: Problems::of(document.name()),
     };
     let mut next = Some(fault);
@@ -55,6 +56,8 @@ struct Search<'a> {
     tree: Node,
     /// What was taken out, or is not worth a complaint.
     gone: HashSet<Vec<Step>>,
+    /// Where a guess was put in. One that did not help is not put in again.
+    guessed: HashSet<Vec<Step>>,
     found: Problems,
 }
 
@@ -93,10 +96,10 @@ impl Search<'_> {
     fn missing(&mut self, parent: Vec<Step>, name: &'static str) -> bool {
         let mut child = parent.clone();
         child.push(Step::Key(name.to_owned()));
-        if self.gone.insert(child) {
+        if self.gone.insert(child.clone()) {
             self.report(&parent, false, FaultKind::Missing(name));
         }
-        if insert_guess(&mut self.tree, &parent, name) {
+        if self.guessed.insert(child) && insert_guess(&mut self.tree, &parent, name) {
             return true;
         }
         self.remove(parent)

@@ -160,11 +160,18 @@ impl Tree {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), span)?;
+                let plain = style == ScalarStyle::Plain;
+                // The parser hands out `~` for what is not there at all; the difference matters to us.
+                let absent = plain && span.is_empty();
                 let node = Node {
                     position: start(span),
                     kind: Kind::Scalar {
-                        text: text.into_owned(),
-                        plain: style == ScalarStyle::Plain,
+                        text: if absent {
+                            String::new()
+                        } else {
+                            text.into_owned()
+                        },
+                        plain,
                     },
                 };
                 self.scalar(node, anchor)
@@ -415,15 +422,10 @@ impl Tree {
     fn syntax(&mut self, error: &granit_parser::ScanError) -> Stop {
         let position = at(error.marker());
         let what = error.info();
-        let cure = if what.contains("tab") {
-            "indent with spaces"
-        } else if what.contains("nesting") || what.contains("recursion") {
+        if what.contains("nesting") || what.contains("recursion") {
             return self.too_deep(position);
-        } else if what.contains("anchor") {
-            "define it first with `&name`; text that begins with `*` needs quotes"
-        } else {
-            "look at the indentation, brackets and quotes here and on the line before; text with `: `, ` #` or a special character in front needs quotes"
-        };
+        }
+        let cure = way_out(&what);
         self.stop(position, format!("not valid YAML: {what}"), cure)
     }
 
@@ -438,6 +440,24 @@ impl Tree {
             Content::Mapping { .. } => None,
         });
         Path::from_steps(steps.collect())
+    }
+}
+
+/// What to do about an error of the parser, by what is behind it most of the time.
+fn way_out(what: &str) -> &'static str {
+    let about = |word| what.contains(word);
+    if about("tab") {
+        "indent with spaces"
+    } else if about("anchor") {
+        "define it first with `&name`; text that begins with `*` needs quotes"
+    } else if about("quoted") {
+        "close the quotes; a quote inside needs to be doubled in single quotes, or `\\\"` in double quotes"
+    } else if about("bracket") || about("flow") {
+        "each `[` needs its `]`, and each `{` its `}`"
+    } else if about("mapping values") || about("block sequence") {
+        "indent the keys of a mapping, and the items of a list, all the same; text with `: ` in it needs quotes"
+    } else {
+        "look at the indentation, and quote text with special characters"
     }
 }
 

@@ -139,6 +139,13 @@ impl FaultKind {
 
 /// Types say `what; cure`. Those of the standard library say neither the value nor a cure, so both are added.
 fn custom(message: &str, scalar: Option<&str>) -> (String, String) {
+    if message.starts_with("data did not match any variant") {
+        // The type's name, which is all that serde says, is nobody's business outside.
+        return (
+            "none of the forms that may stand here".to_owned(),
+            String::new(),
+        );
+    }
     let (what, cure) = match message.split_once("; ") {
         Some((what, cure)) => (what, cure),
         None => (
@@ -241,7 +248,7 @@ fn wanted(expected: &dyn Expected) -> String {
     } else if words.starts_with("struct ") {
         "a mapping".to_owned()
     } else {
-        words
+        words.replace("a tuple of size", "a list of")
     }
 }
 

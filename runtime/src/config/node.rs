@@ -2,6 +2,9 @@
 
 use super::problem::{Path, Position, Step};
 
+/// So many bytes of text count as a value more when values are counted, or a few megabytes repeated by aliases would be gigabytes.
+const LONG_TEXT: usize = 64;
+
 /// A value and where it begins.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -142,12 +145,16 @@ impl Node {
         matches!(&self.kind, Kind::Scalar { text, plain: true } if text.is_empty())
     }
 
-    /// How many values there are in it, itself included.
+    /// How many values there are in it, itself included, where long text counts as several.
     pub(super) fn count(&self) -> usize {
         1 + match &self.kind {
             Kind::Sequence(items) => items.iter().map(|(_, item)| item.count()).sum(),
-            Kind::Mapping(entries) => entries.iter().map(|entry| entry.value.count()).sum(),
-            Kind::Scalar { .. } | Kind::Guess(_) => 0,
+            Kind::Mapping(entries) => entries
+                .iter()
+                .map(|entry| entry.key.len() / LONG_TEXT + entry.value.count())
+                .sum(),
+            Kind::Scalar { text, .. } => text.len() / LONG_TEXT,
+            Kind::Guess(_) => 0,
         }
     }
 

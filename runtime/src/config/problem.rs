@@ -134,7 +134,9 @@ impl Problems {
     }
 
     pub(crate) fn sort(&mut self) {
-        self.list.sort_by_key(|problem| problem.position);
+        // At the same place the outer comes first.
+        self.list
+            .sort_by_key(|problem| (problem.position, problem.path.0.len()));
         // An alias brings the same wrong value in at several paths: one place, one report.
         let mut seen = HashSet::new();
         self.list

@@ -56,12 +56,6 @@ impl Status {
         self.publish();
     }
 
-    /// The file is again the one that is in force: an earlier refusal is history.
-    pub fn unchanged(&self) {
-        self.facts().refused = None;
-        self.publish();
-    }
-
     /// How many configurations have been in force, this one included.
     pub fn generation(&self) -> u64 {
         self.facts().generation

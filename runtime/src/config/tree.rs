@@ -272,7 +272,7 @@ impl<'de> Deserializer<'de> for At<'de> {
             Kind::Sequence(items) if items.len() > length => Err(Fault::shape(
                 format!("a list of {length}"),
                 format!("{} items", items.len()),
-                "",
+                format!("write {length} items"),
             )),
             _ => self.deserialize_seq(visitor),
         }
@@ -434,7 +434,11 @@ macro_rules! number_keys {
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             match self.0.parse::<$type>() {
                 Ok(number) => visitor.$visit(number),
-                Err(_) => Err(Fault::invalid_type(Unexpected::Str(self.0), &visitor)),
+                Err(_) => Err(Fault::shape(
+                    format!("a whole number from {} to {}", <$type>::MIN, <$type>::MAX),
+                    format!("the key `{}`", shorten(self.0)),
+                    "",
+                )),
             }
         }
     )*};

@@ -68,6 +68,39 @@ impl FromStr for Period {
     }
 }
 
+/// A length of time that is not zero, for what would spin or never work if it were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interval(Duration);
+
+impl Interval {
+    /// From whole seconds; 0 counts as 1.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(if seconds == 0 { 1 } else { seconds }))
+    }
+
+    /// From milliseconds; 0 counts as 1.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(if millis == 0 { 1 } else { millis }))
+    }
+
+    /// As the standard library has it.
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let period: Period = text.parse()?;
+        if period.as_duration().is_zero() {
+            return Err(format!("`{text}` is no time at all; write `1ms` or more"));
+        }
+        Ok(Self(period.as_duration()))
+    }
+}
+
 /// A number of bytes such as `64KiB`, `10MiB` or `512B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
@@ -125,7 +158,7 @@ impl FromStr for Rate {
             )
         };
         let (count, per) = text.split_once('/').ok_or_else(wrong)?;
-        let count: u32 = count.parse().map_err(|_| wrong())?;
+        let count: u32 = whole(count).ok_or_else(wrong)?;
         if count == 0 {
             return Err(format!(
                 "`{text}` allows nothing; write a count of 1 or more"
@@ -166,13 +199,19 @@ impl FromStr for Percent {
 
     fn from_str(text: &str) -> Result<Self, String> {
         text.strip_suffix('%')
-            .and_then(|number| number.parse::<u8>().ok())
+            .and_then(whole::<u8>)
             .filter(|&number| number <= 100)
             .map(Self)
             .ok_or_else(|| {
                 format!("`{text}` is not a share; write a whole number from `0%` to `100%`")
             })
     }
+}
+
+/// A number of digits only: the standard library also takes a sign in front.
+fn whole<T: FromStr>(text: &str) -> Option<T> {
+    let only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    only_digits.then(|| text.parse().ok()).flatten()
 }
 
 /// Deserializes from a string through `FromStr`, whose error already says what is wanted.
@@ -197,6 +236,121 @@ macro_rules! from_string {
 }
 
 from_string!(Period, "a duration with units, such as `5s`");
+from_string!(
+    Interval,
+    "a duration with units, such as `5s`, other than zero"
+);
 from_string!(Size, "a size with units, such as `64KiB`");
 from_string!(Rate, "a rate, such as `100/s`");
 from_string!(Percent, "a share, such as `20%`");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn good<T: FromStr<Err = String> + PartialEq + fmt::Debug>(text: &str, expected: T) {
+        assert_eq!(text.parse(), Ok(expected), "{text}");
+    }
+
+    /// All of them are refused, with the text itself in the words.
+    #[track_caller]
+    fn bad<T: FromStr<Err = String> + fmt::Debug>(texts: &[&str]) {
+        for text in texts {
+            let error = text.parse::<T>().expect_err(text);
+            assert!(error.starts_with(&format!("`{text}` ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn periods() {
+        good("5s", Period::seconds(5));
+        good("500ms", Period::millis(500));
+        good("1m30s", Period::seconds(90));
+        good("1h1m1s1ms", Period::millis(3_661_001));
+        good("30d", Period::seconds(30 * 86_400));
+        good("0s", Period::seconds(0));
+        bad::<Period>(&[
+            "",
+            "5",
+            "s",
+            "5 s",
+            " 5s",
+            "-5s",
+            "+5s",
+            "1.5s",
+            "5S",
+            "5sec",
+            "5us",
+            "5s3",
+            "1e3s",
+            "٣s",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "36601d",
+        ]);
+    }
+
+    #[test]
+    fn intervals_are_not_zero() {
+        good("1ms", Interval::millis(1));
+        good("5s", Interval::seconds(5));
+        bad::<Interval>(&["0s", "0d0ms", "5"]);
+        assert_eq!(Interval::seconds(0), Interval::seconds(1));
+    }
+
+    #[test]
+    fn sizes() {
+        good("0B", Size::bytes(0));
+        good("64KiB", Size::bytes(65_536));
+        good("10MiB", Size::bytes(10 << 20));
+        good("17179869183GiB", Size::bytes(u64::MAX - (1 << 30) + 1));
+        bad::<Size>(&[
+            "",
+            "64",
+            "64kb",
+            "64KB",
+            "-1B",
+            "+1B",
+            "1.5KiB",
+            "17179869184GiB",
+            "KiB",
+            "1 B",
+        ]);
+    }
+
+    #[test]
+    fn rates() {
+        let rate = |count, seconds| Rate {
+            count,
+            per: Duration::from_secs(seconds),
+        };
+        good("100/s", rate(100, 1));
+        good("5/m", rate(5, 60));
+        good("1000/h", rate(1_000, 3_600));
+        good("1/d", rate(1, 86_400));
+        bad::<Rate>(&[
+            "",
+            "100",
+            "/s",
+            "100/",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1/2s",
+            "1/S",
+            "1/s/s",
+            "4294967296/s",
+        ]);
+    }
+
+    #[test]
+    fn shares() {
+        good("0%", Percent::new(0));
+        good("20%", Percent::new(20));
+        good("100%", Percent::new(100));
+        bad::<Percent>(&["", "%", "20", "101%", "-1%", "+1%", "0.5%", "20 %", "256%"]);
+        assert!((Percent::new(20).as_fraction() - 0.2).abs() < 1e-9);
+        assert_eq!(Percent::new(200), Percent::new(100));
+    }
+}

@@ -5,11 +5,11 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::MissedTickBehavior;
 
-use super::file;
+use super::{Status, file};
 use crate::signal::Hangups;
 
 /// How often a file is looked at, unless somebody knows better.
@@ -38,6 +38,43 @@ pub async fn follow(path: PathBuf, current: &str, every: Duration, on_change: im
         )
         .ok();
     look(path, current, every, hangups, on_change).await;
+}
+
+/// Follows the configuration file at `path`: each new content goes to `apply`, which puts it in force or says why not; `status` and the log
+/// tell how it went. When it is refused, or cannot be read, what is in force stays. Never ends; dropping it stops it.
+pub async fn reload<E: std::fmt::Display>(
+    path: PathBuf,
+    current: &str,
+    every: Duration,
+    status: Status,
+    mut apply: impl FnMut(&str) -> Result<(), E>,
+) {
+    follow(path, current, every, |change| {
+        attempt(change, &status, &mut apply, SystemTime::now());
+    })
+    .await;
+}
+
+fn attempt<E: std::fmt::Display>(
+    change: Change,
+    status: &Status,
+    apply: &mut impl FnMut(&str) -> Result<(), E>,
+    now: SystemTime,
+) {
+    let applied = match change {
+        Change::Content(text) => apply(&text).map_err(|why| why.to_string()),
+        Change::Unreadable(why) => Err(why),
+    };
+    match applied {
+        Ok(()) => {
+            status.loaded(now);
+            tracing::info!(generation = status.generation(), "configuration loaded");
+        }
+        Err(why) => {
+            tracing::warn!(%why, generation = status.generation(), "configuration refused, the old one stays");
+            status.refused(now, why);
+        }
+    }
 }
 
 async fn look(
@@ -205,6 +242,28 @@ mod tests {
             story.next().await,
             Change::Unreadable("larger than 4 MiB".to_owned())
         );
+    }
+
+    #[test]
+    fn a_refused_configuration_leaves_the_old_one_in_force() {
+        let now = SystemTime::UNIX_EPOCH;
+        let status = Status::new(Path::new("weft.yaml"), now);
+        let mut in_force = String::from("good");
+        let mut apply = |text: &str| {
+            if text == "bad" {
+                return Err("weft.yaml:1:1: bad");
+            }
+            in_force = text.to_owned();
+            Ok(())
+        };
+        attempt(content("bad"), &status, &mut apply, now);
+        assert_eq!(status.refusal().as_deref(), Some("weft.yaml:1:1: bad"));
+        attempt(content("better"), &status, &mut apply, now);
+        assert_eq!((status.generation(), status.refusal()), (2, None));
+        let gone = Change::Unreadable("No such file".to_owned());
+        attempt(gone, &status, &mut apply, now);
+        assert_eq!(status.refusal().as_deref(), Some("No such file"));
+        assert_eq!((status.generation(), in_force.as_str()), (2, "better"));
     }
 
     #[tokio::test]

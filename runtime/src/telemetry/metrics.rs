@@ -45,6 +45,7 @@ impl Metrics {
     pub fn install(version: &'static str) -> Result<Self, AlreadyInstalled> {
         let (recorder, metrics) = Self::detached(version);
         ::metrics::set_global_recorder(recorder).map_err(|_| AlreadyInstalled)?;
+        describe();
         Ok(metrics)
     }
 
@@ -92,6 +93,26 @@ impl Metrics {
             self.handle.run_upkeep();
         }
     }
+}
+
+/// What this crate itself counts.
+fn describe() {
+    ::metrics::describe_gauge!(
+        "weft_config_generation",
+        "How many configurations have been in force."
+    );
+    ::metrics::describe_gauge!(
+        "weft_config_refused",
+        "1 while the configuration file is not in force because something is wrong with it."
+    );
+    ::metrics::describe_counter!(
+        "weft_config_reloads_total",
+        "How often the configuration file was read anew, by result."
+    );
+    ::metrics::describe_counter!(
+        "weft_log_lines_dropped_total",
+        "Lines of the log that were dropped because standard error was read too slowly."
+    );
 }
 
 impl fmt::Debug for Metrics {
