@@ -151,7 +151,9 @@ mod tests {
     }
 
     fn subject(cache: &mut Cache, token: &str, version: Version, now: u64) -> Option<String> {
-        cache.find(token, version, at(now)).map(|claims| claims.subject.clone())
+        cache
+            .find(token, version, at(now))
+            .map(|claims| claims.subject.clone())
     }
 
     #[test]
@@ -181,7 +183,10 @@ mod tests {
         cache.insert("popular", (0, 0), verified("ann", 0, 200));
         for index in 0..20_000 {
             cache.insert(&format!("token {index}"), (0, 0), verified("x", 0, 200));
-            assert!(subject(&mut cache, "popular", (0, 0), 1).is_some(), "after {index}");
+            assert!(
+                subject(&mut cache, "popular", (0, 0), 1).is_some(),
+                "after {index}"
+            );
         }
         assert_eq!(cache.entries.len(), MOST_TOKENS);
         let long = "x".repeat(8_000);

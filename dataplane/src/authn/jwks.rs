@@ -47,7 +47,9 @@ impl Algorithm {
 
     /// From `alg`, in exactly this spelling.
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
     }
 }
 
@@ -100,7 +102,11 @@ impl Keys {
         let mut list: Vec<Key> = Vec::new();
         let mut left_out = Vec::new();
         for (index, key) in keys.iter().enumerate() {
-            match key.as_object().ok_or_else(|| "not an object".to_owned()).and_then(read_key) {
+            match key
+                .as_object()
+                .ok_or_else(|| "not an object".to_owned())
+                .and_then(read_key)
+            {
                 Ok(key) => list.push(key),
                 Err(why) => left_out.push(format!("key {}: {why}", index + 1)),
             }
@@ -162,7 +168,9 @@ fn read_key(key: &Map<String, Value>) -> Result<Key, String> {
     }
     // Who publishes the private half has published everybody's signature.
     if key.contains_key("d") {
-        return Err("it is a private key; publish the public one only, after making a new pair".to_owned());
+        return Err(
+            "it is a private key; publish the public one only, after making a new pair".to_owned(),
+        );
     }
     let text = |name: &str| key.get(name).and_then(Value::as_str).unwrap_or("");
     let (algorithm, public) = match (text("kty"), text("crv")) {
@@ -171,7 +179,10 @@ fn read_key(key: &Map<String, Value>) -> Result<Key, String> {
         ("OKP", "Ed25519") => (Algorithm::EdDsa, ed25519(key)?),
         (kind, curve) => return Err(format!("keys of kind {kind:?} {curve:?} are not supported")),
     };
-    if key.get("alg").is_some_and(|given| given != algorithm.name()) {
+    if key
+        .get("alg")
+        .is_some_and(|given| given != algorithm.name())
+    {
         return Err(format!("`alg` is not `{}`", algorithm.name()));
     }
     Ok(Key {
@@ -186,9 +197,14 @@ fn rsa(key: &Map<String, Value>) -> Result<ParsedPublicKey, String> {
     // Some libraries write a sign byte; the numbers are unsigned.
     let modulus = without_zeros(&modulus);
     let exponent = without_zeros(&exponent);
-    let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    let bits = modulus.len() * 8
+        - modulus
+            .first()
+            .map_or(0, |byte| byte.leading_zeros() as usize);
     if !(2_048..=8_192).contains(&bits) {
-        return Err(format!("an RSA key of {bits} bits is not between 2,048 and 8,192"));
+        return Err(format!(
+            "an RSA key of {bits} bits is not between 2,048 and 8,192"
+        ));
     }
     // 1 would make every message its own signature; even ones are no exponents.
     if exponent == [1] || exponent.last().is_none_or(|byte| byte % 2 == 0) || exponent.len() > 8 {
@@ -276,28 +292,55 @@ mod tests {
     fn a_key_that_is_not_what_it_says_is_left_out() {
         let check = |key: Value, why: &str| {
             let error = parse(json!([key])).unwrap_err();
-            assert!(error.contains("no usable key among 1") && error.contains(why), "{error}");
+            assert!(
+                error.contains("no usable key among 1") && error.contains(why),
+                "{error}"
+            );
         };
         let small = "w".repeat(171);
-        check(with(rsa_key().jwk("a"), "alg", json!("RS512")), "`alg` is not `RS256`");
-        check(with(rsa_key().jwk("a"), "alg", json!("HS256")), "`alg` is not `RS256`");
+        check(
+            with(rsa_key().jwk("a"), "alg", json!("RS512")),
+            "`alg` is not `RS256`",
+        );
+        check(
+            with(rsa_key().jwk("a"), "alg", json!("HS256")),
+            "`alg` is not `RS256`",
+        );
         check(with(rsa_key().jwk("a"), "alg", json!(7)), "`alg`");
         check(with(rsa_key().jwk("a"), "n", json!(small)), "bits");
         check(with(rsa_key().jwk("a"), "n", json!("")), "0 bits");
-        check(with(rsa_key().jwk("a"), "n", json!("AQAB=")), "`n` is not base64url");
+        check(
+            with(rsa_key().jwk("a"), "n", json!("AQAB=")),
+            "`n` is not base64url",
+        );
         check(with(rsa_key().jwk("a"), "e", json!("AQ")), "exponent");
         check(with(rsa_key().jwk("a"), "e", json!("Ag")), "exponent");
         check(with(rsa_key().jwk("a"), "e", json!("")), "exponent");
         check(with(rsa_key().jwk("a"), "d", json!("AQAB")), "private");
         check(with(rsa_key().jwk("a"), "kid", json!(1)), "`kid`");
         check(with(rsa_key().jwk("a"), "use", json!(null)), "`use`");
-        check(with(rsa_key().jwk("a"), "key_ops", json!(["sign"])), "`key_ops`");
-        check(with(rsa_key().jwk("a"), "key_ops", json!("verify")), "`key_ops`");
+        check(
+            with(rsa_key().jwk("a"), "key_ops", json!(["sign"])),
+            "`key_ops`",
+        );
+        check(
+            with(rsa_key().jwk("a"), "key_ops", json!("verify")),
+            "`key_ops`",
+        );
         check(with(ec_key().jwk("a"), "crv", json!("P-384")), "P-384");
-        check(with(ec_key().jwk("a"), "crv", json!("secp256k1")), "secp256k1");
+        check(
+            with(ec_key().jwk("a"), "crv", json!("secp256k1")),
+            "secp256k1",
+        );
         check(with(ec_key().jwk("a"), "y", json!("AA")), "32 bytes");
-        check(with(ec_key().jwk("a"), "y", json!("A".repeat(43))), "not a point");
-        check(with(ec_key().jwk("a"), "alg", json!("ES384")), "`alg` is not `ES256`");
+        check(
+            with(ec_key().jwk("a"), "y", json!("A".repeat(43))),
+            "not a point",
+        );
+        check(
+            with(ec_key().jwk("a"), "alg", json!("ES384")),
+            "`alg` is not `ES256`",
+        );
         check(with(ed_key().jwk("a"), "x", json!("AA")), "32 bytes");
         check(with(ed_key().jwk("a"), "crv", json!("X25519")), "X25519");
         check(json!({"kty": "oct", "k": "AAAA"}), "oct");
@@ -309,12 +352,23 @@ mod tests {
         let key = rsa_key().jwk("a");
         let modulus = URL_SAFE_NO_PAD.decode(key["n"].as_str().unwrap()).unwrap();
         let padded = URL_SAFE_NO_PAD.encode([&[0], &modulus[..]].concat());
-        assert_eq!(parse(json!([with(key, "n", json!(padded))])).unwrap().len(), 1);
+        assert_eq!(
+            parse(json!([with(key, "n", json!(padded))])).unwrap().len(),
+            1
+        );
     }
 
     #[test]
     fn what_is_no_key_set_is_refused() {
-        for document in ["", "[]", "{}", r#"{"keys": {}}"#, r#"{"keys": []}"#, r#"{"keys": [], "keys": []}"#, "<html>"] {
+        for document in [
+            "",
+            "[]",
+            "{}",
+            r#"{"keys": {}}"#,
+            r#"{"keys": []}"#,
+            r#"{"keys": [], "keys": []}"#,
+            "<html>",
+        ] {
             assert!(Keys::parse(document.as_bytes()).is_err(), "{document}");
         }
         let many: Vec<_> = (0..257).map(|_| ed_key().jwk("a")).collect();

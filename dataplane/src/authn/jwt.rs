@@ -68,7 +68,10 @@ pub(super) fn verify(
         return Err(Refused {
             error: Error::new(
                 Reason::TokenSignature,
-                format!("the {} signature of the token is wrong", key.algorithm.name()),
+                format!(
+                    "the {} signature of the token is wrong",
+                    key.algorithm.name()
+                ),
             ),
             // With a `kid` the key was the right one; without, the issuer may have a new one.
             keys_may_be_old: header.key_id.is_none(),
@@ -90,7 +93,9 @@ fn split(token: &str) -> Result<Parts<'_>, Error> {
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(malformed("the token does not have the three parts of a JWS"));
+        return Err(malformed(
+            "the token does not have the three parts of a JWS",
+        ));
     };
     // Strict: no padding, no other alphabet, no stray bits at the end, so that a token has one spelling.
     let decode = |part: &str, name: &str| {
@@ -119,7 +124,9 @@ fn read_header(bytes: &[u8]) -> Result<Header, Error> {
     // What must be understood is not; keys and addresses of keys in the token itself are never looked at.
     for name in ["crit", "b64", "zip", "enc"] {
         if header.contains_key(name) {
-            return Err(malformed(format!("the token has a `{name}` header, which is not taken")));
+            return Err(malformed(format!(
+                "the token has a `{name}` header, which is not taken"
+            )));
         }
     }
     if let Some(kind) = header.get("typ") {
@@ -131,7 +138,9 @@ fn read_header(bytes: &[u8]) -> Result<Header, Error> {
         }
     }
     let Some(Value::String(algorithm_name)) = header.get("alg") else {
-        return Err(malformed("the header of the token has no `alg` that is a string"));
+        return Err(malformed(
+            "the header of the token has no `alg` that is a string",
+        ));
     };
     let key_id = match header.get("kid") {
         None => None,
@@ -145,10 +154,17 @@ fn read_header(bytes: &[u8]) -> Result<Header, Error> {
     })
 }
 
-fn choose_key<'a>(header: &'a Header, keys: &'a Keys, demands: &Demands) -> Result<&'a Key, Refused> {
+fn choose_key<'a>(
+    header: &'a Header,
+    keys: &'a Keys,
+    demands: &Demands,
+) -> Result<&'a Key, Refused> {
     let wrong_algorithm = |why: &str| {
         let name = shown(&header.algorithm_name);
-        Error::new(Reason::TokenAlgorithm, format!("the token's algorithm {name} {why}"))
+        Error::new(
+            Reason::TokenAlgorithm,
+            format!("the token's algorithm {name} {why}"),
+        )
     };
     let Some(algorithm) = header.algorithm else {
         return Err(wrong_algorithm("is never taken").into());
@@ -173,11 +189,9 @@ fn choose_key<'a>(header: &'a Header, keys: &'a Keys, demands: &Demands) -> Resu
             "the token has no `kid` and the key set more than one {} key",
             algorithm.name()
         ))),
-        (None, _, Some(id)) if named().next().is_some() => Err(wrong_algorithm(&format!(
-            "is not that of the key {}",
-            shown(id)
-        ))
-        .into()),
+        (None, _, Some(id)) if named().next().is_some() => {
+            Err(wrong_algorithm(&format!("is not that of the key {}", shown(id))).into())
+        }
         (None, _, Some(id)) => Err(unknown(format!("the key set has no key {}", shown(id)))),
         (None, _, None) => Err(unknown(format!(
             "the key set has no {} key",
@@ -218,12 +232,16 @@ fn check_claims(bytes: &[u8], demands: &Demands, now: SystemTime) -> Result<Veri
     }
     // All dates are before the year 10,000: no sum overflows.
     let from = not_before.map_or(SystemTime::UNIX_EPOCH, |date| {
-        date.checked_sub(demands.skew).unwrap_or(SystemTime::UNIX_EPOCH)
+        date.checked_sub(demands.skew)
+            .unwrap_or(SystemTime::UNIX_EPOCH)
     });
     let until = expires + demands.skew;
     if now >= until {
         let ago = now.duration_since(expires).unwrap_or_default().as_secs();
-        return Err(Error::new(Reason::TokenExpired, format!("the token expired {ago} s ago")));
+        return Err(Error::new(
+            Reason::TokenExpired,
+            format!("the token expired {ago} s ago"),
+        ));
     }
     if now < from {
         let ahead = from.duration_since(now).unwrap_or_default() + demands.skew;
@@ -260,7 +278,9 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<SystemTime>, E
     };
     match since {
         Some(since) => Ok(Some(SystemTime::UNIX_EPOCH + since)),
-        None => Err(malformed(format!("the `{name}` of the token is not a date in seconds"))),
+        None => Err(malformed(format!(
+            "the `{name}` of the token is not a date in seconds"
+        ))),
     }
 }
 
@@ -268,7 +288,9 @@ fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(malformed(format!("the `{name}` of the token is not a string"))),
+        Some(_) => Err(malformed(format!(
+            "the `{name}` of the token is not a string"
+        ))),
     }
 }
 

@@ -147,10 +147,7 @@ impl Authenticator {
         let Some(keys) = keys.as_ref() else {
             return Err(Error::new(
                 Reason::KeySetUnavailable,
-                format!(
-                    "the keys of `{}` could not be had yet",
-                    self.demands.issuer
-                ),
+                format!("the keys of `{}` could not be had yet", self.demands.issuer),
             )
             .retry_after(Duration::from_secs(1)));
         };
@@ -208,11 +205,15 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Error> {
     let end = value.iter().position(|byte| *byte == b' ');
     let (scheme, rest) = value.split_at(end.unwrap_or(value.len()));
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Err(missing("the Authorization field has another scheme than Bearer"));
+        return Err(missing(
+            "the Authorization field has another scheme than Bearer",
+        ));
     }
     let token = rest.trim_ascii();
     if token.is_empty() {
-        return Err(malformed("the Authorization field has no token after Bearer"));
+        return Err(malformed(
+            "the Authorization field has no token after Bearer",
+        ));
     }
     if token.len() > LONGEST_TOKEN {
         return Err(malformed("the token is longer than 8 KiB"));

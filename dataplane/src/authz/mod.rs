@@ -364,8 +364,7 @@ mod tests {
     fn a_denial_says_who_what_and_why() {
         let rules = build(&[rule(&["storefront"], Some(&["GET"]), None)]).unwrap();
         let check = |caller: Option<&str>, words: &[&str]| {
-            let error = permit(&rules, caller, &Method::POST, "/orders/1")
-                .unwrap_err();
+            let error = permit(&rules, caller, &Method::POST, "/orders/1").unwrap_err();
             assert_eq!(error.reason, Reason::Denied);
             for word in words
                 .iter()

@@ -1,0 +1,210 @@
+//! One GET of a small document over HTTP/1.1, with or without TLS: how key sets are had.
+//!
+//! Off the path of any request, a connection each time, because it happens every ten minutes.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use weft_runtime::config::{Path, Problems};
+
+/// Larger documents are refused.
+pub(super) const MOST_BYTES: usize = 1 << 20;
+
+/// All of it together, from the name to the last byte.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a document is, checked.
+pub(super) struct Fetcher {
+    target: Uri,
+    authority: String,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl std::fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fetcher({}, {})", self.authority, self.target)
+    }
+}
+
+impl Fetcher {
+    /// Checks `url` and `ca`, which stand under those keys at `place`. Without `ca`, the system's certificates count.
+    pub(super) fn build(
+        place: &Path,
+        url: &str,
+        ca: Option<&std::path::Path>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let at = place.key("url");
+        let mut wrong = |what: &str| {
+            problems.at(
+                &at,
+                format!("`{url}` {what}"),
+                "write a whole URL, such as `https://id.example/jwks.json`",
+            );
+            None
+        };
+        let Ok(uri) = url.parse::<Uri>() else {
+            return wrong("is not a URL");
+        };
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return wrong("does not begin with `https://` or `http://`"),
+        };
+        let authority = uri.authority()?;
+        if authority.as_str().contains('@') || url.contains('#') {
+            return wrong("has a user or a fragment, which are not sent");
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let Ok(name) = ServerName::try_from(host.clone()) else {
+            return wrong("has a host that is neither a name nor an address");
+        };
+        let tls = match (secure, ca) {
+            (true, ca) => {
+                let roots = roots(&place.key("ca"), ca, problems)?;
+                Some((TlsConnector::from(Arc::new(client_config(roots))), name))
+            }
+            (false, None) => None,
+            (false, Some(_)) => {
+                problems.at(
+                    &place.key("ca"),
+                    "`ca` has no meaning for an `http://` URL",
+                    "write `https://`, or remove `ca`",
+                );
+                return None;
+            }
+        };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Some(Self {
+            target: path.parse().ok()?,
+            authority: authority.to_string(),
+            port: authority
+                .port_u16()
+                .unwrap_or(if secure { 443 } else { 80 }),
+            host,
+            tls,
+        })
+    }
+
+    /// The document. Dropping the future closes the connection.
+    pub(super) async fn get(&self) -> Result<Bytes, String> {
+        let seconds = TIMEOUT.as_secs();
+        tokio::time::timeout(TIMEOUT, self.connect_and_get())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer from {} in {seconds} s", self.authority)))
+    }
+
+    async fn connect_and_get(&self) -> Result<Bytes, String> {
+        // Tries all addresses of the name, in turn.
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| format!("cannot connect to {}: {error}", self.authority))?;
+        match &self.tls {
+            None => self.exchange(tcp).await,
+            Some((connector, name)) => {
+                let tls = connector
+                    .connect(name.clone(), tcp)
+                    .await
+                    .map_err(|error| format!("TLS with {}: {error}", self.authority))?;
+                self.exchange(tls).await
+            }
+        }
+    }
+
+    async fn exchange<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &self,
+        stream: S,
+    ) -> Result<Bytes, String> {
+        let failed = |error: hyper::Error| format!("HTTP with {}: {error}", self.authority);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let exchange = async {
+            let request = Request::get(self.target.clone())
+                .header(header::HOST, &self.authority)
+                .header(header::ACCEPT, "application/jwk-set+json, application/json")
+                .header(header::CONNECTION, "close")
+                .body(Empty::<Bytes>::new())
+                .map_err(|error| error.to_string())?;
+            let response = sender.send_request(request).await.map_err(failed)?;
+            // A redirection is not followed: who may say where the keys are is the configuration alone.
+            if response.status() != StatusCode::OK {
+                return Err(format!("{} answered {}", self.authority, response.status()));
+            }
+            let body = Limited::new(response.into_body(), MOST_BYTES);
+            let body = body
+                .collect()
+                .await
+                .map_err(|error| format!("the answer of {}: {error}", self.authority))?;
+            Ok(body.to_bytes())
+        };
+        // Both in this task: a connection makes no progress unless it is polled, and may end before the exchange is
+        // done with what came over it.
+        match select(pin!(exchange), pin!(connection)).await {
+            Either::Left((done, _)) => done,
+            Either::Right((_, exchange)) => exchange.await,
+        }
+    }
+}
+
+fn client_config(roots: RootCertStore) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has what the default versions need")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn roots(
+    place: &Path,
+    ca: Option<&std::path::Path>,
+    problems: &mut Problems,
+) -> Option<RootCertStore> {
+    let certificates: Vec<CertificateDer<'static>> = match ca {
+        None => rustls_native_certs::load_native_certs().certs,
+        Some(file) => {
+            let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+            match read {
+                Ok(certificates) => certificates,
+                Err(error) => {
+                    problems.at(
+                        place,
+                        format!("`{}` cannot be read: {error}", file.display()),
+                        "write the path of a PEM file with the certificates to trust",
+                    );
+                    return None;
+                }
+            }
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(certificates);
+    if usable == 0 {
+        problems.at(
+            place,
+            match ca {
+                Some(file) => format!("`{}` has no certificate", file.display()),
+                None => "the system has no certificates to trust".to_owned(),
+            },
+            "write under `ca` the path of a PEM file with the certificates to trust",
+        );
+        return None;
+    }
+    Some(roots)
+}
