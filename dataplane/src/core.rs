@@ -1,1 +1,405 @@
-//! placeholder
+//! The data path's threads: one per core, each with a runtime, listeners, connection pools and counters of its own.
+//!
+//! Nothing on the path of an exchange is `Send` or locked. What cores share is the plan, which is swapped whole, and the
+//! endpoints' load and health, which are atomics. Everything slow or rare lives on the process's other runtime and talks
+//! to the cores through [`Cores`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use foldhash::fast::RandomState;
+use slab::Slab;
+use tokio::sync::{Notify, mpsc};
+
+use crate::accept;
+use crate::cluster::{Pool, Wired};
+use crate::error::Error;
+use crate::http::Caller;
+use crate::http2::client::Peers;
+use crate::identity::Identity;
+use crate::observe::{AnswerCells, Direction, EdgeCells, EdgeKey, Registry, RouteCells, RouteKey};
+use crate::plan::{Plan, Rule, Site};
+
+/// Commands to a core that are under way at most; a core takes them at once.
+const COMMANDS: usize = 16;
+/// Callers whose counters a core keeps at hand.
+const CALLERS: usize = 1024;
+/// How often a core looks after its pools.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// What the cores share with the rest of the process.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The plan that new exchanges run under.
+    pub plan: Arc<ArcSwap<Plan>>,
+    /// Our identity, where there is a mesh.
+    pub identity: Option<Arc<Identity>>,
+    /// Where the cores count.
+    pub registry: Arc<Registry>,
+    /// Connections open in all cores.
+    pub open: Arc<Open>,
+    /// How many of them there may be.
+    pub max_connections: usize,
+}
+
+/// How many downstream connections are open.
+#[derive(Debug, Default)]
+pub struct Open {
+    count: AtomicUsize,
+    none_left: Notify,
+}
+
+impl Open {
+    /// In all cores.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    async fn none_left(&self) {
+        loop {
+            let notified = self.none_left.notified();
+            if self.count() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+enum Command {
+    Listen {
+        site: Arc<str>,
+        listener: TcpListener,
+    },
+    Close {
+        site: Arc<str>,
+    },
+    Drain,
+}
+
+/// The running cores.
+#[derive(Debug)]
+pub struct Cores {
+    commands: Vec<mpsc::Sender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    open: Arc<Open>,
+}
+
+impl Cores {
+    /// Starts this many threads. They listen nowhere yet.
+    pub fn start(workers: usize, shared: &Shared) -> io::Result<Self> {
+        let mut cores = Self {
+            commands: Vec::new(),
+            threads: Vec::new(),
+            open: Arc::clone(&shared.open),
+        };
+        for index in 0..workers.max(1) {
+            let (sender, receiver) = mpsc::channel(COMMANDS);
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("core-{index}"))
+                .spawn(move || {
+                    if let Err(error) = run(&shared, receiver) {
+                        tracing::error!(%error, core = index, "a core could not start");
+                    }
+                })?;
+            cores.commands.push(sender);
+            cores.threads.push(thread);
+        }
+        Ok(cores)
+    }
+
+    /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours.
+    pub async fn listen(&self, site: &Site) -> io::Result<()> {
+        for (sender, listener) in self
+            .commands
+            .iter()
+            .zip(accept::bind(site.address, self.commands.len())?)
+        {
+            let command = Command::Listen {
+                site: Arc::clone(&site.name),
+                listener,
+            };
+            sender
+                .send(command)
+                .await
+                .map_err(|_| io::Error::other("a core has ended"))?;
+        }
+        Ok(())
+    }
+
+    /// Stops listening for a site; its connections go on.
+    pub async fn close(&self, site: &Arc<str>) {
+        for sender in &self.commands {
+            let _: Result<_, _> = sender
+                .send(Command::Close {
+                    site: Arc::clone(site),
+                })
+                .await;
+        }
+    }
+
+    /// Stops listening, tells every connection to end after its exchange, and waits. Returns how many connections were
+    /// still open at the deadline.
+    pub async fn drain(self, at_most: Duration) -> usize {
+        for sender in &self.commands {
+            let _: Result<_, _> = sender.send(Command::Drain).await;
+        }
+        let _: Result<(), _> = tokio::time::timeout(at_most, self.open.none_left()).await;
+        self.open.count()
+    }
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Core {
+    plan: RefCell<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) registry: Arc<Registry>,
+    answers: Arc<AnswerCells>,
+    open: Arc<Open>,
+    max_connections: usize,
+    draining: Cell<bool>,
+    seats: RefCell<Slab<Option<Waker>>>,
+    pub(crate) pool: Pool,
+    pub(crate) peers: Peers,
+    wired: RefCell<HashMap<u64, Rc<Wired>, RandomState>>,
+    inbound: RefCell<HashMap<Arc<str>, Arc<EdgeCells>, RandomState>>,
+    routes: RefCell<HashMap<u64, Arc<RouteCells>, RandomState>>,
+}
+
+impl Core {
+    fn new(shared: &Shared) -> Rc<Self> {
+        Rc::new(Self {
+            plan: RefCell::new(Cache::new(Arc::clone(&shared.plan))),
+            identity: shared.identity.clone(),
+            answers: shared.registry.answers(),
+            registry: Arc::clone(&shared.registry),
+            open: Arc::clone(&shared.open),
+            max_connections: shared.max_connections,
+            draining: Cell::new(false),
+            seats: RefCell::default(),
+            pool: Pool::default(),
+            peers: Peers::default(),
+            wired: RefCell::default(),
+            inbound: RefCell::default(),
+            routes: RefCell::default(),
+        })
+    }
+
+    /// The plan of this moment.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(self.plan.borrow_mut().load())
+    }
+
+    /// Whether connections are to end after their exchange.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// A place for one more connection, if there is one.
+    pub(crate) fn seat(self: &Rc<Self>) -> Option<Seat> {
+        if self.open.count.fetch_add(1, Ordering::Relaxed) >= self.max_connections {
+            self.leave();
+            return None;
+        }
+        Some(Seat {
+            key: self.seats.borrow_mut().insert(None),
+            core: Rc::clone(self),
+        })
+    }
+
+    fn leave(&self) {
+        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.none_left.notify_waiters();
+        }
+    }
+
+    /// What this core keeps for a cluster.
+    pub(crate) fn wired(&self, cluster: &Arc<crate::cluster::Cluster>, site: &Site) -> Rc<Wired> {
+        // The edge's source is the site's service: the same for all sites of a process that speak for it.
+        if let Some(wired) = self.wired.borrow().get(&cluster.id) {
+            return Rc::clone(wired);
+        }
+        let cells = (!cluster.is_local).then(|| {
+            self.registry.edge(EdgeKey {
+                source: Arc::clone(&site.service),
+                destination: Arc::clone(&cluster.name),
+                direction: Direction::Outbound,
+                mtls: cluster.is_mesh(),
+            })
+        });
+        let wired = Rc::new(Wired::new(cells));
+        self.wired
+            .borrow_mut()
+            .insert(cluster.id, Rc::clone(&wired));
+        wired
+    }
+
+    /// The counters of a caller that comes in from the mesh.
+    pub(crate) fn inbound(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
+        if !site.tells_identity {
+            return None;
+        }
+        let source = caller
+            .identity
+            .as_ref()
+            .map_or("unknown", |identity| identity.label());
+        if let Some(cells) = self.inbound.borrow().get(source) {
+            return Some(Arc::clone(cells));
+        }
+        let source: Arc<str> = source.into();
+        let cells = self.registry.edge(EdgeKey {
+            source: Arc::clone(&source),
+            destination: Arc::clone(&site.service),
+            direction: Direction::Inbound,
+            mtls: caller.tls,
+        });
+        let mut inbound = self.inbound.borrow_mut();
+        if inbound.len() >= CALLERS {
+            // The registry keeps what was counted; whoever still calls is asked for again.
+            inbound.clear();
+        }
+        inbound.insert(source, Arc::clone(&cells));
+        Some(cells)
+    }
+
+    /// The counters of a route, where routes are counted.
+    pub(crate) fn route(&self, site: &Site, rule: &Rule) -> Option<Arc<RouteCells>> {
+        if !site.is_edge {
+            return None;
+        }
+        if let Some(cells) = self.routes.borrow().get(&rule.id) {
+            return Some(Arc::clone(cells));
+        }
+        let cells = self.registry.route(RouteKey {
+            listener: Arc::clone(&site.name),
+            route: Arc::clone(&rule.name),
+            service: Arc::clone(&rule.target.name),
+        });
+        self.routes.borrow_mut().insert(rule.id, Arc::clone(&cells));
+        Some(cells)
+    }
+
+    /// Counts an answer of ours.
+    pub(crate) fn account_refusal(
+        &self,
+        site: &Site,
+        rule: Option<&Rule>,
+        caller: &Caller,
+        error: &Error,
+        started: Instant,
+    ) {
+        self.answers.answered(error.reason);
+        let status = Some(error.reason.status().as_u16());
+        let cells = [
+            rule.and_then(|rule| self.route(site, rule)),
+            self.inbound(caller, site),
+        ];
+        for cells in cells.into_iter().flatten() {
+            cells.answered(error.reason);
+            cells.record(status, started.elapsed());
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        let wakers: Vec<Waker> = self
+            .seats
+            .borrow_mut()
+            .iter_mut()
+            .filter_map(|(_, waker)| waker.take())
+            .collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Closes what has been idle for too long, and forgets what no plan names any more.
+    fn upkeep(&self) {
+        let now = Instant::now();
+        self.pool.sweep(now);
+        self.peers.sweep(now);
+        let plan = self.plan();
+        self.wired
+            .borrow_mut()
+            .retain(|id, _| plan.has_cluster(*id));
+        self.routes.borrow_mut().retain(|id, _| plan.has_rule(*id));
+    }
+}
+
+/// A connection's place: counted, and woken when the process drains.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    core: Rc<Core>,
+    key: usize,
+}
+
+impl Seat {
+    /// Has this task woken when the drain begins.
+    pub(crate) fn wake_at_drain(&self, cx: &mut Context<'_>) {
+        if let Some(slot) = self.core.seats.borrow_mut().get_mut(self.key)
+            && !slot
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *slot = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.core.seats.borrow_mut().try_remove(self.key);
+        self.core.leave();
+    }
+}
+
+fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())?;
+    runtime.block_on(async {
+        let core = Core::new(shared);
+        let mut listeners = HashMap::new();
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        loop {
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                _ = upkeep.tick() => {
+                    core.upkeep();
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Listen { site, listener }) => {
+                    let task = accept::listen(Rc::clone(&core), Arc::clone(&site), listener)?;
+                    if let Some(old) = listeners.insert(site, task) {
+                        old.abort();
+                    }
+                }
+                Some(Command::Close { site }) => {
+                    if let Some(listener) = listeners.remove(&site) {
+                        listener.abort();
+                    }
+                }
+                Some(Command::Drain) => {
+                    for (_, listener) in listeners.drain() {
+                        listener.abort();
+                    }
+                    core.drain();
+                }
+                // The process has finished draining, or gave up; what is still open is cut.
+                None => return Ok(()),
+            }
+        }
+    })
+}

@@ -34,4 +34,5 @@ pub mod core;
 pub mod http;
 pub mod http1;
 pub mod http2;
+pub mod node;
 pub mod plan;

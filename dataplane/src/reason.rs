@@ -119,6 +119,22 @@ reasons! {
     Internal = "internal", INTERNAL_SERVER_ERROR, 13, "Please report it, with the log line of this exchange.";
 }
 
+impl Reason {
+    /// Whether it speaks against the endpoint that was tried, and not against the client or us.
+    pub const fn is_of_endpoint(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::TlsFailed
+                | Self::PeerIdentity
+                | Self::UpstreamReset
+                | Self::UpstreamMalformed
+                | Self::UpstreamTimeout
+        )
+    }
+}
+
 /// The page `docs/reasons.md`.
 pub fn reference() -> String {
     let mut page = String::from(

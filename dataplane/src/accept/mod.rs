@@ -1,1 +1,8 @@
-//! placeholder
+//! Listeners: sockets in, connections with a known protocol and peer out.
+
+mod detect;
+mod io;
+mod listener;
+
+pub use io::Io;
+pub(crate) use listener::{bind, listen};

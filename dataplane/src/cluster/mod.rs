@@ -1,4 +1,149 @@
-//! A named set of endpoints.
+//! A named set of endpoints that an exchange can be sent to, and what holds for every exchange with it.
 
+pub mod config;
+pub(crate) mod connect;
 pub mod members;
+mod pool;
 pub mod retry;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub(crate) use pool::Pool;
+
+use crate::balance;
+use crate::discovery::{Source, Status};
+use crate::error::Error;
+use crate::health::outlier;
+use crate::identity::SpiffeId;
+use crate::observe::EdgeCells;
+use crate::reason::Reason;
+use members::Members;
+use retry::{Budget, Policy};
+
+/// The version of HTTP that an endpoint is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN within the mesh, by prior knowledge without.
+    Http2,
+}
+
+/// A cluster's configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// What it is called in the file.
+    pub name: Arc<str>,
+    /// Where its endpoints stand.
+    pub source: Source,
+    /// Its identity, when it is reached through its sidecars.
+    pub mesh: Option<SpiffeId>,
+    /// What its endpoints speak.
+    pub speaks: Speaks,
+    /// How an endpoint is chosen.
+    pub balance: balance::Config,
+    /// When an endpoint is left alone.
+    pub outlier: outlier::Rules,
+    /// How often an exchange is tried again.
+    pub retry: Policy,
+    /// From the head of a request to the head of its answer, attempts and pauses included.
+    pub timeout: Duration,
+    /// For a connection, its TLS handshake included.
+    pub connect_timeout: Duration,
+    /// Exchanges in flight at most, in the whole process.
+    pub in_flight: usize,
+}
+
+/// A cluster at work. Shared by all cores; it outlives reloads that do not change it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Unique in the process.
+    pub id: u64,
+    /// What it is called in the file.
+    pub name: Arc<str>,
+    /// It is the app beside us: no edge of the mesh leads there.
+    pub is_local: bool,
+    /// Its configuration.
+    pub spec: Spec,
+    /// Its endpoints.
+    pub members: Members,
+    /// What may be tried again, over all exchanges.
+    pub budget: Budget,
+    /// How its discovery fares.
+    pub discovery: Arc<Status>,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Cluster {
+    /// With no endpoints yet.
+    pub fn new(spec: Spec, is_local: bool) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: Arc::clone(&spec.name),
+            is_local,
+            members: Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone()),
+            budget: Budget::new(),
+            discovery: Arc::new(Status::new()),
+            in_flight: Arc::default(),
+            spec,
+        })
+    }
+
+    /// Whether it is reached by mutual TLS.
+    pub fn is_mesh(&self) -> bool {
+        self.spec.mesh.is_some()
+    }
+
+    /// Exchanges in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A place for one more exchange, or the refusal.
+    pub(crate) fn admit(&self) -> Result<Ticket, Error> {
+        let ticket = Ticket(Arc::clone(&self.in_flight));
+        if ticket.0.fetch_add(1, Ordering::Relaxed) >= self.spec.in_flight {
+            let detail = format!(
+                "{} has {} exchanges in flight, its limit",
+                self.name, self.spec.in_flight
+            );
+            return Err(Error::new(Reason::Overloaded, detail).retry_after(Duration::from_secs(1)));
+        }
+        Ok(ticket)
+    }
+
+    /// Why there is no endpoint, for people.
+    pub(crate) fn why_empty(&self) -> String {
+        let report = self.discovery.report();
+        match report.last_error {
+            Some(error) => format!("{} has no endpoints: {error}", self.name),
+            None => format!("{} has no endpoints", self.name),
+        }
+    }
+}
+
+/// A place among a cluster's exchanges in flight, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<AtomicUsize>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What one core keeps for a cluster.
+#[derive(Debug)]
+pub(crate) struct Wired {
+    /// The counters of the edge that leads there; none for the app beside us.
+    pub(crate) cells: Option<Arc<EdgeCells>>,
+}
+
+impl Wired {
+    pub(crate) fn new(cells: Option<Arc<EdgeCells>>) -> Self {
+        Self { cells }
+    }
+}

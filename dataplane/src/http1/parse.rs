@@ -26,6 +26,7 @@ pub use self::field::{Kind, kind, may_trail};
 use self::field::{Role, Special};
 pub(super) use self::lines::is_token;
 use self::target::Target;
+pub(crate) use self::target::authority;
 use crate::head::Head;
 use crate::reason::Reason;
 
@@ -212,7 +213,7 @@ pub fn request(bytes: &Bytes, limits: &Limits) -> Result<Option<Request>, Malfor
     special.unlist(raw.headers, &mut headers);
 
     let host = host
-        .map(|value| target::authority(bytes.slice(start + value.start..start + value.end)))
+        .map(|value| authority(bytes.slice(start + value.start..start + value.end)))
         .transpose()?;
     let (authority, path) = match (target, host) {
         (Target::Absolute(authority, path), Some(_)) => (authority, path),

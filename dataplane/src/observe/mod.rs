@@ -13,7 +13,7 @@ mod rows;
 
 pub use access_log::{AccessLog, AccessLogConfig, Lines, Record};
 pub use cells::{
-    AnswerCells, BOUNDS_US, CLASSES, ConnectionCells, ConnectionTotals, EdgeCells,
+    AnswerCells, BOUNDS_US, CLASSES, ConnectionCells, ConnectionTotals, EdgeCells, ExchangeCells,
     HandshakeFailure, OpenConnection, OpenExchange, RouteCells, Totals,
 };
 pub use registry::{Direction, EdgeKey, EdgeTotals, Registry, RouteKey, RouteTotals};

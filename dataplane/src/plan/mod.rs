@@ -1,1 +1,241 @@
-//! placeholder
+//! The compiled configuration that one exchange runs under: immutable, swapped whole.
+//!
+//! Programs build a [`Plan`] from their part of the file; the data path only reads it. What a reload takes over from the
+//! plan before (clusters with their endpoints, connections and health) is in [`carry`].
+
+pub mod carry;
+pub mod services;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use http::header::{HeaderMap, HeaderName};
+
+use crate::authn::Authenticator;
+use crate::authz::Rules;
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::head::Head;
+use crate::http1::Limits;
+use crate::limit::{Limiter, Subject};
+use crate::principal::Principal;
+use crate::reason::Reason;
+use crate::route::Table;
+
+/// What holds now.
+#[derive(Debug)]
+pub struct Plan {
+    /// Grows with each plan.
+    pub generation: u64,
+    sites: Vec<Arc<Site>>,
+    clusters: HashSet<u64, RandomState>,
+    rules: HashSet<u64, RandomState>,
+}
+
+impl Plan {
+    /// Of these listeners.
+    pub fn new(generation: u64, sites: Vec<Arc<Site>>) -> Self {
+        let rules = || sites.iter().flat_map(|site| site.routes.targets());
+        Self {
+            generation,
+            clusters: rules().map(|rule| rule.target.id).collect(),
+            rules: rules().map(|rule| rule.id).collect(),
+            sites,
+        }
+    }
+
+    /// The listeners.
+    pub fn sites(&self) -> &[Arc<Site>] {
+        &self.sites
+    }
+
+    /// The listener of this name.
+    pub fn site(&self, name: &str) -> Option<&Arc<Site>> {
+        self.sites.iter().find(|site| &*site.name == name)
+    }
+
+    pub(crate) fn has_cluster(&self, id: u64) -> bool {
+        self.clusters.contains(&id)
+    }
+
+    pub(crate) fn has_rule(&self, id: u64) -> bool {
+        self.rules.contains(&id)
+    }
+}
+
+/// How a listener's connections begin.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// In plaintext; HTTP/2 by prior knowledge.
+    Plain,
+    /// With TLS, for anybody.
+    Tls(Arc<rustls::ServerConfig>),
+    /// With mutual TLS by our identity, for members of the mesh.
+    Mesh,
+}
+
+/// A listener and what happens to exchanges that come in by it.
+#[derive(Debug)]
+pub struct Site {
+    /// Unique in the plan; connections find their listener in the next plan by it.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How connections begin.
+    pub door: Door,
+    /// What happens to which request.
+    pub routes: Table<Arc<Rule>>,
+    /// Why a request that no rule matches is refused.
+    pub unmatched: Reason,
+    /// The service that this process speaks for.
+    pub service: Arc<str>,
+    /// Our own identity, as it is told to the app with the caller's.
+    pub identity: Arc<str>,
+    /// Whether callers are members of the mesh, whose identity the app is told.
+    pub tells_identity: bool,
+    /// Whether clients are outsiders: what they say of where a request comes from is replaced, and routes are counted.
+    pub is_edge: bool,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// Bounds on HTTP/1.1 messages.
+    pub http1: Limits,
+    /// Bounds on HTTP/2 connections.
+    pub http2: Http2,
+}
+
+impl Site {
+    pub(crate) fn unmatched(&self, head: &Head) -> Error {
+        let detail = match self.unmatched {
+            Reason::NoService => format!("`{}` is not the name of a service", head.host()),
+            _ => format!(
+                "no route matches {} {}{}",
+                head.method,
+                head.host(),
+                head.path.path()
+            ),
+        };
+        Error::new(self.unmatched, detail)
+    }
+}
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For a head, from its first byte.
+    pub head: Duration,
+    /// Between two exchanges.
+    pub idle: Duration,
+    /// Without a byte of a body moving.
+    pub stream_idle: Duration,
+    /// Without a byte in a tunnel.
+    pub tunnel_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Bounds of an HTTP/2 connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Http2 {
+    /// Exchanges at a time.
+    pub streams: u32,
+    /// What a client may send of one body before we have passed it on, in bytes.
+    pub stream_window: u32,
+    /// The same for all bodies of a connection.
+    pub connection_window: u32,
+}
+
+impl Http2 {
+    /// For anybody: little is held for each stream.
+    pub const EDGE: Self = Self {
+        streams: 100,
+        stream_window: 64 * 1024,
+        connection_window: 1024 * 1024,
+    };
+    /// For members of the mesh, whose one connection carries everything.
+    pub const MESH: Self = Self {
+        streams: 1000,
+        stream_window: 1024 * 1024,
+        connection_window: 16 * 1024 * 1024,
+    };
+}
+
+/// What happens to a request that matched.
+#[derive(Debug)]
+pub struct Rule {
+    /// Unique in the process.
+    pub id: u64,
+    /// For counters and logs: where in the file it stands, never a raw path.
+    pub name: Arc<str>,
+    /// How callers prove who they are, where that is asked.
+    pub authn: Option<Arc<Authenticator>>,
+    /// Which members of the mesh may do this.
+    pub authz: Arc<Rules>,
+    /// How often.
+    pub limits: Vec<Metered>,
+    /// Where it goes.
+    pub target: Arc<Cluster>,
+}
+
+impl Rule {
+    /// A number that no other rule of this process has.
+    pub fn next_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A rate limit where it applies.
+#[derive(Debug)]
+pub struct Metered {
+    /// The limit; others may share it.
+    pub limiter: Arc<Limiter>,
+    /// The route, for limits that count by it.
+    pub route: Arc<str>,
+}
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+impl Metered {
+    /// Takes a token, and says in `extra` what is left.
+    pub(crate) fn admit(
+        &self,
+        principal: &Principal,
+        address: std::net::IpAddr,
+        headers: &HeaderMap,
+        now: Instant,
+        extra: &mut HeaderMap,
+    ) -> Result<(), Error> {
+        let subject = Subject {
+            route: &self.route,
+            client: address,
+            principal,
+            headers,
+        };
+        let decision = self.limiter.check(self.limiter.key(&subject), now);
+        let (limit, policy) = self.limiter.headers(&decision);
+        extra.append(RATE_LIMIT, limit);
+        extra.append(RATE_LIMIT_POLICY, policy);
+        if decision.allowed {
+            Ok(())
+        } else {
+            Err(self.limiter.refusal(&decision))
+        }
+    }
+}

@@ -97,7 +97,7 @@ fn is_escape(rest: &[u8]) -> bool {
 }
 
 /// Reads `host [":" port]`: a name, an IPv4 or a bracketed IPv6 address; no user, no empty host, no empty port.
-pub(super) fn authority(bytes: Bytes) -> Result<Authority, Malformed> {
+pub(crate) fn authority(bytes: Bytes) -> Result<Authority, Malformed> {
     let port = if bytes.first() == Some(&b'[') {
         let end = bytes
             .iter()

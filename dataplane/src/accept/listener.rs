@@ -1,0 +1,241 @@
+//! A listener of one core: accepts, limits, shakes hands, and hands each connection to the protocol it speaks.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Io, detect};
+use crate::core::{Core, Seat};
+use crate::http::Caller;
+use crate::identity::{PeerProblem, SpiffeId, peer_identity};
+use crate::observe::{ConnectionCells, HandshakeFailure, OpenConnection};
+use crate::plan::{Door, Site};
+use crate::{http1, http2};
+
+/// Connections that the kernel holds for us.
+const BACKLOG: i32 = 1024;
+/// How long, and for how many bytes, a peer that was refused is listened to.
+const GOODBYE: Duration = Duration::from_millis(500);
+const GOODBYE_BYTES: usize = 64 * 1024;
+/// How long a listener rests when it cannot accept: without a rest, a lack of descriptors would spin the core.
+const REST: Duration = Duration::from_millis(50);
+
+/// One socket per core on the same address: the kernel spreads connections over them.
+pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    // With `SO_REUSEPORT`, a second process of the same user would silently get a part of the connections. So the
+    // address must be free first.
+    drop(socket(address, false)?);
+    (0..count).map(|_| socket(address, count > 1)).collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts on this core until the task is aborted.
+pub(crate) fn listen(
+    core: Rc<Core>,
+    site: Arc<str>,
+    listener: TcpListener,
+) -> io::Result<JoinHandle<()>> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    Ok(tokio::task::spawn_local(async move {
+        let cells = core.registry.connections(&site);
+        let mut starved = false;
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // The client was faster than us; that is not our trouble.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    if !starved {
+                        tracing::error!(listener = %site, %error, "cannot accept connections");
+                        starved = true;
+                    }
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            };
+            if starved {
+                tracing::info!(listener = %site, "accepting connections again");
+                starved = false;
+            }
+            let plan = core.plan();
+            let (Some(seat), Some(found)) = (core.seat(), plan.site(&site)) else {
+                cells.refused();
+                continue;
+            };
+            let found = Arc::clone(found);
+            let open = cells.accepted();
+            let (core, cells) = (Rc::clone(&core), Arc::clone(&cells));
+            tokio::task::spawn_local(async move {
+                // Small messages go out at once: they are whole already.
+                let _: Result<(), _> = stream.set_nodelay(true);
+                let Some((io, identity, version)) =
+                    enter(&core, &found, stream, address, &cells, &seat).await
+                else {
+                    return;
+                };
+                let tls = io.is_tls();
+                let caller = Caller::new(core, plan, found, address, identity, tls);
+                converse(io, caller, seat, version, open).await;
+            });
+        }
+    }))
+}
+
+async fn converse(
+    io: Io,
+    caller: Rc<Caller>,
+    seat: Seat,
+    version: detect::Version,
+    _open: OpenConnection,
+) {
+    match version {
+        detect::Version::Http1 => http1::server::serve(io, caller, seat).await,
+        // Boxed: much larger than the other, and it would make every idle connection as large.
+        detect::Version::Http2 => Box::pin(http2::server::serve(io, caller, seat)).await,
+    }
+}
+
+/// Through the listener's door: TLS, who the peer is, and what it speaks.
+async fn enter(
+    core: &Core,
+    site: &Site,
+    stream: TcpStream,
+    address: SocketAddr,
+    cells: &ConnectionCells,
+    seat: &Seat,
+) -> Option<(Io, Option<Arc<SpiffeId>>, detect::Version)> {
+    let config = match &site.door {
+        Door::Plain => {
+            let mut io = Io::plain(stream);
+            let version =
+                detect::version(&mut io, site.timeouts.idle, seat, || core.is_draining()).await?;
+            return Some((io, None, version));
+        }
+        Door::Tls(config) => Arc::clone(config),
+        Door::Mesh => match &core.identity {
+            Some(identity) => identity.server_config(),
+            None => {
+                cells.handshake_failed(HandshakeFailure::IdentityMissing);
+                return None;
+            }
+        },
+    };
+    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
+    let stream = match timeout(site.timeouts.handshake, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err((error, stream))) => {
+            refused(
+                site,
+                address,
+                cells,
+                PeerProblem::from_io_error(&error),
+                &error,
+            );
+            let _: Result<_, _> = timeout(GOODBYE, let_alert_arrive(stream)).await;
+            return None;
+        }
+        Err(_) => {
+            cells.handshake_failed(HandshakeFailure::Timeout);
+            tracing::debug!(listener = %site.name, peer = %address, "the TLS handshake did not end in time");
+            return None;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let version = match session.alpn_protocol() {
+        Some(b"h2") => detect::Version::Http2,
+        _ => detect::Version::Http1,
+    };
+    let identity = match &site.door {
+        Door::Mesh => match peer_identity(session.peer_certificates().unwrap_or_default()) {
+            Ok(identity) => Some(identity),
+            Err(problem) => {
+                let error = io::Error::other("no identity");
+                refused(site, address, cells, Some(problem), &error);
+                return None;
+            }
+        },
+        _ => None,
+    };
+    Some((Io::tls(stream.into()), identity, version))
+}
+
+/// The alert that names the cause is lost when the socket is closed with bytes unread: the peer gets a reset instead.
+/// So: end our side, then read on until the peer has ended its own.
+async fn let_alert_arrive(mut stream: TcpStream) {
+    let _: Result<_, _> = stream.shutdown().await;
+    let mut rest = [0; 1024];
+    let mut left = GOODBYE_BYTES;
+    while let Ok(length @ 1..) = stream.read(&mut rest).await {
+        left = match left.checked_sub(length) {
+            Some(left) => left,
+            None => return,
+        };
+    }
+}
+
+/// Notes why a handshake failed. At the edge that is everyday; in the mesh somebody should look.
+fn refused(
+    site: &Site,
+    address: SocketAddr,
+    cells: &ConnectionCells,
+    problem: Option<PeerProblem>,
+    error: &io::Error,
+) {
+    let cause = match &problem {
+        Some(problem) => cause(problem),
+        None if error.kind() == io::ErrorKind::UnexpectedEof
+            || error.kind() == io::ErrorKind::ConnectionReset =>
+        {
+            HandshakeFailure::Closed
+        }
+        None => HandshakeFailure::Other,
+    };
+    cells.handshake_failed(cause);
+    let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
+    if matches!(site.door, Door::Mesh) {
+        tracing::warn!(listener = %site.name, peer = %address, cause = cause.as_str(), problem = %words, "refused a peer");
+    } else {
+        tracing::debug!(listener = %site.name, peer = %address, cause = cause.as_str(), problem = %words, "refused a client");
+    }
+}
+
+fn cause(problem: &PeerProblem) -> HandshakeFailure {
+    match problem {
+        PeerProblem::NoCertificate => HandshakeFailure::NoCertificate,
+        PeerProblem::Expired { .. } => HandshakeFailure::Expired,
+        PeerProblem::NotYetValid { .. } => HandshakeFailure::NotYetValid,
+        PeerProblem::ForeignRoot => HandshakeFailure::UnknownAuthority,
+        PeerProblem::TrustDomain { .. } => HandshakeFailure::TrustDomain,
+        PeerProblem::BadSvid(_) | PeerProblem::WrongService { .. } => {
+            HandshakeFailure::NotAnIdentity
+        }
+        PeerProblem::Plaintext => HandshakeFailure::Plaintext,
+        PeerProblem::OldTls => HandshakeFailure::Protocol,
+        PeerProblem::Hangup => HandshakeFailure::Closed,
+        PeerProblem::Refused(_) | PeerProblem::Tls(_) => HandshakeFailure::Other,
+    }
+}

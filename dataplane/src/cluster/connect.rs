@@ -1,0 +1,73 @@
+//! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::Cluster;
+use crate::accept::Io;
+use crate::core::Core;
+use crate::error::Error;
+use crate::identity::{Alpn, PeerProblem, server_name};
+use crate::reason::Reason;
+
+/// Connects. Whatever fails here, the endpoint has not seen the request.
+pub(crate) async fn open(
+    core: &Core,
+    cluster: &Cluster,
+    address: SocketAddr,
+    alpn: Alpn,
+) -> Result<Io, Error> {
+    let limit = cluster.spec.connect_timeout;
+    let too_slow = |_| {
+        Error::not_processed(
+            Reason::ConnectTimeout,
+            format!("{address} did not accept a connection within {limit:?}"),
+        )
+    };
+    timeout(limit, dial(core, cluster, address, alpn))
+        .await
+        .map_err(too_slow)?
+}
+
+async fn dial(
+    core: &Core,
+    cluster: &Cluster,
+    address: SocketAddr,
+    alpn: Alpn,
+) -> Result<Io, Error> {
+    let stream = TcpStream::connect(address).await.map_err(|error| {
+        Error::not_processed(
+            Reason::ConnectFailed,
+            format!("connecting to {address}: {error}"),
+        )
+    })?;
+    // Small messages go out at once: they are whole already.
+    let _: Result<(), _> = stream.set_nodelay(true);
+    let Some(expected) = &cluster.spec.mesh else {
+        return Ok(Io::plain(stream));
+    };
+    let identity = core.identity.as_ref().ok_or_else(|| {
+        Error::not_processed(Reason::IdentityMissing, "this process has no identity")
+    })?;
+    let config = identity.client_config(expected, alpn);
+    match TlsConnector::from(config)
+        .connect(server_name(), stream)
+        .await
+    {
+        Ok(stream) => Ok(Io::tls(stream.into())),
+        Err(error) => {
+            let problem = PeerProblem::from_io_error(&error);
+            let reason = match &problem {
+                Some(problem) if problem.is_identity() => Reason::PeerIdentity,
+                _ => Reason::TlsFailed,
+            };
+            let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
+            tracing::warn!(service = %cluster.name, endpoint = %address, expected = expected.as_str(), problem = %words,
+                "the handshake with a peer failed");
+            Err(Error::not_processed(reason, format!("{address}: {words}")))
+        }
+    }
+}

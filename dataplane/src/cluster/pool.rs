@@ -1,0 +1,69 @@
+//! Idle HTTP/1.1 connections of one core, by endpoint: the last one put back is the first one taken, so that those
+//! that are not needed grow old and go.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+
+use crate::http1::Handle;
+
+/// Kept per endpoint and core at most.
+const MOST_IDLE: usize = 256;
+/// Closed after this time unused. Below the usual keep-alive of servers (60 s and up), so that they do not close first.
+const IDLE: Duration = Duration::from_secs(55);
+
+/// Idle connections.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Handle,
+    since: Instant,
+}
+
+impl Pool {
+    /// A connection to this endpoint that is open and silent, as far as we know.
+    pub(crate) fn take(&self, endpoint: u64, cx: &mut Context<'_>) -> Option<Handle> {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.get_mut(&endpoint)?;
+        while let Some(Idle { connection, .. }) = list.pop() {
+            // One that has something to say, or has ended, is of no use any more.
+            if connection.borrow_mut().wire.poll_disturbed(cx).is_pending() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Puts a connection back. It must be between two exchanges.
+    pub(crate) fn put(&self, endpoint: u64, connection: Handle) {
+        debug_assert_eq!(
+            Rc::strong_count(&connection),
+            1,
+            "nobody else uses an idle connection"
+        );
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.entry(endpoint).or_default();
+        if list.len() < MOST_IDLE {
+            list.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|idle| now.duration_since(idle.since) < IDLE);
+            !list.is_empty()
+        });
+    }
+}

@@ -1,0 +1,103 @@
+//! The spine: what happens to a request between its head and its answer, in order. Cheap refusals come first, and
+//! nothing is forwarded before everything was decided.
+
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use super::forward::forward;
+use super::interim::Interim;
+use super::{Caller, answer, headers};
+use crate::body::Body;
+use crate::error::Error;
+use crate::head::Head;
+use crate::http1::Handle;
+use crate::plan::{Rule, Site};
+use crate::principal::Principal;
+
+/// A request as either codec hands it over.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) head: Head,
+    pub(crate) body: Body,
+    /// It asks to become a tunnel, in the one way that we tunnel.
+    pub(crate) upgrade: bool,
+}
+
+/// An answer as either codec takes it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+    /// Weft made it, not an endpoint.
+    pub(crate) ours: bool,
+    /// The endpoint agreed to the upgrade: the connection that is now the tunnel's other end.
+    pub(crate) upgraded: Option<Handle>,
+}
+
+/// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason.
+pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interim<'_>) -> Answer {
+    let started = Instant::now();
+    let site = caller.site();
+    let grpc = request.head.is_grpc();
+    let mut extra = HeaderMap::new();
+    let mut rule = None;
+    let outcome = admit_and_forward(
+        &site, caller, request, interim, started, &mut rule, &mut extra,
+    )
+    .await;
+    let mut answer = match outcome {
+        Ok(answer) => answer,
+        Err(error) => answer::made(&site, caller, rule, &error, grpc, started),
+    };
+    for (name, value) in &extra {
+        answer.headers.append(name, value.clone());
+    }
+    answer
+}
+
+async fn admit_and_forward<'a>(
+    site: &'a Site,
+    caller: &Caller,
+    request: Request,
+    interim: &Interim<'_>,
+    started: Instant,
+    found: &mut Option<&'a Rule>,
+    extra: &mut HeaderMap,
+) -> Result<Answer, Error> {
+    let Request {
+        mut head,
+        body,
+        upgrade,
+    } = request;
+    headers::normalize(&mut head)?;
+    // Where.
+    let rule = site
+        .routes
+        .find(&head)
+        .ok_or_else(|| site.unmatched(&head))?;
+    *found = Some(rule);
+    // Who.
+    let principal = match (&rule.authn, &caller.identity) {
+        (Some(authn), _) => Principal::Bearer(authn.identify(&head.headers, SystemTime::now())?),
+        (None, Some(identity)) => Principal::Workload(std::sync::Arc::clone(identity)),
+        (None, None) => Principal::Anonymous,
+    };
+    // Whether.
+    rule.authz
+        .permit(caller.identity.as_deref(), &head.method, head.path.path())?;
+    // How much.
+    for limit in &rule.limits {
+        limit.admit(
+            &principal,
+            caller.address.ip(),
+            &head.headers,
+            started,
+            extra,
+        )?;
+    }
+    // And away.
+    headers::prepare(&mut head, site, caller);
+    forward(caller, site, rule, head, body, upgrade, interim, started).await
+}

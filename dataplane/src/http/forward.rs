@@ -1,0 +1,476 @@
+//! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{HeaderMap, StatusCode};
+
+use super::Caller;
+use super::answer::REASON;
+use super::exchange::Answer;
+use super::interim::Interim;
+use super::relay::Relay;
+use super::replay::Replay;
+use crate::balance::Ask;
+use crate::body::{Body, Frame, Length};
+use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
+use crate::core::Core;
+use crate::endpoint::{Endpoint, InFlight, Outcome};
+use crate::error::{Error, Retry};
+use crate::head::Head;
+use crate::health::outlier::judge_status;
+use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
+use crate::http2;
+use crate::identity::Alpn;
+use crate::observe::ExchangeCells;
+use crate::plan::{Rule, Site};
+use crate::reason::Reason;
+use crate::timer::Timer;
+
+/// Endpoints that one exchange remembers to have failed at.
+const TRIED: usize = 8;
+
+/// Sends the request to an endpoint of the rule's service, again if that may and can help, and returns the head of the
+/// answer with a body that carries on what is left of both.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one exchange, handed down once"
+)]
+pub(crate) async fn forward(
+    caller: &Caller,
+    site: &Site,
+    rule: &Rule,
+    head: Head,
+    body: Body,
+    upgrade: bool,
+    interim: &Interim<'_>,
+    started: Instant,
+) -> Result<Answer, Error> {
+    let core = &caller.core;
+    let cluster = &rule.target;
+    let wired = core.wired(cluster, site);
+    let mut account = Account::new(caller, site, rule, &wired, started);
+    let ticket = cluster.admit()?;
+    let result = attempts(
+        core, cluster, &wired, &head, body, upgrade, interim, started,
+    )
+    .await;
+    match result {
+        Ok((answered, flight)) => {
+            account.status = Some(answered.status);
+            Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
+        }
+        Err(error) => {
+            // Counted by route and by caller where the answer is made; here only for the edge to the service.
+            account.refuse(&error);
+            Err(error)
+        }
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one exchange, handed down once"
+)]
+async fn attempts(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    wired: &Wired,
+    head: &Head,
+    body: Body,
+    upgrade: bool,
+    interim: &Interim<'_>,
+    started: Instant,
+) -> Result<(Answered, InFlight), Error> {
+    let spec = &cluster.spec;
+    let mut timer = Timer::pooled();
+    timer.set((started + spec.timeout).into());
+    cluster.budget.request(started);
+    let mut body = Some(body);
+    let replay = match &body {
+        Some(Body::Empty) | None => None,
+        // A tunnel's request has no body, and one that is never tried again need not be kept.
+        Some(_) if spec.retry.attempts == 0 => None,
+        Some(_) => body.take().map(Replay::new),
+    };
+    let mut tried = [0; TRIED];
+    let mut retries = 0;
+    loop {
+        let now = if retries == 0 {
+            started
+        } else {
+            Instant::now()
+        };
+        let ask = Ask {
+            tried: &tried[..(retries as usize).min(TRIED)],
+            now,
+            random: fastrand::u64(..),
+        };
+        let Some(mut flight) = cluster.members.load().begin(&ask) else {
+            return Err(Error::not_processed(
+                Reason::NoEndpoints,
+                cluster.why_empty(),
+            ));
+        };
+        let endpoint = Arc::clone(flight.endpoint());
+        let body = match &replay {
+            Some(replay) => replay.body(),
+            None => Some(body.take().unwrap_or_default()),
+        };
+        let body =
+            body.ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?;
+        let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
+        let outcome = within(&mut timer, attempt, || {
+            Error::maybe_processed(
+                Reason::UpstreamTimeout,
+                format!(
+                    "{} gave no answer within {:?}",
+                    endpoint.address, spec.timeout
+                ),
+            )
+        })
+        .await;
+        let random = fastrand::u64(..);
+        let error = match outcome {
+            Ok(answered) => match answered.passed_on_failure(cluster) {
+                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
+                Some(error)
+                    if may_retry(cluster, head, replay.as_ref(), retries, &error, started) =>
+                {
+                    cluster.members.record(
+                        &mut flight,
+                        Outcome::RemoteFailure,
+                        Instant::now(),
+                        random,
+                    );
+                    error
+                }
+                _ => {
+                    let outcome = judge_status(
+                        answered.status,
+                        answered.headers.contains_key(http::header::RETRY_AFTER),
+                    );
+                    cluster.members.record(&mut flight, outcome, now, random);
+                    return Ok((answered, flight));
+                }
+            },
+            Err(error) => {
+                if error.reason.is_of_endpoint() {
+                    cluster.members.record(
+                        &mut flight,
+                        Outcome::LocalFailure,
+                        Instant::now(),
+                        random,
+                    );
+                }
+                if error.reason == Reason::UpstreamTimeout
+                    || !may_retry(cluster, head, replay.as_ref(), retries, &error, started)
+                {
+                    return Err(error);
+                }
+                error
+            }
+        };
+        drop(flight);
+        if let Some(slot) = tried.get_mut(retries as usize) {
+            *slot = endpoint.id;
+        }
+        retries += 1;
+        if let Some(cells) = &wired.cells {
+            cells.retried();
+        }
+        tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
+        let pause = retry::backoff(retries, random);
+        within(
+            &mut timer,
+            async { Ok(tokio::time::sleep(pause).await) },
+            || error.clone(),
+        )
+        .await?;
+    }
+}
+
+/// Whether another attempt is allowed: it can do no harm, it is possible, and the budget has one left.
+fn may_retry(
+    cluster: &Cluster,
+    head: &Head,
+    replay: Option<&Replay>,
+    retries: u32,
+    error: &Error,
+    now: Instant,
+) -> bool {
+    let harmless = match error.retry {
+        Retry::Never => false,
+        Retry::NotProcessed => true,
+        Retry::IfIdempotent => head.is_idempotent(),
+    };
+    harmless
+        && retries < cluster.spec.retry.attempts
+        && replay.is_none_or(|replay| replay.body().is_some())
+        && cluster.budget.take(&cluster.spec.retry.limits, now)
+}
+
+/// Runs a future to its end or to the timer's deadline.
+async fn within<T>(
+    timer: &mut Timer,
+    future: impl Future<Output = Result<T, Error>>,
+    late: impl Fn() -> Error,
+) -> Result<T, Error> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
+    })
+    .await
+}
+
+/// One try at one endpoint.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one exchange, handed down once"
+)]
+async fn attempt(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    head: &Head,
+    body: Body,
+    upgrade: bool,
+    interim: &Interim<'_>,
+    now: Instant,
+) -> Result<Answered, Error> {
+    if cluster.spec.speaks == Speaks::Http2 && !upgrade {
+        let sender = core.peers.sender(core, cluster, endpoint, now).await?;
+        let answered =
+            http2::client::exchange(sender, head, body, cluster.is_mesh(), interim).await?;
+        return Ok(Answered {
+            status: answered.status,
+            headers: answered.headers,
+            body: Body::Http2(answered.body),
+            request: answered.request,
+            lease: None,
+            upgraded: None,
+        });
+    }
+    let limits = http1::Limits::default();
+    let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
+    let connection: Handle = match idle {
+        Some(connection) => connection,
+        None => {
+            let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await?;
+            Rc::new(std::cell::RefCell::new(Connection::new(
+                Wire::new(io),
+                Peer::Endpoint,
+            )))
+        }
+    };
+    let answered =
+        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
+    let (upgraded, body, lease) = if answered.upgraded {
+        (Some(connection), Body::Empty, None)
+    } else {
+        let body = match answered.framing {
+            Framing::None | Framing::Length(0) => Body::Empty,
+            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
+        };
+        (None, body, answered.keep_alive.then_some(connection))
+    };
+    Ok(Answered {
+        status: answered.status,
+        headers: answered.headers,
+        body,
+        request: answered.request,
+        lease,
+        upgraded,
+    })
+}
+
+/// An endpoint's answer before it is anybody's.
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body,
+    request: Option<Relay>,
+    /// The HTTP/1.1 connection, to go back to the pool after the body.
+    lease: Option<Handle>,
+    upgraded: Option<Handle>,
+}
+
+impl Answered {
+    /// The failure behind an answer that the peer's own sidecar made.
+    fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
+        if !cluster.is_mesh() || !self.status.is_server_error() {
+            return None;
+        }
+        let code = self.headers.get(REASON)?.as_bytes();
+        let reason = *Reason::ALL
+            .iter()
+            .find(|reason| reason.code().as_bytes() == code)?;
+        let detail = "the peer's sidecar could not reach its app";
+        match reason {
+            Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining => {
+                Some(Error::not_processed(reason, detail))
+            }
+            Reason::UpstreamReset | Reason::UpstreamMalformed => {
+                Some(Error::maybe_processed(reason, detail))
+            }
+            _ => None,
+        }
+    }
+
+    fn into_answer(
+        self,
+        core: &Rc<Core>,
+        cluster: &Cluster,
+        flight: InFlight,
+        ticket: Ticket,
+        account: Account,
+        _started: Instant,
+    ) -> Answer {
+        let mut headers = self.headers;
+        if !cluster.is_mesh() {
+            // Only Weft gives reasons; an app that says so is not believed.
+            headers.remove(REASON);
+        }
+        let mut body = Box::new(UpstreamBody {
+            length: self.body.length(),
+            body: self.body,
+            request: self.request,
+            lease: self.lease,
+            core: Rc::clone(core),
+            flight,
+            _ticket: ticket,
+            account,
+        });
+        if body.is_end() {
+            body.settle();
+        }
+        Answer {
+            status: self.status,
+            headers,
+            body: Body::Upstream(body),
+            ours: false,
+            upgraded: self.upgraded,
+        }
+    }
+}
+
+/// An endpoint's answer on its way, and all that ends with it: the rest of the request, the connection's lease, the
+/// endpoint's load, the counters.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    body: Body,
+    length: Length,
+    request: Option<Relay>,
+    lease: Option<Handle>,
+    core: Rc<Core>,
+    flight: InFlight,
+    _ticket: Ticket,
+    account: Account,
+}
+
+impl UpstreamBody {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, Error>>> {
+        if let Some(relay) = &mut self.request
+            && let Poll::Ready(sent) = relay.poll(cx)
+        {
+            self.request = None;
+            if sent.is_err() {
+                // The endpoint may answer all the same, but the connection is in the middle of a request.
+                self.lease = None;
+            }
+        }
+        let frame = std::task::ready!(self.body.poll_frame(cx));
+        match &frame {
+            Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
+            Some(Ok(Frame::Trailers(_))) | None => {}
+            Some(Err(_)) => {
+                self.lease = None;
+                self.account.cut = true;
+            }
+        }
+        if self.body.is_end() {
+            self.settle();
+        }
+        Poll::Ready(frame)
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.body.is_end()
+    }
+
+    pub(crate) fn length(&self) -> Length {
+        self.length
+    }
+
+    /// The answer is complete. The connection can serve the next exchange at once, if the request was sent whole.
+    fn settle(&mut self) {
+        self.body = Body::Empty;
+        if let Some(connection) = self.lease.take()
+            && self.request.is_none()
+            && connection.borrow().wire.is_flushed()
+            && connection.borrow().wire.input.is_empty()
+        {
+            self.core.pool.put(self.flight.endpoint().id, connection);
+        }
+    }
+}
+
+/// What an exchange adds to the counters when it ends, however it ends.
+#[derive(Debug)]
+struct Account {
+    /// The edge to the service, the edge from the caller, and the route: those that there are.
+    cells: [Option<Arc<ExchangeCells>>; 3],
+    started: Instant,
+    status: Option<StatusCode>,
+    /// The answer broke off.
+    cut: bool,
+    response_bytes: u64,
+}
+
+impl Account {
+    fn new(caller: &Caller, site: &Site, rule: &Rule, wired: &Wired, started: Instant) -> Self {
+        let core = &caller.core;
+        Self {
+            cells: [
+                wired.cells.clone(),
+                core.inbound(caller, site),
+                core.route(site, rule),
+            ],
+            started,
+            status: None,
+            cut: false,
+            response_bytes: 0,
+        }
+    }
+
+    fn refuse(&mut self, error: &Error) {
+        let edge = self.cells[0].take();
+        self.cells = [edge, None, None];
+        self.status = Some(error.reason.status());
+        if let Some(cells) = &self.cells[0] {
+            cells.answered(error.reason);
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let status = self
+            .status
+            .filter(|_| !self.cut)
+            .map(|status| status.as_u16());
+        let latency = self.started.elapsed();
+        for cells in self.cells.iter().flatten() {
+            cells.record(status, latency);
+            cells.add_bytes(0, self.response_bytes);
+        }
+    }
+}

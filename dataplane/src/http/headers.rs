@@ -1,0 +1,64 @@
+//! What a forwarded request says about where it came from, and what it may not say by itself.
+
+use http::header::{HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+
+use super::Caller;
+use crate::error::Error;
+use crate::head::Head;
+use crate::plan::Site;
+use crate::route::path;
+
+/// The verified identity of the caller, in the form Envoy gave it.
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+
+/// Brings the path to its one form before anything matches on it; the endpoint gets the same.
+pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
+    if head.path.as_str() == "*" {
+        return Ok(());
+    }
+    let normal = match path::normalize(head.path.path())? {
+        std::borrow::Cow::Borrowed(_) => return Ok(()),
+        std::borrow::Cow::Owned(normal) => normal,
+    };
+    let whole = match head.path.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal,
+    };
+    head.path = PathAndQuery::try_from(whole).map_err(|error| {
+        Error::new(
+            crate::reason::Reason::MalformedRequest,
+            format!("the path is not valid: {error}"),
+        )
+    })?;
+    Ok(())
+}
+
+/// Removes what only we may say and says it.
+pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
+    head.headers.remove(CLIENT_CERT);
+    if site.tells_identity
+        && let Some(identity) = &caller.identity
+        && let Ok(value) =
+            HeaderValue::from_str(&format!("By={};URI={}", site.identity, identity.as_str()))
+    {
+        head.headers.insert(CLIENT_CERT, value);
+    }
+    if site.is_edge {
+        // Nobody in front of us is trusted to have told the truth about these.
+        head.headers.remove(FORWARDED);
+        if let Ok(value) = HeaderValue::from_str(&caller.address.ip().to_canonical().to_string()) {
+            head.headers.insert(FORWARDED_FOR, value);
+        }
+        let proto = if caller.tls { "https" } else { "http" };
+        head.headers
+            .insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+        if let Ok(value) = HeaderValue::from_str(head.authority.as_str()) {
+            head.headers.insert(FORWARDED_HOST, value);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A body from one side to the other: as fast as the slower side, holding one piece and one output buffer at most.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+
+use crate::body::{Body, Frame};
+use crate::error::Error;
+use crate::http1::{Framing, Handle, encode};
+
+/// Where a body goes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// An HTTP/1.1 connection, framed like this; the head is staged already.
+    Http1 {
+        connection: Handle,
+        framing: Framing,
+    },
+    /// A stream of an HTTP/2 connection.
+    Http2 { stream: SendStream<Bytes> },
+}
+
+/// Which side failed.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The body could not be had.
+    Source(Error),
+    /// The body could not be passed on.
+    Sink(String),
+}
+
+/// Moves a body; polled by the task that owns the exchange.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    source: Body,
+    sink: Sink,
+    /// Taken from the source, waiting for the sink's window.
+    waiting: Bytes,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    finished: bool,
+    /// Body bytes that the sink has accepted.
+    pub(crate) moved: u64,
+}
+
+impl Relay {
+    pub(crate) fn new(source: Body, sink: Sink) -> Self {
+        Self {
+            source,
+            sink,
+            waiting: Bytes::new(),
+            trailers: None,
+            ended: false,
+            finished: false,
+            moved: 0,
+        }
+    }
+
+    /// Ready when the last byte has been handed to the sink's transport.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        if matches!(self.sink, Sink::Http1 { .. }) {
+            self.poll_http1(cx)
+        } else {
+            self.poll_http2(cx)
+        }
+    }
+
+    fn poll_http1(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let Sink::Http1 {
+            connection,
+            framing,
+        } = &self.sink
+        else {
+            unreachable!("poll() chose by the sink");
+        };
+        let broken = |error: std::io::Error| Failed::Sink(error.to_string());
+        while !self.ended {
+            if connection.borrow().wire.is_full() {
+                ready!(connection.borrow_mut().wire.poll_flush(cx)).map_err(broken)?;
+            }
+            match self.source.poll_frame(cx) {
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                    self.moved += data.len() as u64;
+                    let wire = &mut connection.borrow_mut().wire;
+                    if *framing == Framing::Chunked {
+                        encode::chunk_start(wire.stage(), data.len());
+                        wire.stage_piece(data, encode::CHUNK_END);
+                    } else {
+                        wire.stage_piece(data, b"");
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => self.trailers = Some(trailers),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Source(error))),
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => {
+                    return match connection.borrow_mut().wire.poll_flush(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+                        _ => Poll::Pending,
+                    };
+                }
+            }
+        }
+        let wire = &mut connection.borrow_mut().wire;
+        if !self.finished {
+            if wire.is_full() {
+                ready!(wire.poll_flush(cx)).map_err(broken)?;
+            }
+            self.finished = true;
+            if *framing == Framing::Chunked {
+                match self.trailers.take() {
+                    Some(trailers) => encode::last_chunk(wire.stage(), &trailers),
+                    None => wire.stage().extend_from_slice(encode::LAST_CHUNK),
+                }
+            }
+        }
+        wire.poll_flush(cx).map_err(broken)
+    }
+
+    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let Sink::Http2 { stream } = &mut self.sink else {
+            unreachable!("poll() chose by the sink");
+        };
+        let broken = |error: h2::Error| Failed::Sink(error.to_string());
+        while !self.finished {
+            if !self.waiting.is_empty() {
+                if stream.capacity() < self.waiting.len() {
+                    stream.reserve_capacity(self.waiting.len());
+                }
+                while stream.capacity() == 0 {
+                    match ready!(stream.poll_capacity(cx)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                        None => {
+                            return Poll::Ready(Err(Failed::Sink("the stream was closed".into())));
+                        }
+                    }
+                }
+                let length = stream.capacity().min(self.waiting.len());
+                let piece = self.waiting.split_to(length);
+                self.moved += length as u64;
+                self.finished = self.waiting.is_empty() && self.source.is_end();
+                stream.send_data(piece, self.finished).map_err(broken)?;
+                continue;
+            }
+            match self.source.poll_frame(cx) {
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => self.waiting = data,
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                    self.finished = true;
+                    stream.send_trailers(trailers).map_err(broken)?;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Source(error))),
+                Poll::Ready(None) => {
+                    self.finished = true;
+                    stream.send_data(Bytes::new(), true).map_err(broken)?;
+                }
+                Poll::Pending => {
+                    // The peer may reset the stream while there is nothing to send.
+                    if let Poll::Ready(reset) = stream.poll_reset(cx) {
+                        return Poll::Ready(Err(match reset {
+                            Ok(reason) => Failed::Sink(format!("the stream was reset: {reason}")),
+                            Err(error) => broken(error),
+                        }));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

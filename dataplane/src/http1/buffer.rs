@@ -1,0 +1,219 @@
+//! The wire under an HTTP/1.1 connection: what was received and not yet understood, what is to be sent and not yet taken.
+//!
+//! An idle connection holds no buffer. Heads are read into a scratch area of the thread and copied once into one `Bytes`
+//! of their size, of which header values are slices; bodies are read into a space that the connection keeps for as long
+//! as the body runs and that is reused once the previous piece was sent. Output is staged in a buffer of the thread's
+//! free list, so that a head and what has come of its body leave in one send, and goes back there when it was sent.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::accept::Io;
+
+/// The best size measured for copying bodies: larger ones fall out of the cache.
+const READ_SIZE: usize = 32 * 1024;
+/// Output is sent when this much is staged.
+const STAGE_SIZE: usize = 32 * 1024;
+/// A piece of a body of at least this size is sent from where it lies; a smaller one is copied behind the head.
+const COPY_BELOW: usize = 4 * 1024;
+/// Free output buffers kept per thread.
+const FREE_BUFFERS: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection's bytes, both ways, buffered and bounded.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    io: Io,
+    /// Received and not consumed.
+    pub(crate) input: Bytes,
+    /// Where bodies are received; empty but for its capacity between reads.
+    space: BytesMut,
+    /// Staged for sending, from `sent` on.
+    staged: Vec<u8>,
+    sent: usize,
+    /// A large piece that goes out after what is staged.
+    tail: Bytes,
+    /// What follows the large piece: the end of its chunk.
+    suffix: &'static [u8],
+    /// How many bytes the transport has taken in all.
+    pub(crate) delivered: u64,
+    /// The TLS layer may hold bytes that the socket did not take.
+    unflushed: bool,
+    /// The peer sends no more.
+    pub(crate) ended: bool,
+}
+
+impl Wire {
+    pub(crate) fn new(io: Io) -> Self {
+        Self {
+            io,
+            input: Bytes::new(),
+            space: BytesMut::new(),
+            staged: Vec::new(),
+            sent: 0,
+            tail: Bytes::new(),
+            suffix: b"",
+            delivered: 0,
+            unflushed: false,
+            ended: false,
+        }
+    }
+
+    /// Receives more of a head, behind what is there. 0 at the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buf = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let received = buf.filled();
+            if received.is_empty() {
+                self.ended = true;
+            } else if self.input.is_empty() {
+                self.input = Bytes::copy_from_slice(received);
+            } else {
+                // Grows by doubling while this is the only handle, so a head that drips in costs no quadratic copying.
+                let mut input = match std::mem::take(&mut self.input).try_into_mut() {
+                    Ok(input) => input,
+                    Err(shared) => BytesMut::from(&shared[..]),
+                };
+                input.extend_from_slice(received);
+                self.input = input.freeze();
+            }
+            Poll::Ready(Ok(received.len()))
+        })
+    }
+
+    /// Receives more of a body, when all that was there is consumed. 0 at the end of the stream.
+    pub(crate) fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        debug_assert!(self.input.is_empty() || self.input.len() < READ_SIZE);
+        if !self.input.is_empty() {
+            // Half a chunk size is there: it must stay in one piece.
+            return self.poll_fill(cx);
+        }
+        self.space.reserve(READ_SIZE);
+        let length = ready!(pin!(self.io.read_buf(&mut self.space)).poll(cx))?;
+        if length == 0 {
+            self.ended = true;
+        }
+        self.input = self.space.split().freeze();
+        Poll::Ready(Ok(length))
+    }
+
+    /// Gives up the space for bodies; called between messages.
+    pub(crate) fn release_space(&mut self) {
+        self.space = BytesMut::new();
+    }
+
+    /// Whether the peer has sent something, or has gone, while we expected nothing. Costs no system call when the
+    /// reactor has seen nothing.
+    pub(crate) fn poll_disturbed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.input.is_empty() || self.ended {
+            return Poll::Ready(());
+        }
+        self.poll_fill(cx).map(|_| ())
+    }
+
+    /// Where the next bytes to send are written.
+    pub(crate) fn stage(&mut self) -> &mut Vec<u8> {
+        debug_assert!(
+            self.tail.is_empty() && self.suffix.is_empty(),
+            "nothing is staged behind a large piece"
+        );
+        if self.staged.capacity() == 0 {
+            self.staged = FREE
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| Vec::with_capacity(2 * 1024));
+        }
+        &mut self.staged
+    }
+
+    /// Stages a piece of a body and what follows it; large ones are not copied.
+    pub(crate) fn stage_piece(&mut self, piece: Bytes, suffix: &'static [u8]) {
+        if piece.len() < COPY_BELOW {
+            let staged = self.stage();
+            staged.extend_from_slice(&piece);
+            staged.extend_from_slice(suffix);
+        } else {
+            debug_assert!(self.tail.is_empty());
+            self.tail = piece;
+            self.suffix = suffix;
+        }
+    }
+
+    /// Whether what is staged must be sent before more is staged.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.tail.is_empty()
+            || !self.suffix.is_empty()
+            || self.staged.len() - self.sent >= STAGE_SIZE
+    }
+
+    /// Whether everything staged was sent.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.sent == self.staged.len()
+            && self.tail.is_empty()
+            && self.suffix.is_empty()
+            && !self.unflushed
+    }
+
+    /// Sends what is staged; ready when all of it was taken.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let staged = &self.staged[self.sent..];
+            let io = Pin::new(&mut self.io);
+            let length = ready!(match (staged.is_empty(), self.tail.is_empty()) {
+                (true, true) if self.suffix.is_empty() => break,
+                (true, true) => io.poll_write(cx, self.suffix),
+                (false, true) => io.poll_write(cx, staged),
+                _ => io.poll_write_vectored(
+                    cx,
+                    &[
+                        IoSlice::new(staged),
+                        IoSlice::new(&self.tail),
+                        IoSlice::new(self.suffix)
+                    ],
+                ),
+            })?;
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = self.io.is_tls();
+            self.delivered += length as u64;
+            let of_staged = length.min(staged.len());
+            let of_tail = (length - of_staged).min(self.tail.len());
+            self.sent += of_staged;
+            self.tail.advance(of_tail);
+            self.suffix = &self.suffix[length - of_staged - of_tail..];
+        }
+        self.tail = Bytes::new();
+        self.sent = 0;
+        if self.staged.capacity() > 0 {
+            let mut free = std::mem::take(&mut self.staged);
+            free.clear();
+            FREE.with_borrow_mut(|list| {
+                if list.len() < FREE_BUFFERS && free.capacity() <= 2 * STAGE_SIZE {
+                    list.push(free);
+                }
+            });
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the peer that nothing more comes (FIN, or close_notify and FIN).
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

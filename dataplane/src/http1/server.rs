@@ -1,0 +1,275 @@
+//! The downstream side of HTTP/1.1: one task per connection, which also drives the upstream side of each exchange.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Buf;
+use http::{Method, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::parse::{self, Framing};
+use super::{Connection, Handle, Incoming, Peer, Wire, encode};
+use crate::accept::Io;
+use crate::body::{Body, Length};
+use crate::core::Seat;
+use crate::error::Error;
+use crate::http::exchange::{Answer, Request, exchange};
+use crate::http::interim::Interim;
+use crate::http::relay::{Failed, Relay, Sink};
+use crate::http::{Caller, answer, upgrade};
+use crate::reason::Reason;
+use crate::timer::Timer;
+
+/// How long and how much we read on after an answer that ends the connection, so that the client gets to read it
+/// before a reset (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
+    let connection: Handle = Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Client)));
+    let mut server = Server {
+        connection,
+        caller,
+        seat,
+        timer: Timer::new(),
+    };
+    while let Some(next) = server.next().await {
+        let ended = match next {
+            Ok(request) => server.run(request).await,
+            Err(error) => server.refuse(error).await,
+        };
+        if ended.is_break() {
+            break;
+        }
+    }
+}
+
+struct Server {
+    connection: Handle,
+    caller: Rc<Caller>,
+    seat: Seat,
+    timer: Timer,
+}
+
+impl Server {
+    /// The next request; `None` when the connection ends between two.
+    async fn next(&mut self) -> Option<Result<parse::Request, Error>> {
+        let timeouts = self.caller.site().timeouts;
+        let limits = self.caller.site().http1;
+        self.timer.set(Instant::now() + timeouts.idle);
+        let (connection, caller, seat, timer) =
+            (&self.connection, &self.caller, &self.seat, &mut self.timer);
+        let mut seen = 0;
+        poll_fn(|cx| {
+            let mut guard = connection.borrow_mut();
+            loop {
+                if guard.wire.input.len() > seen {
+                    if parse::may_complete(&guard.wire.input[seen..])
+                        || guard.wire.input.len() > limits.head_bytes
+                    {
+                        match parse::request(&guard.wire.input, &limits) {
+                            Ok(Some(request)) => {
+                                guard.wire.input.advance(request.consumed);
+                                return Poll::Ready(Some(Ok(request)));
+                            }
+                            Ok(None) => {}
+                            Err(malformed) => {
+                                return Poll::Ready(Some(Err(guard.malformed(&malformed))));
+                            }
+                        }
+                    }
+                    if seen == 0 {
+                        timer.set(Instant::now() + timeouts.head);
+                    }
+                    seen = guard.wire.input.len();
+                }
+                if seen == 0 && caller.core.is_draining() {
+                    return Poll::Ready(None);
+                }
+                if timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready((seen > 0).then(|| {
+                        Err(Error::new(
+                            Reason::HeadTimeout,
+                            format!("the head did not arrive within {:?}", timeouts.head),
+                        ))
+                    }));
+                }
+                seat.wake_at_drain(cx);
+                match ready!(guard.wire.poll_fill(cx)) {
+                    Ok(0) | Err(_) => return Poll::Ready(None),
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// One exchange, from its head to the last byte of its answer.
+    async fn run(&mut self, request: parse::Request) -> ControlFlow<()> {
+        let parse::Request {
+            head,
+            framing,
+            keep_alive,
+            upgrade,
+            ..
+        } = request;
+        let limits = self.caller.site().http1;
+        self.connection.borrow_mut().begin_body(framing, &limits);
+        let (version, is_head) = (head.version, head.method == Method::HEAD);
+        let body = match framing {
+            Framing::None | Framing::Length(0) => Body::Empty,
+            framing => Body::Http1(Incoming::new(self.connection.clone(), framing)),
+        };
+        let interim = if version == Version::HTTP_10 {
+            Interim::Nowhere
+        } else {
+            Interim::Http1(&self.connection)
+        };
+        let request = Request {
+            head,
+            body,
+            upgrade: upgrade.is_some(),
+        };
+        let answer = Box::pin(exchange(&self.caller, request, &interim)).await;
+        if let Some(upstream) = answer.upgraded {
+            encode::response_head(
+                self.connection.borrow_mut().wire.stage(),
+                StatusCode::SWITCHING_PROTOCOLS,
+                &answer.headers,
+                Framing::None,
+                version,
+                true,
+                b"",
+            );
+            let idle = self.caller.site().timeouts.tunnel_idle;
+            upgrade::tunnel(
+                &self.connection,
+                &upstream,
+                &mut self.timer,
+                idle,
+                &self.seat,
+            )
+            .await;
+            return ControlFlow::Break(());
+        }
+        self.respond(answer, version, is_head, keep_alive).await
+    }
+
+    /// A message that cannot be understood is answered, and the connection ends: where the next one begins is unknown.
+    async fn refuse(&mut self, error: Error) -> ControlFlow<()> {
+        let answer = answer::refused(&self.caller, &error);
+        let _: ControlFlow<()> = self.respond(answer, Version::HTTP_11, false, false).await;
+        ControlFlow::Break(())
+    }
+
+    async fn respond(
+        &mut self,
+        answer: Answer,
+        version: Version,
+        is_head: bool,
+        keep_alive: bool,
+    ) -> ControlFlow<()> {
+        let Answer {
+            status,
+            headers,
+            body,
+            ours,
+            ..
+        } = answer;
+        let bodiless =
+            is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let framing = match body.length() {
+            _ if bodiless => Framing::None,
+            Length::None => Framing::Length(0),
+            Length::Exact(length) => Framing::Length(length),
+            // The encoder knows what to do for a client that is too old for chunks.
+            Length::Unknown => Framing::Chunked,
+        };
+        // An answer of ours does not wait for the body it refuses; an endpoint's early answer lets it run on.
+        let keep_alive = keep_alive
+            && !(framing == Framing::Chunked && version == Version::HTTP_10)
+            && !self.caller.core.is_draining()
+            && !(ours && !self.connection.borrow().is_complete());
+        let framing = encode::response_head(
+            self.connection.borrow_mut().wire.stage(),
+            status,
+            &headers,
+            framing,
+            version,
+            keep_alive,
+            &encode::date(SystemTime::now()),
+        );
+        drop(headers);
+        let idle = self.caller.site().timeouts.stream_idle;
+        self.timer.set(Instant::now() + idle);
+        // An answer without a body has nothing to relay, but its exchange may have more to settle.
+        let body = if bodiless { Body::Empty } else { body };
+        let mut relay = Relay::new(
+            body,
+            Sink::Http1 {
+                connection: self.connection.clone(),
+                framing,
+            },
+        );
+        let timer = &mut self.timer;
+        let mut moved = 0;
+        let sent = poll_fn(|cx| {
+            let outcome = relay.poll(cx);
+            if outcome.is_pending() {
+                if relay.moved != moved {
+                    moved = relay.moved;
+                    timer.set(Instant::now() + idle);
+                }
+                if timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Failed::Sink("idle for too long".into())));
+                }
+            }
+            outcome
+        })
+        .await;
+        drop(relay);
+        if sent.is_err() {
+            // The answer's end is missing: only a closed connection can say so.
+            return ControlFlow::Break(());
+        }
+        if keep_alive && self.connection.borrow().is_complete() {
+            return ControlFlow::Continue(());
+        }
+        self.linger().await;
+        ControlFlow::Break(())
+    }
+
+    /// Ends the connection so that what was sent arrives: FIN first, then read on for a while.
+    async fn linger(&mut self) {
+        self.timer.set(Instant::now() + LINGER);
+        let (connection, timer) = (&self.connection, &mut self.timer);
+        let mut discarded = 0;
+        let mut shut = false;
+        poll_fn(|cx| {
+            if timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let wire = &mut connection.borrow_mut().wire;
+            if !shut {
+                match ready!(wire.poll_shutdown(cx)) {
+                    Ok(()) => shut = true,
+                    Err(_) => return Poll::Ready(()),
+                }
+            }
+            while discarded <= LINGER_BYTES {
+                wire.input.clear();
+                match ready!(wire.poll_fill(cx)) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => discarded += length,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}

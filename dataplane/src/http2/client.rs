@@ -1,0 +1,328 @@
+//! The upstream side of HTTP/2: one connection per peer and core, opened when it is first needed, shared by all
+//! exchanges. A second one is opened only when the peer's limit of streams is reached.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use h2::client::SendRequest;
+use http::header::CONTENT_LENGTH;
+use http::uri::{Parts, Scheme};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+
+use super::{Coalesce, Flusher, Received, failure};
+use crate::body::{Body, Length};
+use crate::cluster::{Cluster, connect};
+use crate::core::Core;
+use crate::error::Error;
+use crate::head::Head;
+use crate::http::interim::Interim;
+use crate::http::relay::{Failed, Relay, Sink};
+use crate::http1::Peer as Side;
+use crate::identity::Alpn;
+use crate::reason::Reason;
+
+/// Interim answers that one exchange may bring.
+const MAX_INTERIM: usize = 16;
+/// Connections to one peer at most; beyond them exchanges wait for a stream.
+const MOST_CONNECTIONS: usize = 4;
+/// A connection that no exchange has used for this long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// Large windows, because a small one stops a fast peer at every round trip.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const SEND_BUFFER: usize = 1024 * 1024;
+const HEAD_BYTES: u32 = 64 * 1024;
+
+/// All peers of one core, by endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    peers: RefCell<HashMap<u64, Rc<Peer>, RandomState>>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    open: RefCell<Vec<Open>>,
+    /// Attempts to connect that were begun, and that have ended. One is under way when they differ.
+    begun: Cell<u64>,
+    ended: Cell<u64>,
+    /// How the last attempt that failed did so.
+    failed: RefCell<Option<Error>>,
+    /// Exchanges that wait for the attempt under way.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    sender: SendRequest<Bytes>,
+    used: Instant,
+}
+
+impl Peers {
+    /// A connection to this endpoint with room for one more stream.
+    pub(crate) async fn sender(
+        &self,
+        core: &Rc<Core>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<crate::endpoint::Endpoint>,
+        now: Instant,
+    ) -> Result<SendRequest<Bytes>, Error> {
+        let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
+        let mut joined = None;
+        poll_fn(|cx| {
+            let at_limit = match peer.poll_open(now, cx) {
+                Poll::Ready(Some(sender)) => return Poll::Ready(Ok(sender)),
+                Poll::Ready(None) => false,
+                Poll::Pending => true,
+            };
+            match joined {
+                Some(attempt) if peer.ended.get() >= attempt => {
+                    let failed = peer.failed.borrow().clone();
+                    if let Some(error) = failed {
+                        return Poll::Ready(Err(error));
+                    }
+                    // It succeeded, but others have taken all its streams, or it is gone already.
+                    joined = None;
+                }
+                _ => {}
+            }
+            if at_limit && peer.open.borrow().len() >= MOST_CONNECTIONS {
+                return Poll::Pending;
+            }
+            if peer.begun.get() == peer.ended.get() {
+                peer.begun.set(peer.begun.get() + 1);
+                tokio::task::spawn_local(open(
+                    Rc::clone(core),
+                    Arc::clone(cluster),
+                    endpoint.address,
+                    Rc::clone(&peer),
+                ));
+            }
+            joined.get_or_insert(peer.begun.get());
+            let mut waiting = peer.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.peers.borrow_mut().retain(|_, peer| {
+            let mut open = peer.open.borrow_mut();
+            // Streams that are still open keep their connection without us.
+            open.retain(|open| now.duration_since(open.used) < IDLE);
+            !open.is_empty() || peer.begun.get() != peer.ended.get()
+        });
+    }
+}
+
+impl Peer {
+    /// An open connection with room. `None` when there is no connection, pending when all are full.
+    fn poll_open(&self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<SendRequest<Bytes>>> {
+        let mut full = false;
+        let mut found = None;
+        self.open.borrow_mut().retain_mut(|open| {
+            if found.is_some() {
+                return true;
+            }
+            match open.sender.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    open.used = now;
+                    found = Some(open.sender.clone());
+                    true
+                }
+                Poll::Ready(Err(_)) => false,
+                Poll::Pending => {
+                    full = true;
+                    true
+                }
+            }
+        });
+        match found {
+            Some(sender) => Poll::Ready(Some(sender)),
+            None if full => Poll::Pending,
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+/// Connects and then drives the connection to its end.
+async fn open(
+    core: Rc<Core>,
+    cluster: Arc<Cluster>,
+    address: std::net::SocketAddr,
+    peer: Rc<Peer>,
+) {
+    let connected = handshake(&core, &cluster, address).await;
+    drop(core);
+    peer.ended.set(peer.begun.get());
+    let waiting = std::mem::take(&mut *peer.waiting.borrow_mut());
+    let driven = match connected {
+        Ok((sender, connection, flusher)) => {
+            *peer.failed.borrow_mut() = None;
+            peer.open.borrow_mut().push(Open {
+                sender,
+                used: Instant::now(),
+            });
+            Some((connection, flusher))
+        }
+        Err(error) => {
+            *peer.failed.borrow_mut() = Some(error);
+            None
+        }
+    };
+    waiting.into_iter().for_each(Waker::wake);
+    drop(peer);
+    if let Some((connection, flusher)) = driven {
+        drive(connection, &flusher).await;
+    }
+}
+
+type Connection = h2::client::Connection<Coalesce, Bytes>;
+
+async fn handshake(
+    core: &Core,
+    cluster: &Cluster,
+    address: std::net::SocketAddr,
+) -> Result<(SendRequest<Bytes>, Connection, Flusher), Error> {
+    let io = connect::open(core, cluster, address, Alpn::H2).await?;
+    let (io, flusher) = Coalesce::new(io);
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEAD_BYTES)
+        .enable_push(false);
+    let mut handshake = pin!(builder.handshake(io));
+    let (sender, connection) = poll_fn(|cx| {
+        let done = handshake.as_mut().poll(cx);
+        match flusher.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
+            _ => done.map_err(|error| error.to_string()),
+        }
+    })
+    .await
+    .map_err(|error| {
+        Error::not_processed(
+            Reason::ConnectFailed,
+            format!("HTTP/2 with {address}: {error}"),
+        )
+    })?;
+    Ok((sender, connection, flusher))
+}
+
+async fn drive(connection: Connection, flusher: &Flusher) {
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx);
+        match flusher.poll_flush(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ => ended.map(|_| ()),
+        }
+    })
+    .await;
+}
+
+/// The head of an endpoint's answer, and what is left to send of the request.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Received,
+    pub(crate) request: Option<Relay>,
+}
+
+/// Sends a request and waits for the head of its answer. Dropping the future resets the stream.
+pub(crate) async fn exchange(
+    mut sender: SendRequest<Bytes>,
+    head: &Head,
+    body: Body,
+    tls: bool,
+    interim: &Interim<'_>,
+) -> Result<Answered, Error> {
+    let side = Side::Endpoint;
+    let request = request(head, body.length(), tls)?;
+    let bodiless = body.is_end();
+    let (mut response, stream) = sender
+        .send_request(request, bodiless)
+        .map_err(|error| failure(&error, side))?;
+    drop(sender);
+    let mut request = (!bodiless).then(|| Relay::new(body, Sink::Http2 { stream }));
+    let mut interims = 0;
+    let mut failed = None;
+    let answer = poll_fn(|cx| {
+        if let Some(relay) = &mut request {
+            match relay.poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => request = None,
+                Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
+                // The endpoint takes no more; it may have answered all the same.
+                Poll::Ready(Err(Failed::Sink(failure))) => {
+                    failed = Some(failure);
+                    request = None;
+                }
+            }
+        }
+        while let Poll::Ready(Some(answer)) = response.poll_informational(cx) {
+            let answer = answer.map_err(|error| failure(&error, side))?;
+            interims += 1;
+            if interims > MAX_INTERIM {
+                return Poll::Ready(Err(Error::maybe_processed(
+                    Reason::UpstreamMalformed,
+                    format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
+                )));
+            }
+            interim.send(cx, answer.status(), answer.headers());
+        }
+        let answer = ready!(pin!(&mut response).poll(cx));
+        Poll::Ready(answer.map_err(|error| failure(&error, side)))
+    })
+    .await?;
+    let (parts, stream) = answer.into_parts();
+    let length = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Answered {
+        status: parts.status,
+        headers: parts.headers,
+        body: Received::new(stream, side, length),
+        request,
+    })
+}
+
+fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {
+    let mut parts = Parts::default();
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(head.authority.clone());
+    parts.path_and_query = Some(head.path.clone());
+    let uri = Uri::from_parts(parts).map_err(|error| {
+        Error::new(
+            Reason::MalformedRequest,
+            format!("the target cannot be said in HTTP/2: {error}"),
+        )
+    })?;
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    // A copy, because the same head may have to be sent again.
+    *request.headers_mut() = head.headers.clone();
+    if let Length::Exact(length) = length {
+        request
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(request)
+}

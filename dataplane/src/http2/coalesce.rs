@@ -1,0 +1,173 @@
+//! One send for all frames of a wake-up.
+//!
+//! The h2 crate writes each DATA frame by its own vectored write and flushes after it: under TLS one record and one
+//! system call per answer, however many answers are ready. This layer sits between h2 and the socket, gathers what h2
+//! writes and calls a flush done without flushing; the task that drives the connection polls h2 until it has nothing
+//! more to do and then flushes once. Measured: a quarter of the CPU of an edge exchange.
+//!
+//! Nothing is held back for long: 32 KiB go out at once, and so does everything at the end of a wake-up.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::accept::Io;
+
+/// What is gathered at most before it is sent.
+const GATHER: usize = 32 * 1024;
+/// A write of at least this size passes through when nothing is gathered.
+const PASS_THROUGH: usize = 16 * 1024;
+/// Free buffers kept per thread.
+const FREE_BUFFERS: usize = 32;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+#[derive(Debug)]
+struct Inner {
+    io: Io,
+    gathered: Vec<u8>,
+    sent: usize,
+    unflushed: bool,
+}
+
+/// What h2 reads from and writes to.
+#[derive(Debug)]
+pub(crate) struct Coalesce(Rc<RefCell<Inner>>);
+
+/// What the connection's task flushes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Flusher(Rc<RefCell<Inner>>);
+
+impl Coalesce {
+    pub(crate) fn new(io: Io) -> (Self, Flusher) {
+        let inner = Rc::new(RefCell::new(Inner {
+            io,
+            gathered: Vec::new(),
+            sent: 0,
+            unflushed: false,
+        }));
+        (Self(Rc::clone(&inner)), Flusher(inner))
+    }
+}
+
+impl Flusher {
+    /// Sends what was gathered. An error means that the connection has failed.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_send(cx)
+    }
+}
+
+impl Inner {
+    fn gather(&mut self, bytes: &[u8]) {
+        if self.gathered.capacity() == 0 {
+            self.gathered = FREE
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| Vec::with_capacity(4 * 1024));
+        }
+        self.gathered.extend_from_slice(bytes);
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.gathered.len() {
+            let length =
+                ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered[self.sent..]))?;
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += length;
+            self.unflushed = self.io.is_tls();
+        }
+        self.sent = 0;
+        if self.gathered.capacity() > 0 {
+            let mut free = std::mem::take(&mut self.gathered);
+            free.clear();
+            FREE.with_borrow_mut(|list| {
+                if list.len() < FREE_BUFFERS && free.capacity() <= 2 * GATHER {
+                    list.push(free);
+                }
+            });
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room for more; pending while the socket takes nothing and enough is gathered.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathered.len() - self.sent >= GATHER {
+            self.poll_send(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+}
+
+impl AsyncRead for Coalesce {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Coalesce {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.poll_room(cx))?;
+        if inner.gathered.is_empty() && buf.len() >= PASS_THROUGH {
+            let length = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
+            inner.unflushed = inner.io.is_tls();
+            return Poll::Ready(Ok(length));
+        }
+        inner.gather(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.poll_room(cx))?;
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if inner.gathered.is_empty() && total >= PASS_THROUGH {
+            let length = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
+            inner.unflushed = inner.io.is_tls();
+            return Poll::Ready(Ok(length));
+        }
+        for buf in bufs {
+            inner.gather(buf);
+        }
+        Poll::Ready(Ok(total))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Done at once: the task that drives the connection flushes.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.poll_send(cx))?;
+        Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,293 @@
+//! The downstream side of HTTP/2: all streams of a connection in the connection's own task, so that what they have to
+//! say at one wake-up leaves in one send.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::FuturesUnordered;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::{Coalesce, Received};
+use crate::accept::Io;
+use crate::body::{Body, Length};
+use crate::core::Seat;
+use crate::error::Error;
+use crate::head::Head;
+use crate::http::exchange::{Answer, Request, exchange};
+use crate::http::interim::Interim;
+use crate::http::relay::{Failed, Relay, Sink};
+use crate::http::{Caller, answer};
+use crate::http1::{Peer, parse};
+use crate::reason::Reason;
+use crate::timer::Timer;
+
+const HEAD_BYTES: u32 = 64 * 1024;
+const SEND_BUFFER: usize = 1024 * 1024;
+/// Streams that were reset and not yet taken note of, and streams that we reset for the peer's mistakes: beyond these
+/// the connection ends with ENHANCE_YOUR_CALM.
+const PENDING_RESETS: usize = 100;
+const LOCAL_RESETS: usize = 256;
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
+    let site = caller.site();
+    let (io, flusher) = Coalesce::new(io);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(site.http2.stream_window)
+        .initial_connection_window_size(site.http2.connection_window)
+        .max_concurrent_streams(site.http2.streams)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEAD_BYTES)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(Some(LOCAL_RESETS));
+    let mut timer = Timer::new();
+    timer.set(Instant::now() + site.timeouts.head);
+    let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
+    let connection = poll_fn(|cx| {
+        let done = handshake.as_mut().poll(cx);
+        let flushed = flusher.poll_flush(cx);
+        if timer.poll_expired(cx).is_ready() || matches!(flushed, Poll::Ready(Err(_))) {
+            return Poll::Ready(None);
+        }
+        done.map(Result::ok)
+    })
+    .await;
+    let Some(mut connection) = connection else {
+        return;
+    };
+    let mut streams = FuturesUnordered::new();
+    let mut told = false;
+    let mut closed = false;
+    let mut busy = true;
+    poll_fn(|cx| {
+        seat.wake_at_drain(cx);
+        if !told && caller.core.is_draining() {
+            told = true;
+            connection.graceful_shutdown();
+        }
+        loop {
+            let mut progressed = false;
+            while !closed {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        streams.push(stream(Rc::clone(&caller), request, respond));
+                        progressed = true;
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => closed = true,
+                    Poll::Pending => break,
+                }
+            }
+            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+                progressed = true;
+            }
+            if closed || !progressed {
+                break;
+            }
+        }
+        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
+            return Poll::Ready(());
+        }
+        if closed {
+            return Poll::Ready(());
+        }
+        if streams.is_empty() {
+            if busy {
+                busy = false;
+                timer.set(Instant::now() + site.timeouts.idle);
+            }
+            if timer.poll_expired(cx).is_ready() {
+                if told {
+                    return Poll::Ready(());
+                }
+                // GOAWAY first; the connection ends when the peer has taken note, or after one more such time.
+                told = true;
+                connection.graceful_shutdown();
+                timer.set(Instant::now() + site.timeouts.idle);
+                cx.waker().wake_by_ref();
+            }
+        } else {
+            busy = true;
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// One exchange. Nothing to return: whatever goes wrong ends this stream only.
+async fn stream(
+    caller: Rc<Caller>,
+    request: HttpRequest<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (parts, receive) = request.into_parts();
+    let respond = RefCell::new(respond);
+    let is_head = parts.method == Method::HEAD;
+    let answer = match head(parts) {
+        Ok((head, length)) => {
+            let body = Body::Http2(Received::new(receive, Peer::Client, length));
+            let body = if body.is_end() { Body::Empty } else { body };
+            let interim = Interim::Http2(&respond);
+            let mut exchange = pin!(exchange(
+                &caller,
+                Request {
+                    head,
+                    body,
+                    upgrade: false
+                },
+                &interim
+            ));
+            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                // Whoever asked has gone away, and so does the attempt.
+                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
+                    Poll::Ready(None)
+                }
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+            match answer {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
+        Err(error) => answer::refused(&caller, &error),
+    };
+    send(&caller, respond.into_inner(), answer, is_head).await;
+}
+
+async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer, is_head: bool) {
+    let Answer {
+        status,
+        mut headers,
+        body,
+        ..
+    } = answer;
+    let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if !bodiless && let Length::Exact(length) = body.length() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = headers;
+    let ends = bodiless || body.is_end();
+    let Ok(stream) = respond.send_response(response, ends) else {
+        return;
+    };
+    if ends {
+        return;
+    }
+    let idle = caller.site().timeouts.stream_idle;
+    let mut timer = Timer::pooled();
+    timer.set(Instant::now() + idle);
+    let mut relay = Relay::new(body, Sink::Http2 { stream });
+    let mut moved = 0;
+    let sent = poll_fn(|cx| {
+        let outcome = relay.poll(cx);
+        if outcome.is_pending() {
+            if relay.moved != moved {
+                moved = relay.moved;
+                timer.set(Instant::now() + idle);
+            }
+            if timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(Err(Failed::Sink("idle for too long".into())));
+            }
+        }
+        outcome
+    })
+    .await;
+    if sent.is_err() {
+        // The end is missing, and the client must know.
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    }
+}
+
+/// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
+fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
+    let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
+    if parts.method == Method::CONNECT {
+        return Err(Error::new(
+            Reason::MethodUnsupported,
+            "CONNECT is not forwarded",
+        ));
+    }
+    let mut headers = parts.headers;
+    let limits = parse::Limits::default();
+    if headers.len() > limits.fields {
+        return Err(Error::new(
+            Reason::HeadTooLarge,
+            format!("more than {} fields", limits.fields),
+        ));
+    }
+    let uri = parts.uri.into_parts();
+    let path = uri
+        .path_and_query
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if path.as_str().len() > limits.target_bytes {
+        return Err(Error::new(
+            Reason::TargetTooLong,
+            format!("longer than {} bytes", limits.target_bytes),
+        ));
+    }
+    let authority = authority(uri.authority, &mut headers)?;
+    let length = match headers.get(CONTENT_LENGTH) {
+        Some(value) => Some(
+            value
+                .to_str()
+                .ok()
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|text| text.parse::<u64>().ok())
+                .ok_or_else(|| bad("content-length is not a number".into()))?,
+        ),
+        None => None,
+    };
+    headers.remove(CONTENT_LENGTH);
+    Ok((
+        Head {
+            method: parts.method,
+            version: Version::HTTP_2,
+            authority,
+            path,
+            headers,
+        },
+        length,
+    ))
+}
+
+/// `:authority`, or `host` where there is none; both only when they agree.
+fn authority(authority: Option<Authority>, headers: &mut HeaderMap) -> Result<Authority, Error> {
+    let bad = |detail: &'static str| Error::new(Reason::MalformedRequest, detail);
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next().cloned();
+    if hosts.next().is_some() {
+        return Err(bad("more than one host"));
+    }
+    headers.remove(HOST);
+    let authority = match (authority, host) {
+        (Some(authority), Some(host))
+            if !authority
+                .as_str()
+                .as_bytes()
+                .eq_ignore_ascii_case(host.as_bytes()) =>
+        {
+            return Err(bad("host and :authority differ"));
+        }
+        (Some(authority), _) => authority,
+        (None, Some(host)) => Authority::try_from(host.as_bytes())
+            .map_err(|_| bad("host is not a valid authority"))?,
+        (None, None) => return Err(bad("neither :authority nor host")),
+    };
+    parse::authority(Bytes::copy_from_slice(authority.as_str().as_bytes()))
+        .map_err(|malformed| bad(malformed.rule))
+}

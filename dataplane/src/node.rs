@@ -1,0 +1,288 @@
+//! A process with a data path, from its first certificate to its last connection: what the sidecar and the ingress do
+//! alike. They differ in the [`Design`] that they hand in.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hickory_proto::rr::Name;
+use tokio::sync::watch;
+use weft_runtime::config::{Problems, Watched};
+use weft_runtime::drain;
+use weft_runtime::ready::Readiness;
+use weft_runtime::task::Group;
+
+use crate::cluster::{Cluster, Spec};
+use crate::core::{Cores, Open, Shared};
+use crate::discovery::Resolver;
+use crate::discovery::resolver::Family;
+use crate::endpoint::State;
+use crate::identity::{Identity, Source};
+use crate::observe::{CertificateRow, EndpointRow, EndpointState, Registry};
+use crate::plan::Plan;
+use crate::plan::carry::Carried;
+
+/// A program's checked configuration, from which its plans are made.
+pub trait Design: Send + Sync + 'static {
+    /// The clusters that its plan leads to, and of each whether it is the app beside us.
+    fn clusters(&self) -> Vec<(Spec, bool)>;
+
+    /// The plan. Problems are those that only show now, such as a key file that is gone since the check.
+    fn plan(
+        &self,
+        generation: u64,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        carried: &mut Carried,
+        problems: &mut Problems,
+    ) -> Option<Plan>;
+}
+
+/// The parts of a process that its tasks share.
+#[derive(Clone)]
+pub struct Process {
+    /// Where tasks are started.
+    pub tasks: Group,
+    /// What has to happen before it is ready.
+    pub readiness: Readiness,
+    /// When it ends.
+    pub drain: drain::Watch,
+    /// How long running exchanges may take then.
+    pub drain_timeout: Duration,
+    /// Where it counts.
+    pub registry: Arc<Registry>,
+}
+
+/// The size of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Threads of the data path; one per core that we may use by default.
+    pub workers: usize,
+    /// Downstream connections, in all.
+    pub connections: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            connections: 20_000,
+        }
+    }
+}
+
+/// Waits for the process's first certificate and has it kept fresh from then on. `None` when the process ends first.
+pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>> {
+    let guard = process.readiness.guard("identity: no certificate yet");
+    let (stop, stopping) = watch::channel(false);
+    let drain = process.drain.clone();
+    let ends = async {
+        drain.draining().await;
+    };
+    let identity = tokio::select! {
+        identity = source.obtain(stopping.clone(), |_| ()) => identity?,
+        () = ends => return None,
+    };
+    guard.ready();
+    let shown = Arc::clone(&identity);
+    process.registry.certificate_from(Box::new(move || {
+        let status = shown.status();
+        Some(CertificateRow {
+            spiffe_id: Arc::from(status.spiffe_id.as_str()),
+            not_before: status.not_before,
+            not_after: status.not_after,
+            serial: Arc::from(status.serial.as_str()),
+            renewals: status.renewals,
+            renewal_failures: status.renewal_failures,
+        })
+    }));
+    let kept = Arc::clone(&identity);
+    process.tasks.spawn("identity", async move {
+        source.keep(kept, stopping).await;
+        drop(stop);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Some(identity)
+}
+
+/// Runs the data path until the process has drained. Ready once it listens everywhere.
+pub async fn run<D: Design>(
+    process: Process,
+    size: Size,
+    resolver: Arc<Resolver>,
+    designs: Watched<D>,
+    identity: Option<Arc<Identity>>,
+) -> Result<(), String> {
+    let listening = process.readiness.guard("listeners: not bound yet");
+    let held = process.drain.guard();
+    let mut changes = designs.changes();
+    let mut carried = Carried::new(process.tasks.clone(), resolver);
+    let clusters: Arc<ArcSwap<Vec<Arc<Cluster>>>> = Arc::default();
+    show_endpoints(&process.registry, &clusters);
+
+    let mut generation = 1;
+    let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
+    let shared = Shared {
+        plan: Arc::new(ArcSwap::from_pointee(first)),
+        identity,
+        registry: Arc::clone(&process.registry),
+        open: Arc::new(Open::default()),
+        max_connections: size.connections,
+    };
+    let cores = Cores::start(size.workers, &shared)
+        .map_err(|error| format!("starting the cores: {error}"))?;
+    let mut bound: HashMap<Arc<str>, SocketAddr> = HashMap::new();
+    listen(&cores, &shared.plan.load(), &mut bound).await?;
+    listening.ready();
+
+    loop {
+        let design = tokio::select! {
+            () = process.drain.draining() => break,
+            design = changes.next() => match design {
+                Some(design) => design,
+                // Nobody can change the configuration any more.
+                None => {
+                    process.drain.draining().await;
+                    break;
+                }
+            },
+        };
+        generation += 1;
+        match compile(&*design, generation, &mut carried, &clusters) {
+            Ok(plan) => {
+                shared.plan.store(Arc::new(plan));
+                if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
+                    tracing::error!(%problem, "a listener of the new configuration could not be opened");
+                }
+                tracing::info!(generation, "the new configuration is in force");
+            }
+            Err(problem) => {
+                tracing::error!(%problem, "the new configuration is not usable; the last good one stays in force");
+            }
+        }
+    }
+    let cut = cores.drain(process.drain_timeout).await;
+    if cut > 0 {
+        tracing::warn!(
+            connections = cut,
+            "cut connections that did not end in time"
+        );
+    } else {
+        tracing::info!("every connection has ended");
+    }
+    drop(held);
+    Ok(())
+}
+
+/// The addresses behind `host:port`, by the mesh's own resolver.
+pub async fn lookup(resolver: &Resolver, address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let invalid = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{address}` is not a host with a port"),
+        )
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    let mut name = Name::from_ascii(host).map_err(|_| invalid())?;
+    name.set_fqdn(true);
+    let (v4, v6) = tokio::join!(
+        resolver.lookup(&name, Family::V4),
+        resolver.lookup(&name, Family::V6)
+    );
+    let mut failed = None;
+    let mut found = Vec::new();
+    for answer in [v4, v6] {
+        match answer {
+            Ok(answer) => found.extend(
+                answer
+                    .addresses
+                    .into_iter()
+                    .map(|ip| SocketAddr::new(ip, port)),
+            ),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (found.is_empty(), failed) {
+        (false, _) => Ok(found),
+        (true, Some(error)) => Err(io::Error::other(format!("resolving `{host}`: {error}"))),
+        (true, None) => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("`{host}` resolves to nothing"),
+        )),
+    }
+}
+
+fn compile<D: Design>(
+    design: &D,
+    generation: u64,
+    carried: &mut Carried,
+    clusters: &ArcSwap<Vec<Arc<Cluster>>>,
+) -> Result<Plan, String> {
+    let found = carried.clusters(design.clusters());
+    let mut problems = Problems::new();
+    let plan = design
+        .plan(generation, &found, carried, &mut problems)
+        .ok_or_else(|| problems.render())?;
+    clusters.store(Arc::new(found.into_values().collect()));
+    Ok(plan)
+}
+
+/// Opens and closes listeners until they are those of the plan.
+async fn listen(
+    cores: &Cores,
+    plan: &Plan,
+    bound: &mut HashMap<Arc<str>, SocketAddr>,
+) -> Result<(), String> {
+    let mut gone: Vec<Arc<str>> = Vec::new();
+    bound.retain(|name, address| {
+        let stays = plan.site(name).is_some_and(|site| site.address == *address);
+        if !stays {
+            gone.push(Arc::clone(name));
+        }
+        stays
+    });
+    for name in gone {
+        cores.close(&name).await;
+    }
+    for site in plan.sites() {
+        if !bound.contains_key(&site.name) {
+            cores.listen(site).await.map_err(|error| {
+                format!("listener `{}` on {}: {error}", site.name, site.address)
+            })?;
+            tracing::info!(listener = %site.name, address = %site.address, "listening");
+            bound.insert(Arc::clone(&site.name), site.address);
+        }
+    }
+    Ok(())
+}
+
+fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let clusters = Arc::clone(clusters);
+    registry.endpoints_from(Box::new(move || {
+        let now = Instant::now();
+        let mut rows = Vec::new();
+        for cluster in clusters.load().iter().filter(|cluster| !cluster.is_local) {
+            for endpoint in cluster.members.load().endpoints() {
+                rows.push(EndpointRow {
+                    service: Arc::clone(&cluster.name),
+                    address: endpoint.address,
+                    state: match endpoint.state(now) {
+                        State::Healthy => EndpointState::Healthy,
+                        State::Draining => EndpointState::Draining,
+                        State::Ejected { .. } => EndpointState::Ejected,
+                        State::Probing => EndpointState::Probing,
+                    },
+                    ejections: endpoint.totals().ejections,
+                    in_flight: u64::from(endpoint.in_flight()),
+                });
+            }
+        }
+        rows
+    }));
+}

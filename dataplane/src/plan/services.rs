@@ -1,0 +1,78 @@
+//! The services of the mesh as the file has them, checked: what every program's plan is made from.
+
+use std::collections::BTreeMap;
+
+use weft_runtime::config::{Path, Problems};
+
+use crate::cluster::Spec;
+use crate::cluster::config::{Defaults, Service};
+use crate::identity::TrustDomain;
+
+/// Names that are no service of the file and may be named in rules all the same: the programs of Weft.
+pub const INGRESS: &str = "ingress";
+
+/// The checked services.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Whose mesh it is.
+    pub trust_domain: TrustDomain,
+    /// As they stand in the file.
+    pub file: BTreeMap<String, Service>,
+    /// What holds for those that do not say otherwise.
+    pub defaults: Defaults,
+    /// How each is reached, by name.
+    pub specs: BTreeMap<String, Spec>,
+    /// The identity of every name that a rule may mention.
+    pub identities: BTreeMap<String, String>,
+}
+
+impl Services {
+    /// Checks them all. `mesh_port` is where sidecars listen for each other.
+    pub fn build(
+        trust_domain: &TrustDomain,
+        file: BTreeMap<String, Service>,
+        defaults: Defaults,
+        mesh_port: u16,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let before = problems.len();
+        let place = Path::root().key("services");
+        let mut specs = BTreeMap::new();
+        let mut identities = BTreeMap::new();
+        let mut names: BTreeMap<String, Path> = BTreeMap::new();
+        if let Some(id) = crate::identity::SpiffeId::for_service(trust_domain, INGRESS).ok() {
+            identities.insert(INGRESS.to_owned(), id.to_string());
+        }
+        for (name, service) in &file {
+            let at = place.key(name);
+            if let Ok(id) = service.identity(name, trust_domain) {
+                identities.insert(name.clone(), id.to_string());
+            }
+            if let Some(spec) =
+                service.build(name, &defaults, mesh_port, trust_domain, &at, problems)
+            {
+                specs.insert(name.clone(), spec);
+            }
+            names.insert(name.to_ascii_lowercase(), at);
+        }
+        for (name, service) in &file {
+            for (index, host) in service.hosts.iter().enumerate() {
+                let at = place.key(name).key("hosts").index(index);
+                if let Some(other) = names.insert(host.to_ascii_lowercase(), at.clone()) {
+                    problems.at(
+                        &at,
+                        format!("`{host}` already stands for `{other}`"),
+                        "give each name to one service",
+                    );
+                }
+            }
+        }
+        (problems.len() == before).then(|| Self {
+            trust_domain: trust_domain.clone(),
+            file,
+            defaults,
+            specs,
+            identities,
+        })
+    }
+}
