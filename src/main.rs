@@ -1,22 +1,37 @@
-//! The command `weft`.
+//! The command `weft`: its subcommands, and nothing else. Follow a request from `dataplane/src/lib.rs`.
 
+mod ca;
+mod check;
+mod config;
 mod demo;
+mod ingress;
+mod pages;
+mod role;
+mod sidecar;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "weft", version, about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Runs a whole mesh on loopback and shows what it does
     Demo(demo::Args),
+    /// Tells every problem of a configuration at once
+    Check(check::Args),
+    /// The gateway at the edge
+    Ingress(ingress::Args),
+    /// The proxy beside one instance of a service
+    Sidecar(sidecar::Args),
+    /// The certificate authority
+    Ca(ca::Args),
     #[command(hide = true)]
     DemoApp(demo::app::Args),
 }
@@ -24,6 +39,10 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Ingress(args) => ingress::run(args),
+        Command::Sidecar(args) => sidecar::run(args),
+        Command::Ca(args) => ca::run(args),
         Command::DemoApp(args) => demo::app::run(&args),
     }
 }

@@ -1,2 +1,54 @@
-//! placeholder
+//! Stands at the edge: public listeners in front of the mesh, and the collector that sidecars report to.
+
 pub mod collector;
+mod config;
+mod design;
+mod tls;
+
+pub use config::{Config, Listener, Route, Target, Tls};
+pub use design::{Design, Files};
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use weft_dataplane::discovery::Resolver;
+use weft_dataplane::identity::{Identity, peer_identity};
+use weft_dataplane::node::{self, Process, Size};
+use weft_runtime::config::Watched;
+
+use collector::Collector;
+
+/// Runs an ingress until the process has drained. The collector needs an identity; without one there is none.
+pub async fn run(
+    process: Process,
+    size: Size,
+    resolver: Arc<Resolver>,
+    designs: Watched<Design>,
+    identity: Option<Arc<Identity>>,
+    collecting: Option<(Arc<Collector>, std::net::SocketAddr)>,
+) -> Result<(), String> {
+    if let (Some((collector, address)), Some(identity)) = (collecting, &identity) {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("the collector on {address}: {error}"))?;
+        tracing::info!(%address, "collecting reports");
+        let identity = Arc::clone(identity);
+        let tls: collector::Tls = Arc::new(move || Some(identity.server_config()));
+        let drain = process.drain.clone();
+        process.tasks.spawn("collector", async move {
+            let identify: collector::Identify = Arc::new(|certificates| {
+                let identity =
+                    peer_identity(certificates).map_err(|problem| problem.to_string())?;
+                Ok(collector::Peer {
+                    service: Arc::from(identity.label()),
+                    identity: Arc::from(identity.as_str()),
+                })
+            });
+            collector::serve(collector, listener, tls, identify, async move {
+                drain.ended().await
+            })
+            .await
+        });
+    }
+    node::run(process, size, resolver, designs, identity).await
+}

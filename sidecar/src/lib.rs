@@ -1,2 +1,56 @@
-//! placeholder
+//! Stands beside one workload and takes its traffic both ways: `outbound` from the app to the services it calls,
+//! `inbound` from the mesh to the app. Both are listeners of one plan; what they do with an exchange is the data path's.
+
+mod config;
+mod design;
 pub mod report;
+
+pub use config::{Config, Settings};
+pub use design::Design;
+
+use std::sync::Arc;
+
+use weft_dataplane::discovery::Resolver;
+use weft_dataplane::identity::{Alpn, Identity};
+use weft_dataplane::node::{self, Process, Size};
+use weft_runtime::config::Watched;
+
+/// Where and how often a sidecar reports.
+#[derive(Clone)]
+pub struct Reporting {
+    /// The collector and ourselves.
+    pub settings: report::Settings,
+    /// Who the collector has to be.
+    pub collector: weft_dataplane::identity::SpiffeId,
+    /// How it is dialled.
+    pub dial: report::Dial,
+}
+
+/// Runs a sidecar until the process has drained.
+pub async fn run(
+    process: Process,
+    size: Size,
+    resolver: Arc<Resolver>,
+    designs: Watched<Design>,
+    identity: Arc<Identity>,
+    reporting: Option<Reporting>,
+) -> Result<(), String> {
+    if let Some(Reporting {
+        settings,
+        collector,
+        dial,
+    }) = reporting
+    {
+        let identity = Arc::clone(&identity);
+        let tls: report::Tls = Arc::new(move || Some(identity.client_config(&collector, Alpn::H2)));
+        let (registry, drain) = (Arc::clone(&process.registry), process.drain.clone());
+        process.tasks.spawn("reports", async move {
+            report::run(settings, registry, dial, tls, async move {
+                drain.draining().await
+            })
+            .await;
+            Ok::<_, std::convert::Infallible>(())
+        });
+    }
+    node::run(process, size, resolver, designs, Some(identity)).await
+}

@@ -26,4 +26,5 @@ mod tests;
 pub use document::Document;
 pub use problem::{Path, Position, Problem, Problems};
 pub use status::Status;
+pub use suggest::nearest;
 pub use watched::{Changes, Publisher, Watched, watched};

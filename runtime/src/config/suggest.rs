@@ -1,7 +1,7 @@
 //! Which of the known words somebody may have meant.
 
 /// The known word nearest to `given`, if one is near enough to be what was meant.
-pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     let given = plain(given);
     known
         .iter()

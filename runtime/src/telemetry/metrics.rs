@@ -25,6 +25,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Runs before each rendering, to hand over what was counted elsewhere.
 pub type Hook = Box<dyn Fn() + Send + Sync>;
 
+/// Writes a part of the page itself.
+pub type PageHook = Box<dyn Fn(&mut String) + Send + Sync>;
+
 /// The metrics of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -33,6 +36,8 @@ pub struct Metrics {
     version: &'static str,
     /// Guards the list. Held while the hooks run, so that two scrapes at once do not hand over the same counts twice.
     hooks: Arc<Mutex<Vec<Hook>>>,
+    /// Held while they run.
+    pages: Arc<Mutex<Vec<PageHook>>>,
 }
 
 /// The process has a recorder already.
@@ -60,6 +65,7 @@ impl Metrics {
             started: SystemTime::now(),
             version,
             hooks: Arc::default(),
+            pages: Arc::default(),
         };
         (recorder, metrics)
     }
@@ -72,6 +78,14 @@ impl Metrics {
             .push(hook);
     }
 
+    /// Has `page` write what it knows itself, in the same format, behind all else. It must neither wait nor render.
+    pub fn on_page(&self, page: PageHook) {
+        self.pages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(page);
+    }
+
     /// Everything, in Prometheus' text format.
     pub fn render(&self) -> String {
         {
@@ -81,6 +95,14 @@ impl Metrics {
             }
         }
         let mut text = self.handle.render();
+        for page in self
+            .pages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            page(&mut text);
+        }
         text.push_str(&Sample::take(self.started).render(self.version));
         text
     }

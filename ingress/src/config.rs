@@ -1,0 +1,67 @@
+//! `ingress:` of the file: listeners, who may come in, how often, and what goes where.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use weft_dataplane::authn;
+use weft_dataplane::limit;
+use weft_dataplane::route::Match;
+
+/// `ingress:` as written.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// Ways to prove who one is, by name.
+    pub authn: BTreeMap<String, authn::Config>,
+    /// Rate limits, by name.
+    pub limits: BTreeMap<String, limit::Config>,
+    /// What goes where. The order matters only between routes that are equal by every other rule of precedence.
+    pub routes: Vec<Route>,
+}
+
+/// One of `ingress.listeners`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// For logs and metrics.
+    pub name: String,
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// HTTPS, when given. HTTP/2 and HTTP/1.1 by ALPN.
+    pub tls: Option<Tls>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain, leaf first, in PEM.
+    pub cert: PathBuf,
+    /// The leaf's private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// One of `ingress.routes`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// For logs and metrics; its place in the list when left out.
+    pub name: Option<String>,
+    /// Which requests. Everything when left out.
+    #[serde(default, rename = "match")]
+    pub matching: Match,
+    /// One of `ingress.authn`: who sends no good proof is refused.
+    pub authn: Option<String>,
+    /// Some of `ingress.limits`: each must have a token left.
+    #[serde(default)]
+    pub limits: Vec<String>,
+    /// One of `services`.
+    pub to: Target,
+}
+
+/// The name of a service.
+pub type Target = String;

@@ -1,0 +1,307 @@
+//! The gateway's plan: each listener with the same routes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_dataplane::authn::Authenticator;
+use weft_dataplane::authz::Rules;
+use weft_dataplane::cluster::{Cluster, Spec};
+use weft_dataplane::http1::Limits;
+use weft_dataplane::limit::Limiter;
+use weft_dataplane::node;
+use weft_dataplane::plan::carry::Carried;
+use weft_dataplane::plan::services::{INGRESS, Services};
+use weft_dataplane::plan::{Door, Http2, Metered, Plan, Rule, Site, Timeouts};
+use weft_dataplane::reason::Reason;
+use weft_dataplane::route::Table;
+use weft_runtime::config::{Path, Problems, nearest};
+
+use crate::config::{Config, Route};
+use crate::tls;
+
+/// The checked configuration of an ingress.
+#[derive(Debug, Clone)]
+pub struct Design {
+    config: Config,
+    services: Services,
+    /// What relative paths are relative to.
+    base: PathBuf,
+}
+
+/// Whether the files that the configuration names are there to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// They are: this is the ingress's host.
+    Read,
+    /// They belong to the ingress, and this is somebody else, who reads the same configuration.
+    Elsewhere,
+}
+
+impl Design {
+    /// Checks everything that needs no running process. `host` puts all listeners on one address.
+    pub fn build(
+        mut config: Config,
+        services: &Services,
+        host: Option<IpAddr>,
+        base: PathBuf,
+        files: Files,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let before = problems.len();
+        let place = Path::root().key("ingress");
+        if let Some(host) = host {
+            for listener in &mut config.listeners {
+                listener.address.set_ip(host);
+            }
+        }
+        check_listeners(&config, &place.key("listeners"), problems);
+        if files == Files::Read {
+            for (index, listener) in config.listeners.iter().enumerate() {
+                if let Some(files) = &listener.tls {
+                    tls::build(
+                        files,
+                        &base,
+                        &place.key("listeners").index(index).key("tls"),
+                        problems,
+                    );
+                }
+            }
+            for (name, authn) in &config.authn {
+                Authenticator::build(&place.key("authn").key(name), authn, problems);
+            }
+        }
+        for (name, limit) in &config.limits {
+            Limiter::build(
+                name,
+                &place.key("limits").key(name),
+                limit,
+                Instant::now(),
+                problems,
+            );
+        }
+        let routes = place.key("routes");
+        let mut matches = Vec::new();
+        for (index, route) in config.routes.iter().enumerate() {
+            let at = routes.index(index);
+            check_route(route, &config, services, &at, problems);
+            matches.push((at.key("match"), &route.matching, ()));
+        }
+        Table::build(
+            matches
+                .iter()
+                .map(|(at, matching, ())| (at, *matching, ()))
+                .collect(),
+            problems,
+        );
+        (problems.len() == before).then(|| Self {
+            config,
+            services: services.clone(),
+            base,
+        })
+    }
+}
+
+fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
+    let mut names = HashSet::new();
+    let mut addresses: HashMap<SocketAddr, usize> = HashMap::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let at = place.index(index);
+        if listener.name.is_empty() || !names.insert(listener.name.as_str()) {
+            problems.at(
+                &at.key("name"),
+                format!("`{}` is not a name of its own", listener.name),
+                "give each listener another name",
+            );
+        }
+        if let Some(other) = addresses.insert(listener.address, index) {
+            problems.at(
+                &at.key("address"),
+                format!(
+                    "`{}` is the address of listener {} too",
+                    listener.address,
+                    other + 1
+                ),
+                "give each listener another address",
+            );
+        }
+        if listener.address.port() == 0 {
+            problems.at(
+                &at.key("address"),
+                "port 0 is a different one at each start",
+                "write the port that clients use",
+            );
+        }
+    }
+}
+
+fn check_route(
+    route: &Route,
+    config: &Config,
+    services: &Services,
+    at: &Path,
+    problems: &mut Problems,
+) {
+    let unknown = |what: &str, name: &str, known: Vec<&str>| {
+        let cure = match nearest(name, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => format!("add one under `{what}`"),
+            None => format!("known are: {}", known.join(", ")),
+        };
+        (format!("there is no `{name}` under `{what}`"), cure)
+    };
+    if !services.file.contains_key(&route.to) {
+        let (what, cure) = unknown(
+            "services",
+            &route.to,
+            services.file.keys().map(String::as_str).collect(),
+        );
+        problems.at(&at.key("to"), what, cure);
+    }
+    if let Some(name) = &route.authn
+        && !config.authn.contains_key(name)
+    {
+        let (what, cure) = unknown(
+            "ingress.authn",
+            name,
+            config.authn.keys().map(String::as_str).collect(),
+        );
+        problems.at(&at.key("authn"), what, cure);
+    }
+    for (index, name) in route.limits.iter().enumerate() {
+        let at = at.key("limits").index(index);
+        match config.limits.get(name) {
+            None => {
+                let (what, cure) = unknown(
+                    "ingress.limits",
+                    name,
+                    config.limits.keys().map(String::as_str).collect(),
+                );
+                problems.at(&at, what, cure);
+            }
+            Some(_) if route.limits[..index].contains(name) => {
+                problems.at(
+                    &at,
+                    format!("`{name}` is listed twice: every request would take two tokens"),
+                    "list it once",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl node::Design for Design {
+    fn clusters(&self) -> Vec<(Spec, bool)> {
+        // Only those that a route leads to: the others are nobody's business here.
+        let wanted: HashSet<&str> = self
+            .config
+            .routes
+            .iter()
+            .map(|route| route.to.as_str())
+            .collect();
+        let specs = self
+            .services
+            .specs
+            .iter()
+            .filter(|(name, _)| wanted.contains(name.as_str()));
+        specs.map(|(_, spec)| (spec.clone(), false)).collect()
+    }
+
+    fn plan(
+        &self,
+        generation: u64,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        carried: &mut Carried,
+        problems: &mut Problems,
+    ) -> Option<Plan> {
+        let place = Path::root().key("ingress");
+        let authenticators =
+            carried.authenticators(&place.key("authn"), &self.config.authn, problems);
+        let limiters = carried.limiters(&place.key("limits"), &self.config.limits, problems);
+        let anybody = Arc::new(Rules::build(
+            INGRESS,
+            &place,
+            &[],
+            &BTreeMap::new(),
+            problems,
+        )?);
+        let mut rules = Vec::new();
+        for (index, route) in self.config.routes.iter().enumerate() {
+            let name: Arc<str> = match &route.name {
+                Some(name) => Arc::from(name.as_str()),
+                None => Arc::from(format!("routes[{index}]")),
+            };
+            let limits = route.limits.iter().map(|limit| {
+                Some(Metered {
+                    limiter: Arc::clone(limiters.get(limit)?),
+                    route: Arc::clone(&name),
+                })
+            });
+            let rule = Rule {
+                id: Rule::next_id(),
+                authn: match &route.authn {
+                    Some(authn) => Some(Arc::clone(authenticators.get(authn)?)),
+                    None => None,
+                },
+                authz: Arc::clone(&anybody),
+                limits: limits.collect::<Option<_>>()?,
+                target: Arc::clone(clusters.get(route.to.as_str())?),
+                name,
+            };
+            rules.push((
+                place.key("routes").index(index).key("match"),
+                &route.matching,
+                Arc::new(rule),
+            ));
+        }
+        let mut sites = Vec::new();
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let door = match &listener.tls {
+                Some(files) => {
+                    let at = place.key("listeners").index(index).key("tls");
+                    Door::Tls(tls::build(files, &self.base, &at, problems)?)
+                }
+                None => Door::Plain,
+            };
+            let table = rules
+                .iter()
+                .map(|(at, matching, rule)| (at, *matching, Arc::clone(rule)))
+                .collect();
+            sites.push(Arc::new(Site {
+                name: Arc::from(listener.name.as_str()),
+                address: listener.address,
+                door,
+                routes: Table::build(table, problems)?,
+                unmatched: Reason::NoRoute,
+                service: Arc::from(INGRESS),
+                identity: Arc::from(
+                    self.services
+                        .identities
+                        .get(INGRESS)
+                        .map_or("", String::as_str),
+                ),
+                tells_identity: false,
+                is_edge: true,
+                timeouts: Timeouts::default(),
+                http1: Limits::default(),
+                http2: Http2::EDGE,
+            }));
+        }
+        Some(Plan::new(generation, sites))
+    }
+}
+
+impl Design {
+    /// Whether any route leads into the mesh, for which an identity is needed.
+    pub fn needs_identity(&self) -> bool {
+        self.config.routes.iter().any(|route| {
+            self.services
+                .file
+                .get(&route.to)
+                .is_some_and(weft_dataplane::cluster::config::Service::is_mesh)
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! TLS of public listeners: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, from PEM files.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use weft_dataplane::identity::provider;
+use weft_runtime::config::{Path, Problems};
+
+use crate::config::Tls;
+
+/// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
+pub(crate) fn build(
+    tls: &Tls,
+    base: &FilePath,
+    place: &Path,
+    problems: &mut Problems,
+) -> Option<Arc<ServerConfig>> {
+    let before = problems.len();
+    let (cert, key) = (base.join(&tls.cert), base.join(&tls.key));
+    let chain =
+        CertificateDer::pem_file_iter(&cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = match chain {
+        Ok(chain) if chain.is_empty() => {
+            problems.at(
+                &place.key("cert"),
+                format!("{} has no certificate in it", cert.display()),
+                "give a PEM file with the chain, leaf first",
+            );
+            None
+        }
+        Ok(chain) => Some(chain),
+        Err(error) => {
+            problems.at(
+                &place.key("cert"),
+                format!("{}: {error}", cert.display()),
+                "give a PEM file that this process may read",
+            );
+            None
+        }
+    };
+    let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
+        problems.at(
+            &place.key("key"),
+            format!("{}: {error}", key.display()),
+            "give a PEM file with a private key that this process may read",
+        );
+    });
+    let (chain, key_der) = (chain?, key_der.ok()?);
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, key_der)
+        });
+    match config {
+        Ok(mut config) => {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Some(Arc::new(config)).filter(|_| problems.len() == before)
+        }
+        Err(error) => {
+            problems.at(
+                &place.key("key"),
+                format!(
+                    "{} and {} do not go together: {error}",
+                    cert.display(),
+                    key.display()
+                ),
+                "give the private key that belongs to the certificate",
+            );
+            None
+        }
+    }
+}

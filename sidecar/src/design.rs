@@ -1,0 +1,219 @@
+//! A sidecar's plan: every service by its name on the way out, the one app on the way in.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_dataplane::authz::Rules;
+use weft_dataplane::cluster::config::local_app;
+use weft_dataplane::cluster::{Cluster, Spec};
+use weft_dataplane::http1::Limits;
+use weft_dataplane::node;
+use weft_dataplane::plan::carry::Carried;
+use weft_dataplane::plan::services::Services;
+use weft_dataplane::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
+use weft_dataplane::reason::Reason;
+use weft_dataplane::route::{Match, Table};
+use weft_runtime::config::{Path, Problems};
+
+use crate::config::Settings;
+
+/// The checked configuration of one sidecar.
+#[derive(Debug, Clone)]
+pub struct Design {
+    services: Services,
+    /// The service beside which it stands.
+    service: String,
+    settings: Settings,
+    local: Spec,
+}
+
+impl Design {
+    /// For the sidecar of `service`.
+    pub fn build(
+        services: &Services,
+        service: &str,
+        settings: Settings,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let place = Path::root().key("services");
+        let Some(config) = services.file.get(service) else {
+            let known: Vec<&str> = services.file.keys().map(String::as_str).collect();
+            problems.at(
+                &place,
+                format!("there is no service `{service}`, which this sidecar is to stand beside"),
+                format!(
+                    "add it, or start the sidecar with `--service` and one of: {}",
+                    known.join(", ")
+                ),
+            );
+            return None;
+        };
+        let at = place.key(service);
+        if !config.is_mesh() {
+            problems.at(
+                &at.key("mesh"),
+                format!("`{service}` is said to have no sidecar, and this is one"),
+                "remove `mesh: false`",
+            );
+            return None;
+        }
+        // Checked here so that the plan cannot fail by it.
+        rules(services, service, problems)?;
+        let address = SocketAddr::new(settings.app, config.app_port());
+        if address == settings.outbound || address == settings.inbound {
+            problems.at(
+                &at.key("port"),
+                format!("the app's address {address} is one of the sidecar's own"),
+                "give the app and the sidecar different ports",
+            );
+            return None;
+        }
+        let local = local_app(service, config, &services.defaults, address)?;
+        Some(Self {
+            services: services.clone(),
+            service: service.to_owned(),
+            settings,
+            local,
+        })
+    }
+
+    fn outbound(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Site> {
+        let place = Path::root().key("services");
+        let mut matches = Vec::new();
+        for (name, service) in &self.services.file {
+            let target = clusters.get(name.as_str())?;
+            let rule = Arc::new(Rule {
+                id: Rule::next_id(),
+                name: Arc::from(name.as_str()),
+                authn: None,
+                authz: Arc::new(Rules::build(
+                    name,
+                    &place,
+                    &[],
+                    &self.services.identities,
+                    problems,
+                )?),
+                limits: Vec::new(),
+                target: Arc::clone(target),
+            });
+            for host in std::iter::once(name).chain(&service.hosts) {
+                let matching = Match {
+                    host: Some(host.clone()),
+                    ..Match::default()
+                };
+                matches.push((place.key(name), matching, Arc::clone(&rule)));
+            }
+        }
+        let routes = Table::build(
+            matches
+                .iter()
+                .map(|(at, m, rule)| (at, m, Arc::clone(rule)))
+                .collect(),
+            problems,
+        )?;
+        Some(self.site(
+            "outbound",
+            self.settings.outbound,
+            Door::Plain,
+            routes,
+            Reason::NoService,
+        ))
+    }
+
+    fn inbound(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Site> {
+        let rule = Rule {
+            id: Rule::next_id(),
+            name: Arc::from("app"),
+            authn: None,
+            authz: Arc::new(rules(&self.services, &self.service, problems)?),
+            limits: Vec::new(),
+            target: Arc::clone(clusters.get(&self.local.name)?),
+        };
+        let routes = Table::build(
+            vec![(&Path::root(), &Match::default(), Arc::new(rule))],
+            problems,
+        )?;
+        Some(self.site(
+            "inbound",
+            self.settings.inbound,
+            Door::Mesh,
+            routes,
+            Reason::NoRoute,
+        ))
+    }
+
+    fn site(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        door: Door,
+        routes: Table<Arc<Rule>>,
+        unmatched: Reason,
+    ) -> Site {
+        let is_mesh = matches!(door, Door::Mesh);
+        Site {
+            name: Arc::from(name),
+            address,
+            door,
+            routes,
+            unmatched,
+            service: Arc::from(self.service.as_str()),
+            identity: Arc::from(
+                self.services
+                    .identities
+                    .get(&self.service)
+                    .map_or("", String::as_str),
+            ),
+            tells_identity: is_mesh,
+            is_edge: false,
+            timeouts: Timeouts::default(),
+            http1: Limits::default(),
+            http2: Http2::MESH,
+        }
+    }
+}
+
+fn rules(services: &Services, service: &str, problems: &mut Problems) -> Option<Rules> {
+    let place = Path::root().key("services").key(service).key("allow");
+    let allow = services
+        .file
+        .get(service)?
+        .allow
+        .as_deref()
+        .unwrap_or_default();
+    Rules::build(service, &place, allow, &services.identities, problems)
+}
+
+impl node::Design for Design {
+    fn clusters(&self) -> Vec<(Spec, bool)> {
+        let services = self
+            .services
+            .specs
+            .values()
+            .map(|spec| (spec.clone(), false));
+        services.chain([(self.local.clone(), true)]).collect()
+    }
+
+    fn plan(
+        &self,
+        generation: u64,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        _: &mut Carried,
+        problems: &mut Problems,
+    ) -> Option<Plan> {
+        let sites = vec![
+            Arc::new(self.inbound(clusters, problems)?),
+            Arc::new(self.outbound(clusters, problems)?),
+        ];
+        Some(Plan::new(generation, sites))
+    }
+}

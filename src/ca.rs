@@ -1,0 +1,196 @@
+//! `weft ca`: the certificate authority and what its operator does with it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use weft_runtime::config::{Problems, watched};
+
+use crate::check::BROKEN;
+use crate::config::{self, Reader};
+use crate::role::{self, Flags};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Issues certificates to the services of the mesh
+    Serve(Flags),
+    /// Join tokens, with which services get their first certificate
+    Token {
+        #[command(subcommand)]
+        command: Token,
+    },
+    /// The trust bundle
+    Bundle {
+        #[command(subcommand)]
+        command: Bundle,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Token {
+    /// Makes a token that one instance of a service can join with, once
+    Create {
+        /// The service
+        #[arg(long)]
+        service: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bundle {
+    /// Prints the roots in PEM
+    Show {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the CA's state is.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The configuration file, whose `ca.state` is used
+    #[arg(long, short, default_value = "weft.yaml")]
+    config: PathBuf,
+    /// The state directory, when there is no configuration file
+    #[arg(long, conflicts_with = "config")]
+    state: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    let said = match args.command {
+        Command::Serve(flags) => return serve(&flags),
+        Command::Token {
+            command: Token::Create { service, place },
+        } => place.open().and_then(|opened| {
+            weft_ca::create_token(
+                &opened.state,
+                &opened.config,
+                opened.trust_domain.as_deref(),
+                &service,
+                SystemTime::now(),
+            )
+            .map_err(|error| failed(&error.to_string()))
+        }),
+        Command::Bundle {
+            command: Bundle::Show { place },
+        } => place.open().and_then(|opened| {
+            weft_ca::bundle_pem(&opened.state).map_err(|error| failed(&error.to_string()))
+        }),
+    };
+    match said {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn failed(words: &str) -> ExitCode {
+    eprintln!("{}", words.trim_end());
+    ExitCode::FAILURE
+}
+
+struct Opened {
+    state: PathBuf,
+    config: weft_ca::Config,
+    trust_domain: Option<String>,
+}
+
+impl Place {
+    fn open(self) -> Result<Opened, ExitCode> {
+        if let Some(state) = self.state {
+            return Ok(Opened {
+                state,
+                config: weft_ca::Config::default(),
+                trust_domain: None,
+            });
+        }
+        let broken = |words: &str| {
+            eprint!("{words}");
+            ExitCode::from(BROKEN)
+        };
+        let name = self.config.display().to_string();
+        let text = weft_runtime::config::file::read(&self.config)
+            .map_err(|error| broken(&format!("{name}: {error}\n")))?;
+        let base = crate::check::base_of(&self.config);
+        let checked = config::check(&name, &text, &base, None, Reader::Ca)
+            .map_err(|problems| broken(&problems.render()))?;
+        let (Some(config), Some(rules)) = (checked.file.ca, checked.ca) else {
+            return Err(broken(&format!("{name}: there is no `ca:`\n")));
+        };
+        Ok(Opened {
+            state: base.join(rules.state),
+            config,
+            trust_domain: Some(checked.file.trust_domain),
+        })
+    }
+}
+
+fn serve(flags: &Flags) -> ExitCode {
+    let start = match role::start(flags, Reader::Ca) {
+        Ok(start) => start,
+        Err(code) => return code,
+    };
+    role::run(start, |start, running| {
+        let checked = &start.checked;
+        let (Some(config), Some(rules)) = (checked.file.ca.clone(), &checked.ca) else {
+            return Err("there is no `ca:`".into());
+        };
+        let mut listen = rules.listen;
+        if let Some(host) = start.host {
+            listen.set_ip(host);
+        }
+        let state = crate::check::base_of(&start.path).join(&rules.state);
+        let settings = weft_ca::Settings {
+            trust_domain: checked.file.trust_domain.clone(),
+            config: weft_ca::Config {
+                state,
+                ..config.clone()
+            },
+            listen,
+        };
+        let text = checked.file.ca.clone();
+        running.admin.config(
+            running.status.clone(),
+            Arc::new(move || ("text/plain", format!("{text:#?}\n"))),
+        );
+        // What a CA is made of is read once; a change of it asks for a restart, and says so.
+        let (publisher, _) = watched(());
+        role::follow(running, &start, publisher, move |name, base, text| {
+            let checked = config::check(name, text, base, None, Reader::Ca)?;
+            if checked.file.ca.as_ref() == Some(&config) {
+                return Ok(());
+            }
+            let mut problems = Problems::new();
+            problems.at(
+                &weft_runtime::config::Path::root().key("ca"),
+                "the CA reads this part when it starts, and it has changed",
+                "restart `weft ca serve`",
+            );
+            Err(problems)
+        });
+        let ready = running.process.readiness.guard("listener: not bound yet");
+        let drain = running.process.drain.clone();
+        let held = drain.guard();
+        Ok(async move {
+            let on_ready = move |address: std::net::SocketAddr| {
+                tracing::info!(%address, "issuing certificates");
+                ready.ready();
+            };
+            let served =
+                weft_ca::run(settings, on_ready, async move { drain.draining().await }).await;
+            drop(held);
+            served.map_err(|error| error.to_string())
+        })
+    })
+}

@@ -1,0 +1,76 @@
+//! The admin pages that both proxies have: the configuration, the endpoints and the certificate.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use weft_runtime::config::Watched;
+
+use crate::role::{Running, Start};
+
+pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
+    running: &mut Running,
+    _: &Start,
+    designs: &Watched<T>,
+) {
+    let designs = designs.clone();
+    let page = move || {
+        (
+            "text/plain; charset=utf-8",
+            format!("{:#?}\n", designs.get()),
+        )
+    };
+    running.admin.config(running.status.clone(), Arc::new(page));
+
+    let registry = Arc::clone(&running.process.registry);
+    let endpoints = move || {
+        let rows: Vec<_> = registry
+            .endpoints()
+            .into_iter()
+            .map(|row| {
+                json!({
+                    "service": &*row.service,
+                    "address": row.address,
+                    "state": row.state.as_str(),
+                    "ejections": row.ejections,
+                    "in_flight": row.in_flight,
+                })
+            })
+            .collect();
+        (
+            "application/json",
+            format!("{:#}\n", json!({ "endpoints": rows })),
+        )
+    };
+    running.admin.page(
+        "/endpoints",
+        "the endpoints of each service, as seen from here",
+        Arc::new(endpoints),
+    );
+
+    let registry = Arc::clone(&running.process.registry);
+    let certs = move || {
+        let certificate = registry.certificate().map(|row| {
+            json!({
+                "spiffe_id": &*row.spiffe_id,
+                "not_before_unix": unix(row.not_before),
+                "not_after_unix": unix(row.not_after),
+                "serial": &*row.serial,
+                "renewals": row.renewals,
+                "renewal_failures": row.renewal_failures,
+            })
+        });
+        (
+            "application/json",
+            format!("{:#}\n", json!({ "certificate": certificate })),
+        )
+    };
+    running
+        .admin
+        .page("/certs", "the certificate in use", Arc::new(certs));
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,313 @@
+//! What every role does around its work: read and check the file, start the log, the metrics and the admin pages, follow
+//! the file, drain on a signal.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use weft_dataplane::discovery::Resolver;
+use weft_dataplane::identity::client::{Authority, Lookup};
+use weft_dataplane::identity::{SpiffeId, TokenSource, provider};
+use weft_dataplane::node::{self, Process};
+use weft_dataplane::observe::Registry;
+use weft_runtime::admin::Admin;
+use weft_runtime::config::{Publisher, Status, env, file, watch};
+use weft_runtime::ready::Readiness;
+use weft_runtime::signal::{Stops, drain_on_stop};
+use weft_runtime::task::Group;
+use weft_runtime::telemetry::log::Log;
+use weft_runtime::telemetry::metrics::Metrics;
+use weft_runtime::{descriptors, drain, telemetry};
+
+use crate::check::{BROKEN, base_of};
+use crate::config::{self, Checked, Reader};
+
+/// A join token, where no file holds it.
+const TOKEN: &str = "WEFT_JOIN_TOKEN";
+/// Set by a parent that wants its children to end with it: they end when their standard input does.
+const EXIT_WITH_PARENT: &str = "WEFT_EXIT_ON_STDIN_EOF";
+
+/// The flags that every role has.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Flags {
+    /// The configuration file
+    #[arg(long, short, default_value = "weft.yaml")]
+    pub(crate) config: PathBuf,
+    /// The address of this instance: every listener is put there, with the port that the file says
+    #[arg(long)]
+    pub(crate) host: Option<IpAddr>,
+}
+
+/// The flags of a role with a data path.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProxyFlags {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+    /// A file with a join token; without it, WEFT_JOIN_TOKEN is used
+    #[arg(long)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Threads of the data path; one per core that the process may use by default
+    #[arg(long)]
+    pub(crate) workers: Option<usize>,
+}
+
+impl ProxyFlags {
+    pub(crate) fn size(&self) -> node::Size {
+        let default = node::Size::default();
+        node::Size {
+            workers: self.workers.unwrap_or(default.workers).max(1),
+            ..default
+        }
+    }
+
+    /// What proves who we are when we have no certificate yet.
+    pub(crate) fn token(&self) -> Result<Option<TokenSource>, String> {
+        if let Some(path) = &self.token_file {
+            return Ok(Some(TokenSource::File(path.clone())));
+        }
+        match env::read(TOKEN) {
+            Some(text) => text
+                .trim()
+                .parse()
+                .map(|token| Some(TokenSource::Given(token)))
+                .map_err(|error| format!("{TOKEN}: {error}")),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A process before its work begins.
+pub(crate) struct Start {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    pub(crate) host: Option<IpAddr>,
+    pub(crate) checked: Checked,
+    /// Kept to the end: what waits to be written is written when it goes.
+    log: Option<Log>,
+}
+
+/// Reads and checks the file and starts the log. On failure everything has been said and only the exit code is left.
+pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode> {
+    let name = flags.config.display().to_string();
+    let broken = |words: &str| {
+        eprint!("{words}");
+        ExitCode::from(BROKEN)
+    };
+    let text = file::read(&flags.config).map_err(|error| broken(&format!("{name}: {error}\n")))?;
+    let checked = config::check(&name, &text, &base_of(&flags.config), flags.host, reader)
+        .map_err(|problems| broken(&problems.render()))?;
+    let log = telemetry::log::init(checked.file.log.format, checked.file.log.level)
+        .map_err(|error| broken(&format!("{error}\n")))?;
+    Ok(Start {
+        path: flags.config.clone(),
+        text,
+        host: flags.host,
+        checked,
+        log: Some(log),
+    })
+}
+
+/// A running process, as its role sees it.
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    pub(crate) admin: Admin,
+    pub(crate) status: Status,
+    pub(crate) metrics: Metrics,
+}
+
+/// Runs a role: `work` starts its tasks, registers its pages and returns; the process ends by a signal or the first
+/// task that fails.
+pub(crate) fn run<F>(
+    start: Start,
+    work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    // Somebody else's choice of provider would be an error of ours; there is nobody else.
+    let _: Result<_, _> = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut start = start;
+    let log = start.log.take();
+    let code = runtime.block_on(live(start, log.as_ref(), work));
+    // Cores hold connections that were cut; they do not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn live<F>(
+    start: Start,
+    log: Option<&Log>,
+    work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    match try_live(start, log, work).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            tracing::error!(%problem, "the process ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn try_live<F>(
+    start: Start,
+    log: Option<&Log>,
+    work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+) -> Result<(), String>
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let stops = Stops::listen().map_err(|error| format!("catching signals: {error}"))?;
+    exit_with_parent();
+    let metrics = Metrics::install(env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())?;
+    if let Some(log) = log {
+        log.count_in(&metrics);
+    }
+    let (trigger, watch) = drain::channel();
+    let readiness = Readiness::new();
+    let tasks = Group::new();
+    let registry = Registry::new();
+    let shown = Arc::clone(&registry);
+    metrics.on_render(Box::new(move || shown.publish()));
+    let shown = Arc::clone(&registry);
+    metrics.on_page(Box::new(move |page| shown.render(page, SystemTime::now())));
+    let status = Status::new(&start.path, SystemTime::now());
+    let mut settings = start.checked.admin;
+    if let Some(host) = start
+        .host
+        .filter(|host| host.to_canonical().is_loopback() || settings.allow_remote())
+    {
+        settings = settings.on(host).map_err(|problems| problems.render())?;
+    }
+    let drain = start.checked.file.drain;
+    let mut running = Running {
+        process: Process {
+            tasks: tasks.clone(),
+            readiness: readiness.clone(),
+            drain: watch.clone(),
+            drain_timeout: drain.timeout.as_duration(),
+            registry,
+        },
+        admin: Admin::new(readiness.clone(), metrics.clone(), &trigger),
+        status,
+        metrics: metrics.clone(),
+    };
+    let upkeep = metrics.clone();
+    tasks.spawn("metrics", async move {
+        upkeep.upkeep().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let role = work(start, &mut running)?;
+    let bound = running
+        .admin
+        .bind(&settings)
+        .await
+        .map_err(|error| format!("the admin pages on {}: {error}", settings.address()))?;
+    tracing::info!(address = %settings.address(), "admin pages");
+    tasks.spawn("admin", bound.serve(watch.clone()));
+    tasks.spawn("role", role);
+    let outcome = tasks
+        .run_until(drain_on_stop(stops, &trigger, &readiness, drain))
+        .await;
+    outcome.map(|_| ()).map_err(|failure| failure.to_string())
+}
+
+/// Ends the process when its standard input ends, where the parent asked for that: a parent that was killed cannot end
+/// its children otherwise.
+fn exit_with_parent() {
+    if env::read(EXIT_WITH_PARENT).is_none() {
+        return;
+    }
+    let watcher = std::thread::Builder::new().name("parent".into()).spawn(|| {
+        let mut sink = std::io::sink();
+        let _: Result<_, _> = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
+        std::process::exit(0);
+    });
+    if let Err(error) = watcher {
+        tracing::warn!(%error, "cannot watch the parent");
+    }
+}
+
+/// Follows the file: what is good is published, what is not is told, and the last good one stays.
+pub(crate) fn follow<T: Send + Sync + 'static>(
+    running: &Running,
+    start: &Start,
+    publisher: Publisher<T>,
+    check: impl Fn(&str, &Path, &str) -> Result<T, weft_runtime::config::Problems>
+    + Send
+    + Sync
+    + 'static,
+) {
+    let (path, text) = (start.path.clone(), start.text.clone());
+    let name = path.display().to_string();
+    let base = base_of(&path);
+    let status = running.status.clone();
+    running.process.tasks.spawn("configuration", async move {
+        let refused = |why: String| {
+            tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
+            status.refused(SystemTime::now(), why);
+        };
+        let on_change = |change| match change {
+            watch::Change::Unreadable(why) => refused(format!("{name}: {why}")),
+            watch::Change::Content(text) => match check(&name, &base, &text) {
+                Ok(checked) => {
+                    publisher.publish(checked);
+                    status.loaded(SystemTime::now());
+                }
+                Err(problems) => refused(problems.render()),
+            },
+        };
+        watch::follow(path, &text, watch::EVERY, on_change).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+}
+
+/// Where this process's identity comes from.
+pub(crate) fn identity_source(
+    checked: &Checked,
+    service: &str,
+    resolver: &Arc<Resolver>,
+    token: Option<TokenSource>,
+) -> Result<Option<weft_dataplane::identity::Source>, String> {
+    use weft_dataplane::identity::Source;
+    if let Some(files) = &checked.identity {
+        return Ok(Some(Source::Files(files.clone())));
+    }
+    let Some(ca) = &checked.file.ca else {
+        return Ok(None);
+    };
+    let resolver = Arc::clone(resolver);
+    let lookup: Lookup = Arc::new(move |address| {
+        let resolver = Arc::clone(&resolver);
+        Box::pin(async move { node::lookup(&resolver, &address).await })
+    });
+    let id = match checked.file.services.get(service) {
+        Some(config) => config.identity(service, &checked.trust_domain)?,
+        None => SpiffeId::for_service(&checked.trust_domain, service)
+            .map_err(|error| error.to_string())?,
+    };
+    let authority = Authority::new(ca.address.clone(), checked.trust_domain.clone())
+        .map_err(|error| error.to_string())?
+        .token(token)
+        .expect(id)
+        .lookup(lookup);
+    Ok(Some(Source::Authority(authority)))
+}
