@@ -4,4 +4,6 @@
 mod corpus;
 pub mod encode;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod parse;
