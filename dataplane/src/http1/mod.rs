@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod differ;
 pub mod encode;
 pub mod frame;
 #[doc(hidden)]
