@@ -539,6 +539,7 @@ const TO_HEAD: &[(&str, Want)] = &[
     ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Is("200 none keep")),
     ("HTTP/1.1 200 OK\r\n\r\n", Is("200 none keep")),
     ("HTTP/1.1 204 OK\r\ncontent-length: 0\r\n\r\n", Is("204 none keep")),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 9223372036854775808\r\n\r\n", Not("content-length is too large")),
     ("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Not("content-length is not a number")),
     ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", Not("content-length with transfer-encoding")),
     ("HTTP/1.0 200 OK\r\ncontent-length: 12\r\n\r\n", Is("200 none close; content-length: 12")),

@@ -9,8 +9,12 @@ pub mod client;
 mod connection;
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod differ;
 pub mod encode;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod parse;
 pub mod server;
 

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! What is written, byte for byte, and that it says what was parsed.
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

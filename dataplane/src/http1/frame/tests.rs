@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! Bodies, and what has to become of each, whole and in all parts.
+#![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! The table, whole and in parts.
+#![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::http1::corpus::{self, RequestCase, ResponseCase, Want};
