@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
             running.metrics.on_render(Box::new(move || shown.publish()));
             let shown = Arc::clone(&collector);
             running.metrics.on_page(Box::new(move |page| {
-                shown.render(page, Instant::now(), SystemTime::now())
+                shown.render(page, Instant::now(), SystemTime::now());
             }));
             let shown = Arc::clone(&collector);
             let page = move || ("application/json", shown.page(Instant::now()).json());

@@ -45,7 +45,7 @@ pub async fn run(
                 })
             });
             collector::serve(collector, listener, tls, identify, async move {
-                drain.ended().await
+                drain.ended().await;
             })
             .await
         });

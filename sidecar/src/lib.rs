@@ -46,7 +46,7 @@ pub async fn run(
         let (registry, drain) = (Arc::clone(&process.registry), process.drain.clone());
         process.tasks.spawn("reports", async move {
             report::run(settings, registry, dial, tls, async move {
-                drain.draining().await
+                drain.draining().await;
             })
             .await;
             Ok::<_, std::convert::Infallible>(())

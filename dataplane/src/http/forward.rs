@@ -187,7 +187,10 @@ async fn attempts(
         let pause = retry::backoff(retries, random);
         within(
             &mut timer,
-            async { Ok(tokio::time::sleep(pause).await) },
+            async {
+                let _: () = tokio::time::sleep(pause).await;
+                Ok(())
+            },
             || error.clone(),
         )
         .await?;

@@ -40,7 +40,7 @@ impl Services {
         let mut specs = BTreeMap::new();
         let mut identities = BTreeMap::new();
         let mut names: BTreeMap<String, Path> = BTreeMap::new();
-        if let Some(id) = crate::identity::SpiffeId::for_service(trust_domain, INGRESS).ok() {
+        if let Ok(id) = crate::identity::SpiffeId::for_service(trust_domain, INGRESS) {
             identities.insert(INGRESS.to_owned(), id.to_string());
         }
         for (name, service) in &file {
