@@ -80,7 +80,7 @@ impl Rules {
                     rule.methods.as_deref(),
                     &place.key("methods"),
                     "method",
-                    |text| method(text),
+                    method,
                     problems,
                 ),
                 paths: check_list(

@@ -163,7 +163,7 @@ mod tests {
     fn lowering_never_truncates() {
         lowered("Example.COM.", |host| assert_eq!(host, Some("example.com")));
         lowered(&"A".repeat(255), |host| {
-            assert_eq!(host.unwrap().len(), 255)
+            assert_eq!(host.unwrap().len(), 255);
         });
         lowered(&"A".repeat(256), |host| assert_eq!(host, None));
         lowered(&"a".repeat(256), |host| assert_eq!(host, None));
