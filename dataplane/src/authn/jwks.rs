@@ -260,7 +260,7 @@ mod tests {
     use super::super::testing::{ec_key, ed_key, other_rsa_key, rsa_key};
     use super::*;
 
-    fn parse(keys: Value) -> Result<Keys, String> {
+    fn parse(keys: &Value) -> Result<Keys, String> {
         Keys::parse(json!({ "keys": keys }).to_string().as_bytes())
     }
 
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn public_signing_keys_are_taken_and_others_left_out() {
-        let keys = parse(json!([
+        let keys = parse(&json!([
             rsa_key().jwk("r"),
             ec_key().jwk("e"),
             ed_key().jwk("d"),
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_key_that_is_not_what_it_says_is_left_out() {
         let check = |key: Value, why: &str| {
-            let error = parse(json!([key])).unwrap_err();
+            let error = parse(&json!([key])).unwrap_err();
             assert!(
                 error.contains("no usable key among 1") && error.contains(why),
                 "{error}"
@@ -353,7 +353,9 @@ mod tests {
         let modulus = URL_SAFE_NO_PAD.decode(key["n"].as_str().unwrap()).unwrap();
         let padded = URL_SAFE_NO_PAD.encode([&[0], &modulus[..]].concat());
         assert_eq!(
-            parse(json!([with(key, "n", json!(padded))])).unwrap().len(),
+            parse(&json!([with(key, "n", json!(padded))]))
+                .unwrap()
+                .len(),
             1
         );
     }
@@ -372,13 +374,13 @@ mod tests {
             assert!(Keys::parse(document.as_bytes()).is_err(), "{document}");
         }
         let many: Vec<_> = (0..257).map(|_| ed_key().jwk("a")).collect();
-        assert!(parse(json!(many)).unwrap_err().contains("more than 256"));
+        assert!(parse(&json!(many)).unwrap_err().contains("more than 256"));
     }
 
     #[test]
     fn every_document_has_its_own_generation() {
-        let one = parse(json!([rsa_key().jwk("a")])).unwrap();
-        let other = parse(json!([other_rsa_key().jwk("a")])).unwrap();
+        let one = parse(&json!([rsa_key().jwk("a")])).unwrap();
+        let other = parse(&json!([other_rsa_key().jwk("a")])).unwrap();
         assert_ne!(one.generation(), other.generation());
     }
 }

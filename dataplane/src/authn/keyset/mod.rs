@@ -294,5 +294,4 @@ fn read_file_now(file: &std::path::Path) -> Result<Bytes, String> {
 }
 
 #[cfg(test)]
-#[path = "keyset_tests.rs"]
 mod tests;
