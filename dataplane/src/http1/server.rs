@@ -191,10 +191,10 @@ impl Server {
             Length::Unknown => Framing::Chunked,
         };
         // An answer of ours does not wait for the body it refuses; an endpoint's early answer lets it run on.
-        let keep_alive = keep_alive
-            && !(framing == Framing::Chunked && version == Version::HTTP_10)
-            && !self.caller.core.is_draining()
-            && !(ours && !self.connection.borrow().is_complete());
+        let ends_by_closing = framing == Framing::Chunked && version == Version::HTTP_10;
+        let unread = ours && !self.connection.borrow().is_complete();
+        let keep_alive =
+            keep_alive && !ends_by_closing && !unread && !self.caller.core.is_draining();
         let framing = encode::response_head(
             self.connection.borrow_mut().wire.stage(),
             status,
