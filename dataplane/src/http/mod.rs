@@ -68,3 +68,6 @@ impl Caller {
         Arc::clone(&current.1)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! Exchanges told as stories, over real sockets.
+
+#![allow(clippy::unwrap_used)]
+
+mod framing;
