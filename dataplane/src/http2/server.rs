@@ -196,8 +196,8 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
         if outcome.is_pending() {
-            if relay.moved != moved {
-                moved = relay.moved;
+            if relay.progress() != moved {
+                moved = relay.progress();
                 timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {

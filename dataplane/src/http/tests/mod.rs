@@ -2,4 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod accounting;
+mod early;
 mod framing;
+mod retries;
