@@ -12,7 +12,7 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
 use tokio::time::Instant;
@@ -223,6 +223,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         ));
     }
     let mut headers = parts.headers;
+    join_cookies(&mut headers);
     let limits = parse::Limits::default();
     if headers.len() > limits.fields {
         return Err(Error::new(
@@ -263,6 +264,23 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         },
         length,
     ))
+}
+
+/// RFC 9113 §8.2.3: cookies may come in crumbs, and are one field again for whoever does not speak HTTP/2.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(mut whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
+        whole.set_sensitive(headers.get(COOKIE).is_some_and(HeaderValue::is_sensitive));
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// `:authority`, or `host` where there is none; both only when they agree.

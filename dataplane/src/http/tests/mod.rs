@@ -5,4 +5,6 @@
 mod accounting;
 mod early;
 mod framing;
+mod interim;
+mod requests;
 mod retries;
