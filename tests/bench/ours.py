@@ -38,8 +38,8 @@ class Weft:
         c.mtls_ports = peers
         ingress_certificate(c)
         app = {"protocol": "grpc" if o["proto"] == "h2" else "http", "port": c.app[1]}
-        services = {"client": {"identity": "spiffe://bench.local/ns/default/sa/client"},
-                    "server": {"identity": "spiffe://bench.local/ns/default/sa/server", "hosts": ["127.0.0.1"], "endpoints": [f"{ip}:{port}" for ip, port in peers],
+        services = {"client": {"identity": "spiffe://bench.local/ns/default/sa/client", "endpoints": ["127.0.0.1:9"]},
+                    "server": {"identity": "spiffe://bench.local/ns/default/sa/server", "hosts": ["127.0.0.1", "bench"], "endpoints": [f"{ip}:{port}" for ip, port in peers],
                                "allow": [{"from": ["client"]}], **app}}
 
         def config(name, identity, admin, outbound, inbound, **more):
