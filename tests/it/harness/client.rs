@@ -76,6 +76,9 @@ impl Reply {
     }
 }
 
+type Pool =
+    hyper_util::client::legacy::Client<hyper_util::client::legacy::connect::HttpConnector, Body>;
+
 /// A client.
 #[derive(Debug, Clone)]
 pub(crate) struct Client(Kind);
@@ -83,12 +86,7 @@ pub(crate) struct Client(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     /// Connections are opened when needed and used again.
-    Pooled(
-        hyper_util::client::legacy::Client<
-            hyper_util::client::legacy::connect::HttpConnector,
-            Body,
-        >,
-    ),
+    Pooled(Box<Pool>),
     /// One connection.
     Http1(
         Arc<tokio::sync::Mutex<http1::SendRequest<Body>>>,
@@ -102,11 +100,10 @@ impl Client {
     pub(crate) fn pooled() -> Self {
         let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
         connector.set_nodelay(true);
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        let mut client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
         // A failure is the test's business, not to be hidden by trying again.
-        let mut client = client;
         client.retry_canceled_requests(false);
-        Self(Kind::Pooled(client.build(connector)))
+        Self(Kind::Pooled(Box::new(client.build(connector))))
     }
 
     /// One HTTP/1.1 connection.

@@ -546,7 +546,7 @@ impl Mesh {
                 ));
             }
             None => {
-                line("identity: { cert: cert.pem, key: key.pem, bundle: bundle.pem }".to_owned())
+                line("identity: { cert: cert.pem, key: key.pem, bundle: bundle.pem }".to_owned());
             }
         }
         if self.spec.collector {
