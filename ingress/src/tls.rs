@@ -4,12 +4,22 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use weft_dataplane::identity::provider;
 use weft_runtime::config::{Path, Problems};
 
 use crate::config::Tls;
+
+/// What is wrong with a file.
+fn words(file: &FilePath, error: &pem::Error) -> String {
+    let file = file.display();
+    match error {
+        pem::Error::Io(error) => format!("{file} cannot be read: {error}"),
+        pem::Error::NoItemsFound => format!("{file} has no private key in it"),
+        _ => format!("{file} is not PEM: {error}"),
+    }
+}
 
 /// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
 pub(crate) fn build(
@@ -35,8 +45,8 @@ pub(crate) fn build(
         Err(error) => {
             problems.at(
                 &place.key("cert"),
-                format!("{}: {error}", cert.display()),
-                "give a PEM file that this process may read",
+                words(&cert, &error),
+                "give a PEM file with the chain, leaf first, that this process may read",
             );
             None
         }
@@ -44,7 +54,7 @@ pub(crate) fn build(
     let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
         problems.at(
             &place.key("key"),
-            format!("{}: {error}", key.display()),
+            words(&key, &error),
             "give a PEM file with a private key that this process may read",
         );
     });
