@@ -30,7 +30,7 @@ use crate::discovery::Source;
 use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
-use crate::observe::{Registry, Totals};
+use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
 use crate::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
@@ -110,6 +110,9 @@ impl Stage {
             identity: setting.identity,
             registry: Arc::clone(&registry),
             open: Arc::new(Open::default()),
+            access_log: Arc::new(
+                AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
+            ),
             max_connections: setting.connections,
         };
         let core = Core::new(&shared);

@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::Caller;
 use super::answer::REASON;
+use super::entry::Entry;
 use super::exchange::Answer;
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
@@ -49,6 +50,7 @@ pub(crate) async fn forward(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<Answer, Error> {
     let core = &caller.core;
     let cluster = &rule.target;
@@ -62,7 +64,7 @@ pub(crate) async fn forward(
         Ok(ticket) => {
             let upload = account.upload.as_ref();
             attempts(
-                core, cluster, &wired, &head, upload, upgrade, interim, started,
+                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
             )
             .await
             .map(|(answered, flight)| (answered, flight, ticket))
@@ -75,6 +77,7 @@ pub(crate) async fn forward(
             if let Some(upload) = &account.upload {
                 upload.forget();
             }
+            account.entry = entry.take();
             Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
         }
         Err(error) => {
@@ -98,6 +101,7 @@ async fn attempts(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<(Answered, InFlight), Error> {
     let spec = &cluster.spec;
     let mut timer = Timer::pooled();
@@ -123,6 +127,10 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        if let Some(entry) = entry {
+            entry.endpoint = Some(endpoint.address);
+            entry.attempts = retries + 1;
+        }
         let body = match upload {
             Some(upload) => upload
                 .body()
@@ -478,6 +486,8 @@ struct Account {
     cut: bool,
     upload: Option<Replay>,
     response_bytes: u64,
+    /// The line of the access log, where there is one.
+    entry: Option<Box<Entry>>,
 }
 
 impl Account {
@@ -494,6 +504,7 @@ impl Account {
             cut: false,
             upload: None,
             response_bytes: 0,
+            entry: None,
         }
     }
 
@@ -518,6 +529,9 @@ impl Drop for Account {
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);
+        }
+        if let Some(entry) = &self.entry {
+            entry.write(status, None, latency, request_bytes, self.response_bytes);
         }
     }
 }
