@@ -186,7 +186,11 @@ fn words_use_words_only() {
             }
         }
     }
-    assert!(wrong.is_empty(), "a word is not simple:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "a word is not simple:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -274,6 +278,9 @@ fn dependencies_point_one_way() {
         for name in &used {
             assert!(allowed.contains(name), "{room} depends on {name}");
         }
-        assert!(!manifest.contains("[features]"), "{room} has cargo features");
+        assert!(
+            !manifest.contains("[features]"),
+            "{room} has cargo features"
+        );
     }
 }

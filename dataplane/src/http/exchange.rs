@@ -62,7 +62,7 @@ pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interi
                     Some(answer.status.as_u16()),
                     Some(error.reason),
                     started.elapsed(),
-                    bytes,
+                    (0, bytes),
                 );
             }
             answer

@@ -1,5 +1,6 @@
 //! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
-use crate::observe::ExchangeCells;
+use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
 use crate::timer::Timer;
@@ -56,7 +57,14 @@ pub(crate) async fn forward(
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
     let mut account = Account::new(caller, site, rule, &wired, started);
-    let ticket = cluster.admit()?;
+    let ticket = match cluster.admit() {
+        Ok(ticket) => ticket,
+        Err(error) => {
+            account.refuse(&error);
+            return Err(error);
+        }
+    };
+    let body = body.counted(&account.request_bytes);
     let result = attempts(
         core, cluster, &wired, &head, body, upgrade, interim, started, entry,
     )
@@ -438,11 +446,13 @@ impl UpstreamBody {
 #[derive(Debug)]
 struct Account {
     /// The edge to the service, the edge from the caller, and the route: those that there are.
-    cells: [Option<Arc<ExchangeCells>>; 3],
+    cells: [Option<OpenExchange>; 3],
     started: Instant,
     status: Option<StatusCode>,
     /// The answer broke off.
     cut: bool,
+    /// Counted by the request's body as it passes.
+    request_bytes: Rc<Cell<u64>>,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -456,10 +466,12 @@ impl Account {
                 wired.cells.clone(),
                 core.inbound(caller, site),
                 core.route(site, rule),
-            ],
+            ]
+            .map(|cells| cells.map(ExchangeCells::begin)),
             started,
             status: None,
             cut: false,
+            request_bytes: Rc::default(),
             response_bytes: 0,
             entry: None,
         }
@@ -484,10 +496,11 @@ impl Drop for Account {
         let latency = self.started.elapsed();
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
-            cells.add_bytes(0, self.response_bytes);
+            cells.add_bytes(self.request_bytes.get(), self.response_bytes);
         }
         if let Some(entry) = &self.entry {
-            entry.write(status, None, latency, self.response_bytes);
+            let bytes = (self.request_bytes.get(), self.response_bytes);
+            entry.write(status, None, latency, bytes);
         }
     }
 }

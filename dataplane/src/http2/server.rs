@@ -84,7 +84,13 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                         streams.push(stream(Rc::clone(&caller), request, respond));
                         progressed = true;
                     }
-                    Poll::Ready(Some(Err(_)) | None) => closed = true,
+                    Poll::Ready(Some(Err(error))) => {
+                        if error.is_library() && error.is_go_away() {
+                            caller.connections.parse_error();
+                        }
+                        closed = true;
+                    }
+                    Poll::Ready(None) => closed = true,
                     Poll::Pending => break,
                 }
             }
