@@ -2,8 +2,13 @@
 //! controls. One file per promise, named for it; how a story is told is in [`harness`].
 
 mod balance;
+mod collector;
+mod demo;
 mod discovery;
+mod drain;
 mod failing;
 mod harness;
+mod reload;
 mod renewal;
 mod retry;
+mod timeouts;
