@@ -21,7 +21,7 @@ use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{CertificateRow, EndpointRow, EndpointState, Registry};
+use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
@@ -51,6 +51,8 @@ pub struct Process {
     pub drain: drain::Watch,
     /// How long running exchanges may take then.
     pub drain_timeout: Duration,
+    /// Where it tells exchanges one by one.
+    pub access_log: Arc<AccessLog>,
     /// Where it counts.
     pub registry: Arc<Registry>,
 }
@@ -134,6 +136,7 @@ pub async fn run<D: Design>(
         plan: Arc::new(ArcSwap::from_pointee(first)),
         identity,
         registry: Arc::clone(&process.registry),
+        access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
     };

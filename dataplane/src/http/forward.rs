@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::Caller;
 use super::answer::REASON;
+use super::entry::Entry;
 use super::exchange::Answer;
 use super::interim::Interim;
 use super::relay::Relay;
@@ -49,6 +50,7 @@ pub(crate) async fn forward(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<Answer, Error> {
     let core = &caller.core;
     let cluster = &rule.target;
@@ -56,12 +58,13 @@ pub(crate) async fn forward(
     let mut account = Account::new(caller, site, rule, &wired, started);
     let ticket = cluster.admit()?;
     let result = attempts(
-        core, cluster, &wired, &head, body, upgrade, interim, started,
+        core, cluster, &wired, &head, body, upgrade, interim, started, entry,
     )
     .await;
     match result {
         Ok((answered, flight)) => {
             account.status = Some(answered.status);
+            account.entry = entry.take();
             Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
         }
         Err(error) => {
@@ -85,6 +88,7 @@ async fn attempts(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<(Answered, InFlight), Error> {
     let spec = &cluster.spec;
     let mut timer = Timer::pooled();
@@ -93,9 +97,10 @@ async fn attempts(
     let mut body = Some(body);
     let replay = match &body {
         Some(Body::Empty) | None => None,
-        // A tunnel's request has no body, and one that is never tried again need not be kept.
-        Some(_) if spec.retry.attempts == 0 => None,
-        Some(_) => body.take().map(Replay::new),
+        // One that is never tried again need not be kept.
+        Some(_) => body
+            .take()
+            .map(|body| Replay::new(body, spec.retry.attempts > 0)),
     };
     let mut tried = [0; TRIED];
     let mut retries = 0;
@@ -117,6 +122,10 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        if let Some(entry) = entry {
+            entry.endpoint = Some(endpoint.address);
+            entry.attempts = retries + 1;
+        }
         let body = match &replay {
             Some(replay) => replay.body(),
             None => Some(body.take().unwrap_or_default()),
@@ -125,13 +134,7 @@ async fn attempts(
             body.ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?;
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
         let outcome = within(&mut timer, attempt, || {
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
+            late(cluster, &endpoint, replay.as_ref())
         })
         .await;
         let random = fastrand::u64(..);
@@ -191,7 +194,7 @@ async fn attempts(
                 let _: () = tokio::time::sleep(pause).await;
                 Ok(())
             },
-            || error.clone(),
+            || Late::Fails(error.clone()),
         )
         .await?;
     }
@@ -217,16 +220,52 @@ fn may_retry(
         && cluster.budget.take(&cluster.spec.retry.limits, now)
 }
 
-/// Runs a future to its end or to the timer's deadline.
+/// What becomes of an attempt whose time is up.
+enum Late {
+    /// It gets more.
+    Until(Instant),
+    Fails(Error),
+}
+
+/// An endpoint has as long for its answer as it says, counted from the last piece of the request that we had to wait for:
+/// it cannot answer before it knows the question, and a slow client is not its fault.
+fn late(cluster: &Cluster, endpoint: &Endpoint, replay: Option<&Replay>) -> Late {
+    let timeout = cluster.spec.timeout;
+    let later = replay
+        .and_then(Replay::progress)
+        .map(|progress| progress + timeout)
+        .filter(|later| *later > Instant::now());
+    match (later, replay) {
+        (Some(later), _) => Late::Until(later),
+        (None, Some(replay)) if replay.is_starved() => Late::Fails(Error::new(
+            Reason::BodyTimeout,
+            format!("nothing more of the body came within {timeout:?}"),
+        )),
+        _ => Late::Fails(Error::maybe_processed(
+            Reason::UpstreamTimeout,
+            format!("{} gave no answer within {timeout:?}", endpoint.address),
+        )),
+    }
+}
+
+/// Runs a future to its end or until its time is up for good.
 async fn within<T>(
     timer: &mut Timer,
     future: impl Future<Output = Result<T, Error>>,
-    late: impl Fn() -> Error,
+    late: impl Fn() -> Late,
 ) -> Result<T, Error> {
     let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        while timer.poll_expired(cx).is_ready() {
+            match late() {
+                Late::Until(later) => timer.set(later.into()),
+                Late::Fails(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
     })
     .await
 }
@@ -436,6 +475,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     response_bytes: u64,
+    /// The line of the access log, where there is one.
+    entry: Option<Box<Entry>>,
 }
 
 impl Account {
@@ -451,6 +492,7 @@ impl Account {
             status: None,
             cut: false,
             response_bytes: 0,
+            entry: None,
         }
     }
 
@@ -474,6 +516,9 @@ impl Drop for Account {
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(0, self.response_bytes);
+        }
+        if let Some(entry) = &self.entry {
+            entry.write(status, None, latency, self.response_bytes);
         }
     }
 }
