@@ -6,11 +6,21 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use weft_runtime::config::{Path, Problems};
 
 use crate::config::Tls;
+
+/// What is wrong with a file.
+fn words(file: &FilePath, error: &pem::Error) -> String {
+    let file = file.display();
+    match error {
+        pem::Error::Io(error) => format!("{file} cannot be read: {error}"),
+        pem::Error::NoItemsFound => format!("{file} has no private key in it"),
+        _ => format!("{file} is not PEM: {error}"),
+    }
+}
 
 /// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
 pub(crate) fn build(
@@ -36,8 +46,8 @@ pub(crate) fn build(
         Err(error) => {
             problems.at(
                 &place.key("cert"),
-                format!("{}: {error}", cert.display()),
-                "give a PEM file that this process may read",
+                words(&cert, &error),
+                "give a PEM file with the chain, leaf first, that this process may read",
             );
             None
         }
@@ -45,7 +55,7 @@ pub(crate) fn build(
     let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
         problems.at(
             &place.key("key"),
-            format!("{}: {error}", key.display()),
+            words(&key, &error),
             "give a PEM file with a private key that this process may read",
         );
     });

@@ -5,6 +5,7 @@
 mod alone;
 mod authz;
 mod balance;
+mod check;
 mod collector;
 mod demo;
 mod discovery;
