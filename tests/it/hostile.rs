@@ -70,14 +70,6 @@ const LINES: &[(&[u8], u16)] = &[
     (b"GET /a\\..\\b HTTP/1.1\r\n", 400),
     (b"GET /\"x\" HTTP/1.1\r\n", 400),
     (b"GET /<x> HTTP/1.1\r\n", 400),
-    (b"GET /../x HTTP/1.1\r\n", 400),
-    (b"GET /a/../../x HTTP/1.1\r\n", 400),
-    (b"GET /%2e%2e/x HTTP/1.1\r\n", 400),
-    (b"GET /a%2fb HTTP/1.1\r\n", 400),
-    (b"GET /a%5cb HTTP/1.1\r\n", 400),
-    (b"GET /a%00 HTTP/1.1\r\n", 400),
-    (b"GET /a%0d%0ax:%20y HTTP/1.1\r\n", 400),
-    (b"GET /..;/x HTTP/1.1\r\n", 400),
     (b"G(T / HTTP/1.1\r\n", 400),
     (b"GET: / HTTP/1.1\r\n", 400),
     (b"G\xc9T / HTTP/1.1\r\n", 400),
@@ -89,12 +81,31 @@ const LINES: &[(&[u8], u16)] = &[
     (b"EHLO plain\r\n", 400),
 ];
 
+/// Paths that two readers may read differently. Where such a request ends is clear, so its connection could go on: these
+/// say themselves that it does not.
+const PATHS: &[&[u8]] = &[
+    b"/../x",
+    b"/a/../../x",
+    b"/%2e%2e/x",
+    b"/a%2fb",
+    b"/a%5cb",
+    b"/a%00",
+    b"/a%0d%0ax:%20y",
+    b"/..;/x",
+    b"/./..",
+    b"/a/..%2f",
+    b"/%c0%ae%c0%ae/x%2f",
+    b"/a/%2e%2e/%2e%2e/x",
+    b"/a%5C..",
+    b"/a%7f",
+];
+
 /// Values of the one `host`.
 #[rustfmt::skip] // many short ones
 const HOSTS: &[&[u8]] = &[
     b"", b" ", b":80", b"plain:", b"plain:65536", b"plain:-1", b"plain:+80", b"plain:8o", b"plain:80:80", b"plain: 80",
     b"plain:80/x", b"::1", b"[::1", b"[]", b"[::1%25lo]", b"[::1]x", b"u@plain", b"u:p@plain", b"plain/x", b"plain?x", b"plain#x",
-    b"plain\\x", b"http://plain", b"plain evil", b"plain,evil", b"plain\tevil", b"plain%2eevil", b"plain%00", b"pl\xe9in", b"<plain>", b"pl\"in",
+    b"plain\\x", b"http://plain", b"plain evil", b"plain\tevil", b"plain%2eevil", b"plain%00", b"pl\xe9in", b"<plain>", b"pl\"in",
 ];
 
 /// Fields of a POST with a good `host`, and the status.
@@ -298,6 +309,10 @@ fn bad_heads() -> Vec<(Vec<u8>, u16)> {
     let mut all = Vec::new();
     for (line, status) in LINES {
         all.push(([*line, b"host: plain\r\n\r\n"].concat(), *status));
+    }
+    for path in PATHS {
+        let head = b" HTTP/1.1\r\nhost: plain\r\nconnection: close\r\n\r\n";
+        all.push(([b"GET ", *path, head].concat(), 400));
     }
     for host in HOSTS {
         all.push((
