@@ -105,9 +105,10 @@ async fn attempts(
     let mut body = Some(body);
     let replay = match &body {
         Some(Body::Empty) | None => None,
-        // A tunnel's request has no body, and one that is never tried again need not be kept.
-        Some(_) if spec.retry.attempts == 0 => None,
-        Some(_) => body.take().map(Replay::new),
+        // One that is never tried again need not be kept.
+        Some(_) => body
+            .take()
+            .map(|body| Replay::new(body, spec.retry.attempts > 0)),
     };
     let mut tried = [0; TRIED];
     let mut retries = 0;
@@ -141,13 +142,7 @@ async fn attempts(
             body.ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?;
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
         let outcome = within(&mut timer, attempt, || {
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
+            late(cluster, &endpoint, replay.as_ref())
         })
         .await;
         let random = fastrand::u64(..);
@@ -207,7 +202,7 @@ async fn attempts(
                 let _: () = tokio::time::sleep(pause).await;
                 Ok(())
             },
-            || error.clone(),
+            || Late::Fails(error.clone()),
         )
         .await?;
     }
@@ -233,16 +228,52 @@ fn may_retry(
         && cluster.budget.take(&cluster.spec.retry.limits, now)
 }
 
-/// Runs a future to its end or to the timer's deadline.
+/// What becomes of an attempt whose time is up.
+enum Late {
+    /// It gets more.
+    Until(Instant),
+    Fails(Error),
+}
+
+/// An endpoint has as long for its answer as it says, counted from the last piece of the request that we had to wait for:
+/// it cannot answer before it knows the question, and a slow client is not its fault.
+fn late(cluster: &Cluster, endpoint: &Endpoint, replay: Option<&Replay>) -> Late {
+    let timeout = cluster.spec.timeout;
+    let later = replay
+        .and_then(Replay::progress)
+        .map(|progress| progress + timeout)
+        .filter(|later| *later > Instant::now());
+    match (later, replay) {
+        (Some(later), _) => Late::Until(later),
+        (None, Some(replay)) if replay.is_starved() => Late::Fails(Error::new(
+            Reason::BodyTimeout,
+            format!("nothing more of the body came within {timeout:?}"),
+        )),
+        _ => Late::Fails(Error::maybe_processed(
+            Reason::UpstreamTimeout,
+            format!("{} gave no answer within {timeout:?}", endpoint.address),
+        )),
+    }
+}
+
+/// Runs a future to its end or until its time is up for good.
 async fn within<T>(
     timer: &mut Timer,
     future: impl Future<Output = Result<T, Error>>,
-    late: impl Fn() -> Error,
+    late: impl Fn() -> Late,
 ) -> Result<T, Error> {
     let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        while timer.poll_expired(cx).is_ready() {
+            match late() {
+                Late::Until(later) => timer.set(later.into()),
+                Late::Fails(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
     })
     .await
 }

@@ -1,8 +1,12 @@
 //! A request body that can be sent again: what was sent is kept, up to a bound, until the endpoint has answered.
+//!
+//! It also knows whether the client is the one who is waited for: an endpoint that cannot answer because the request does
+//! not arrive is not to blame.
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -23,6 +27,12 @@ struct Shared {
     /// More came than is kept: what follows is passed on once and cannot be sent again.
     overflowed: bool,
     length: Length,
+    /// What is kept at most.
+    most: usize,
+    /// The client has more to send and we wait for it.
+    starved: bool,
+    /// When the last piece came that we had to wait for.
+    progress: Option<Instant>,
 }
 
 /// Hands out the same body for each attempt.
@@ -30,7 +40,8 @@ struct Shared {
 pub(crate) struct Replay(Rc<RefCell<Shared>>);
 
 impl Replay {
-    pub(crate) fn new(body: Body) -> Self {
+    /// Of a body that is kept, or, when it will not be sent again anyway, only watched.
+    pub(crate) fn new(body: Body, kept: bool) -> Self {
         let length = body.length();
         Self(Rc::new(RefCell::new(Shared {
             rest: body,
@@ -40,7 +51,20 @@ impl Replay {
             ended: false,
             overflowed: false,
             length,
+            most: if kept { KEPT } else { 0 },
+            starved: false,
+            progress: None,
         })))
+    }
+
+    /// Whether everything that the client has sent was passed on, and more is to come.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.0.borrow().starved
+    }
+
+    /// When the last piece came that we had to wait for.
+    pub(crate) fn progress(&self) -> Option<Instant> {
+        self.0.borrow().progress
     }
 
     /// The body from its beginning, if that is still possible.
@@ -86,11 +110,17 @@ impl Replayed {
                     .map(|trailers| Ok(Frame::Trailers(trailers))),
             );
         }
-        let frame = ready!(shared.rest.poll_frame(cx));
+        let Poll::Ready(frame) = shared.rest.poll_frame(cx) else {
+            shared.starved = true;
+            return Poll::Pending;
+        };
+        if std::mem::take(&mut shared.starved) {
+            shared.progress = Some(Instant::now());
+        }
         match &frame {
             Some(Ok(Frame::Data(data))) => {
                 shared.kept_bytes += data.len();
-                if shared.kept_bytes > KEPT {
+                if shared.kept_bytes > shared.most {
                     shared.overflowed = true;
                     shared.kept.clear();
                     self.next = 0;

@@ -12,7 +12,7 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
 use tokio::time::Instant;
@@ -259,6 +259,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         None => None,
     };
     headers.remove(CONTENT_LENGTH);
+    join_cookies(&mut headers);
     Ok((
         Head {
             method: parts.method,
@@ -269,6 +270,18 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         },
         length,
     ))
+}
+
+/// HTTP/2 splits cookies so that they compress well; for everybody else they are one field (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// `:authority`, or `host` where there is none; both only when they agree.
