@@ -120,8 +120,7 @@ impl Place {
             ExitCode::from(BROKEN)
         };
         let name = self.config.display().to_string();
-        let text = weft_runtime::config::file::read(&self.config)
-            .map_err(|error| broken(&format!("{name}: {error}\n")))?;
+        let text = crate::check::read(&self.config).map_err(|words| broken(&words))?;
         let base = crate::check::base_of(&self.config);
         let checked = config::check(&name, &text, &base, None, Reader::Ca)
             .map_err(|problems| broken(&problems.render()))?;

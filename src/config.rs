@@ -4,23 +4,24 @@
 //! words; then each takes the part that it needs.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_dataplane::cluster::config::{Defaults, Service};
 use weft_dataplane::discovery;
-use weft_dataplane::identity::{self, TrustDomain};
+use weft_dataplane::identity::{self, IdError, SpiffeId, TrustDomain};
 use weft_dataplane::observe::AccessLogConfig;
 use weft_dataplane::plan::services::Services;
 use weft_ingress::Files;
 use weft_runtime::config::units::Period;
-use weft_runtime::config::{Document, Path, Problems};
+use weft_runtime::config::{Document, Path, Problems, overlap};
 use weft_runtime::{admin, drain, telemetry};
 
-/// `weft.yaml` as written.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+/// `weft.yaml`: one file for a whole mesh, read by every process of it.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
     /// The name of the mesh in every identity: `spiffe://<trust_domain>/service/<name>`.
@@ -34,7 +35,7 @@ pub(crate) struct File {
     /// The admin pages of every process.
     #[serde(default)]
     pub(crate) admin: admin::Config,
-    /// The log of every process.
+    /// The log of every process. The variable `WEFT_LOG` overrules it.
     #[serde(default)]
     pub(crate) log: telemetry::log::Config,
     /// One line for each exchange of a proxy.
@@ -61,7 +62,7 @@ pub(crate) struct File {
 }
 
 /// `collector:`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Collector {
     /// Where sidecars reach the ingress: `host:port`. The ingress listens on this port.
@@ -117,9 +118,9 @@ pub(crate) fn check(
 ) -> Result<Checked, Problems> {
     let document = Document::parse(name, text)?;
     let mut problems = Problems::new();
-    let checked = document
-        .decode::<File>(&mut problems)
-        .and_then(|file| check_parts(file, base, host, reader, &mut problems));
+    let checked = document.check(&mut problems, |file, problems| {
+        check_parts(file, base, host, reader, problems)
+    });
     problems.locate(&document);
     match checked {
         Some(checked) if problems.is_empty() => Ok(checked),
@@ -127,6 +128,7 @@ pub(crate) fn check(
     }
 }
 
+/// Checks part by part. What is wrong with one keeps no other from being looked at.
 fn check_parts(
     file: File,
     base: &FilePath,
@@ -145,49 +147,30 @@ fn check_parts(
     if let Some(collector) = &file.collector {
         check_collector(collector, &root.key("collector"), problems);
     }
-    let settings = file.sidecar.build(host, &root.key("sidecar"), problems);
-    // The rest is about members of the trust domain.
-    let trust_domain = trust_domain?;
     let services = Services::build(
-        &trust_domain,
+        &trust_domain.clone().unwrap_or_else(some_trust_domain),
         file.services.clone(),
         file.defaults.clone(),
         file.sidecar.inbound.address.port(),
         problems,
     );
-    let identity = match (&file.identity, reader) {
-        (Some(files), Reader::Check | Reader::Sidecar { .. } | Reader::Ingress) => {
-            files.build(base, &trust_domain, &root.key("identity"), problems)
+    if let Some(trust_domain) = &trust_domain {
+        check_membership(&file, trust_domain, problems);
+    }
+    let identity = match (&file.identity, &trust_domain, reader) {
+        // The CA's host has no such files.
+        (_, _, Reader::Ca) => None,
+        (Some(files), Some(trust_domain), _) => {
+            files.build(base, trust_domain, &root.key("identity"), problems)
         }
         _ => None,
     };
-    let services = services?;
-    let mut sidecar = None;
-    let mut ingress = None;
-    if let Some(settings) = settings {
-        for (name, service) in &services.file {
-            if service.is_mesh() {
-                let design = weft_sidecar::Design::build(&services, name, settings, problems);
-                if reader
-                    == (Reader::Sidecar {
-                        service: name.as_str(),
-                    })
-                {
-                    sidecar = design;
-                }
-            }
-        }
-        if let Reader::Sidecar { service } = reader
-            && !services.file.get(service).is_some_and(Service::is_mesh)
-        {
-            weft_sidecar::Design::build(&services, service, settings, problems);
-        }
-    }
+    let sidecar = check_sidecars(&file, &services, host, reader, problems);
     let files = match reader {
         Reader::Check | Reader::Ingress => Files::Read,
         Reader::Ca | Reader::Sidecar { .. } => Files::Elsewhere,
     };
-    let design = weft_ingress::Design::build(
+    let ingress = weft_ingress::Design::build(
         file.ingress.clone(),
         &services,
         host,
@@ -195,16 +178,58 @@ fn check_parts(
         files,
         problems,
     );
-    check_identity(&file, design.as_ref(), reader, problems);
-    if reader == Reader::Ingress {
-        if file.ingress.listeners.is_empty() {
-            problems.at(
-                &root.key("ingress"),
-                "the ingress listens nowhere",
-                "add `listeners: [ { name: public, address: \"0.0.0.0:8080\" } ]`",
-            );
+    check_identity(&file, problems);
+    check_addresses(&file, ca.as_ref(), host, problems);
+    check_reader(&file, reader, problems);
+    Some(Checked {
+        trust_domain: trust_domain?,
+        admin: admin?,
+        resolver: Arc::new(resolver?),
+        ca,
+        identity,
+        sidecar,
+        ingress: ingress.filter(|_| reader == Reader::Ingress),
+        file,
+    })
+}
+
+/// All sidecars of the mesh; the one that reads comes back.
+fn check_sidecars(
+    file: &File,
+    services: &Services,
+    host: Option<IpAddr>,
+    reader: Reader<'_>,
+    problems: &mut Problems,
+) -> Option<weft_sidecar::Design> {
+    let place = Path::root().key("sidecar");
+    let settings = file.sidecar.build(host, &place, problems)?;
+    let reads = |name: &str| reader == (Reader::Sidecar { service: name });
+    let mut own = None;
+    for (name, service) in &services.file {
+        if service.is_mesh() {
+            let design = weft_sidecar::Design::build(services, name, settings, problems);
+            if reads(name) {
+                own = design;
+            }
         }
-        ingress = design;
+    }
+    if let Reader::Sidecar { service } = reader
+        && !services.file.get(service).is_some_and(Service::is_mesh)
+    {
+        weft_sidecar::Design::build(services, service, settings, problems);
+    }
+    own
+}
+
+/// What only this reader demands.
+fn check_reader(file: &File, reader: Reader<'_>, problems: &mut Problems) {
+    let root = Path::root();
+    if reader == Reader::Ingress && file.ingress.listeners.is_empty() {
+        problems.at(
+            &root.key("ingress"),
+            "the ingress listens nowhere",
+            "add `listeners: [ { name: public, address: \"0.0.0.0:8080\" } ]`",
+        );
     }
     if reader == Reader::Ca && file.ca.is_none() {
         problems.at(
@@ -213,25 +238,27 @@ fn check_parts(
             "add `ca: { address: \"HOST:15012\" }`",
         );
     }
-    Some(Checked {
-        trust_domain,
-        admin: admin?,
-        resolver: Arc::new(resolver?),
-        ca,
-        identity,
-        sidecar,
-        ingress,
-        file,
-    })
+}
+
+/// Stands in for one that is wrong, so that the rest can be checked all the same.
+fn some_trust_domain() -> TrustDomain {
+    "some.invalid"
+        .parse()
+        .expect("lower case letters and a dot")
 }
 
 fn check_trust_domain(text: &str, at: &Path, problems: &mut Problems) -> Option<TrustDomain> {
     match text.parse() {
         Ok(domain) => Some(domain),
         Err(error) => {
+            let what = match error {
+                _ if text.is_empty() => "the trust domain is empty".to_owned(),
+                IdError::LongTrustDomain => "the trust domain is longer than 255 bytes".to_owned(),
+                _ => format!("`{text}` is not a trust domain"),
+            };
             problems.at(
                 at,
-                format!("`{text}` is not a trust domain: {error}"),
+                what,
                 "write a name of lower case letters, digits, `.`, `-` and `_`, such as `shop.internal`",
             );
             None
@@ -265,24 +292,136 @@ pub(crate) fn collector_port(address: &str) -> Option<u16> {
 }
 
 /// Whoever speaks in the mesh needs a certificate from somewhere.
-fn check_identity(
-    file: &File,
-    ingress: Option<&weft_ingress::Design>,
-    reader: Reader<'_>,
-    problems: &mut Problems,
-) {
-    let at = Path::root();
-    let wanted = match reader {
-        Reader::Sidecar { .. } => true,
-        Reader::Ingress => ingress.is_some_and(weft_ingress::Design::needs_identity),
-        Reader::Check => file.services.values().any(Service::is_mesh),
-        Reader::Ca => false,
-    };
-    if wanted && file.ca.is_none() && file.identity.is_none() {
+fn check_identity(file: &File, problems: &mut Problems) {
+    if file.ca.is_some() || file.identity.is_some() {
+        return;
+    }
+    let root = Path::root();
+    if file.services.values().any(Service::is_mesh) {
         problems.at(
-            &at,
+            &root.key("services"),
             "services are in the mesh, but there is neither `ca:` nor `identity:` to get certificates from",
             "add `ca: { address: \"HOST:15012\" }`, or write `mesh: false` at services that have no sidecar",
         );
+    } else if file.collector.is_some() {
+        problems.at(
+            &root.key("collector"),
+            "reports travel by mutual TLS, but there is neither `ca:` nor `identity:` to get certificates from",
+            "add `ca: { address: \"HOST:15012\" }`, or remove `collector`",
+        );
+    }
+}
+
+/// Members of other trust domains are refused before any rule is asked.
+fn check_membership(file: &File, trust_domain: &TrustDomain, problems: &mut Problems) {
+    let foreign = |text: &str| {
+        text.parse::<SpiffeId>()
+            .is_ok_and(|id| !id.is_member_of(trust_domain))
+    };
+    let place = Path::root().key("services");
+    for (name, service) in &file.services {
+        let at = place.key(name);
+        if service.identity.as_deref().is_some_and(foreign) {
+            problems.at(
+                &at.key("identity"),
+                format!("`{name}` would not be of the trust domain (`trust_domain`), and nobody would talk to it"),
+                format!("write an identity that begins with `spiffe://{trust_domain}/`"),
+            );
+        }
+        for (index, rule) in service.allow.iter().flatten().enumerate() {
+            for (nth, caller) in rule.from.iter().enumerate() {
+                if foreign(caller) {
+                    problems.at(
+                        &at.key("allow").index(index).key("from").index(nth),
+                        format!("`{caller}` is not of the trust domain (`trust_domain`) and never gets in, so the rule can never match it"),
+                        format!("write an identity that begins with `spiffe://{trust_domain}/`, or the name of a service"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Two listeners of one process on the same address would keep it from starting. Those of one part are compared where
+/// the part is; here those of different parts are.
+fn check_addresses(
+    file: &File,
+    ca: Option<&weft_ca::Rules>,
+    host: Option<IpAddr>,
+    problems: &mut Problems,
+) {
+    let root = Path::root();
+    let on_host = |address: SocketAddr| {
+        let ip = host.unwrap_or(address.ip());
+        SocketAddr::new(ip, address.port())
+    };
+    let admin = (
+        root.key("admin").key("address"),
+        on_host(file.admin.address),
+    );
+    if admin.1.port() == 0 {
+        problems.at(
+            &admin.0,
+            "port 0 is a different one at each start",
+            "write the port of the admin pages; 15000 is the default",
+        );
+    }
+    let mut taken = |place: &Path, address: SocketAddr, by: &(Path, SocketAddr)| {
+        let address = on_host(address);
+        if address.port() != 0 && overlap(address, by.1) {
+            problems.conflict(
+                place,
+                &[&by.0, place],
+                format!("`{place}` and `{}` would both listen on `{address}`", by.0),
+                "give each listener of a process a port of its own",
+            );
+        }
+    };
+    if file.services.values().any(Service::is_mesh) {
+        let place = root.key("sidecar");
+        let sidecar = &file.sidecar;
+        taken(
+            &place.key("outbound").key("address"),
+            sidecar.outbound.address,
+            &admin,
+        );
+        taken(
+            &place.key("inbound").key("address"),
+            sidecar.inbound.address,
+            &admin,
+        );
+        for (name, service) in file
+            .services
+            .iter()
+            .filter(|(_, service)| service.is_mesh())
+        {
+            let app = SocketAddr::new(sidecar.app.host, service.app_port());
+            taken(&root.key("services").key(name).key("port"), app, &admin);
+        }
+    }
+    let collector = file.collector.as_ref().and_then(|collector| {
+        let port = collector_port(&collector.address)?;
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        let address = on_host(collector.address.parse().unwrap_or(any));
+        Some((root.key("collector").key("address"), address))
+    });
+    let listeners = root.key("ingress").key("listeners");
+    for (index, listener) in file.ingress.listeners.iter().enumerate() {
+        let place = listeners.index(index).key("address");
+        taken(&place, listener.address, &admin);
+        if let Some(collector) = &collector {
+            taken(&place, listener.address, collector);
+        }
+    }
+    if let (Some((place, address)), false) = (&collector, file.ingress.listeners.is_empty()) {
+        taken(place, *address, &admin);
+    }
+    if let Some(rules) = ca {
+        let place = root.key("ca");
+        let key = match file.ca.as_ref().is_some_and(|ca| ca.listen.is_some()) {
+            true => "listen",
+            false => "address",
+        };
+        taken(&place.key(key), rules.listen, &admin);
     }
 }

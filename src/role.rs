@@ -13,7 +13,7 @@ use weft_dataplane::identity::{SpiffeId, TokenSource, provider};
 use weft_dataplane::node::{self, Process};
 use weft_dataplane::observe::{AccessLog, Registry};
 use weft_runtime::admin::Admin;
-use weft_runtime::config::{Publisher, Status, env, file, watch};
+use weft_runtime::config::{Publisher, Status, env, watch};
 use weft_runtime::ready::Readiness;
 use weft_runtime::signal::{Stops, drain_on_stop};
 use weft_runtime::task::Group;
@@ -21,7 +21,7 @@ use weft_runtime::telemetry::log::Log;
 use weft_runtime::telemetry::metrics::Metrics;
 use weft_runtime::{descriptors, drain, telemetry};
 
-use crate::check::{BROKEN, base_of};
+use crate::check::{self, BROKEN, base_of};
 use crate::config::{self, Checked, Reader};
 
 /// A join token, where no file holds it.
@@ -95,7 +95,7 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
         eprint!("{words}");
         ExitCode::from(BROKEN)
     };
-    let text = file::read(&flags.config).map_err(|error| broken(&format!("{name}: {error}\n")))?;
+    let text = check::read(&flags.config).map_err(|words| broken(&words))?;
     let checked = config::check(&name, &text, &base_of(&flags.config), flags.host, reader)
         .map_err(|problems| broken(&problems.render()))?;
     let log = telemetry::log::init(checked.file.log.format, checked.file.log.level)

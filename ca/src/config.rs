@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -14,8 +15,9 @@ use weft_runtime::config::{Path, Problems};
 const SHORTEST_LEAF: Duration = Duration::from_secs(10);
 
 /// The part `ca:`, as written.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Ca")]
 pub struct Config {
     /// Where the others reach the authority: `host:port`, the host a DNS name or an IP address.
     pub address: String,

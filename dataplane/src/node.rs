@@ -12,7 +12,7 @@ use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use weft_runtime::config::{Problems, Watched};
 use weft_runtime::drain;
-use weft_runtime::ready::Readiness;
+use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
 use crate::cluster::{Cluster, Spec};
@@ -112,15 +112,21 @@ pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>
     Some(identity)
 }
 
-/// Runs the data path until the process has drained. Ready once it listens everywhere.
+/// What a process that is about to [`run`] holds from its very start: without it, it would be ready before there is
+/// anything to be ready with, until the first task has begun, and again between two of them.
+pub fn not_listening(process: &Process) -> Guard {
+    process.readiness.guard("listeners: not bound yet")
+}
+
+/// Runs the data path until the process has drained. Ready once it listens everywhere: then `listening` is dropped.
 pub async fn run<D: Design>(
     process: Process,
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
     identity: Option<Arc<Identity>>,
+    listening: Guard,
 ) -> Result<(), String> {
-    let listening = process.readiness.guard("listeners: not bound yet");
     let held = process.drain.guard();
     let mut changes = designs.changes();
     let mut carried = Carried::new(process.tasks.clone(), resolver);

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_dataplane::authn;
 use weft_dataplane::limit;
 use weft_dataplane::route::Match;
 
 /// `ingress:` as written.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Ingress")]
 pub struct Config {
     /// Where clients connect.
     pub listeners: Vec<Listener>,
@@ -24,7 +26,7 @@ pub struct Config {
 }
 
 /// One of `ingress.listeners`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// For logs and metrics.
@@ -36,7 +38,7 @@ pub struct Listener {
 }
 
 /// A certificate and its key.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The certificate chain, leaf first, in PEM.
@@ -46,7 +48,7 @@ pub struct Tls {
 }
 
 /// One of `ingress.routes`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// For logs and metrics; its place in the list when left out.

@@ -1,7 +1,7 @@
 //! The gateway's plan: each listener with the same routes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use weft_dataplane::plan::services::{INGRESS, Services};
 use weft_dataplane::plan::{Door, Http2, Metered, Plan, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
-use weft_runtime::config::{Path, Problems, nearest};
+use weft_runtime::config::{Path, Problems, nearest, overlap};
 
 use crate::config::{Config, Route};
 use crate::tls;
@@ -56,6 +56,9 @@ impl Design {
             for listener in &mut config.listeners {
                 listener.address.set_ip(host);
             }
+        }
+        for authn in config.authn.values_mut() {
+            authn.relative_to(&base);
         }
         check_listeners(&config, &place.key("listeners"), problems);
         if files == Files::Read {
@@ -105,26 +108,34 @@ impl Design {
 }
 
 fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
-    let mut names = HashSet::new();
-    let mut addresses: HashMap<SocketAddr, usize> = HashMap::new();
+    let mut names = HashMap::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = place.index(index);
-        if listener.name.is_empty() || !names.insert(listener.name.as_str()) {
+        if listener.name.is_empty() {
             problems.at(
                 &at.key("name"),
-                format!("`{}` is not a name of its own", listener.name),
-                "give each listener another name",
+                "the listener has no name",
+                "write one, such as `public`, for logs and metrics",
+            );
+        } else if let Some(other) = names.insert(listener.name.as_str(), index) {
+            let other = place.index(other).key("name");
+            problems.conflict(
+                &at.key("name"),
+                &[&other],
+                format!("`{}` is the name at `{other}` too", listener.name),
+                "give each listener a name of its own",
             );
         }
-        if let Some(other) = addresses.insert(listener.address, index) {
-            problems.at(
+        let same = config.listeners[..index]
+            .iter()
+            .position(|other| overlap(other.address, listener.address));
+        if let Some(other) = same.filter(|_| listener.address.port() != 0) {
+            let other = place.index(other).key("address");
+            problems.conflict(
                 &at.key("address"),
-                format!(
-                    "`{}` is the address of listener {} too",
-                    listener.address,
-                    other + 1
-                ),
-                "give each listener another address",
+                &[&other],
+                format!("`{}` is taken by `{other}`", listener.address),
+                "give each listener a port of its own",
             );
         }
         if listener.address.port() == 0 {
@@ -148,7 +159,7 @@ fn check_route(
         let cure = match nearest(name, &known) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("add one under `{what}`"),
-            None => format!("known are: {}", known.join(", ")),
+            None => format!("write one of `{}`, or add it there", known.join("`, `")),
         };
         (format!("there is no `{name}` under `{what}`"), cure)
     };

@@ -4,12 +4,23 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use weft_dataplane::identity::provider;
 use weft_runtime::config::{Path, Problems};
 
 use crate::config::Tls;
+
+/// What is wrong with a file.
+fn words(file: &FilePath, error: &pem::Error) -> String {
+    let file = file.display();
+    match error {
+        pem::Error::Io(error) => format!("{file} cannot be read: {error}"),
+        pem::Error::NoItemsFound => format!("{file} has no private key in it"),
+        _ => format!("{file} is not PEM: {error}"),
+    }
+}
 
 /// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
 pub(crate) fn build(
@@ -35,8 +46,8 @@ pub(crate) fn build(
         Err(error) => {
             problems.at(
                 &place.key("cert"),
-                format!("{}: {error}", cert.display()),
-                "give a PEM file that this process may read",
+                words(&cert, &error),
+                "give a PEM file with the chain, leaf first, that this process may read",
             );
             None
         }
@@ -44,12 +55,12 @@ pub(crate) fn build(
     let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
         problems.at(
             &place.key("key"),
-            format!("{}: {error}", key.display()),
+            words(&key, &error),
             "give a PEM file with a private key that this process may read",
         );
     });
     let (chain, key_der) = (chain?, key_der.ok()?);
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
             builder
@@ -73,5 +84,24 @@ pub(crate) fn build(
             );
             None
         }
+    }
+}
+
+/// The cryptography of the edge: the mesh's suites, in its order, and those of TLS 1.2 that keep past traffic secret when
+/// a key is lost. Some clients of the public cannot do better.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+        ..default_provider()
     }
 }

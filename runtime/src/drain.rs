@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
 use crate::config::units::Period;
 
 /// How a process ends, as the configuration has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Drain")]
 pub struct Config {
     /// How long the process is not ready but works as ever, so that whoever sends it traffic has seen it and goes elsewhere.
     pub delay: Period,

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, overlap};
 
 /// Where sidecars listen for each other.
 const MESH_PORT: u16 = 15_008;
@@ -11,8 +12,9 @@ const MESH_PORT: u16 = 15_008;
 const OUTBOUND_PORT: u16 = 15_001;
 
 /// `sidecar:` as written.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Sidecar")]
 pub struct Config {
     /// For the app: an HTTP proxy, or the address to send requests to with the service's name as `Host`.
     pub outbound: Outbound,
@@ -23,7 +25,7 @@ pub struct Config {
 }
 
 /// `sidecar.outbound`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outbound {
     /// Where to listen. Whoever reaches it speaks with the service's identity, so it is a loopback address.
@@ -42,7 +44,7 @@ impl Default for Outbound {
 }
 
 /// `sidecar.inbound`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Inbound {
     /// Where to listen. Its port is where all sidecars of the mesh expect each other.
@@ -58,7 +60,7 @@ impl Default for Inbound {
 }
 
 /// `sidecar.app`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct App {
     /// The address at which the app listens on the service's `port`.
@@ -115,10 +117,12 @@ impl Config {
         let inbound = host.map_or(self.inbound.address, |host| {
             SocketAddr::new(host, self.inbound.address.port())
         });
-        if inbound == outbound {
-            problems.at(
+        if overlap(inbound, outbound) && inbound.port() != 0 {
+            let other = place.key("outbound").key("address");
+            problems.conflict(
                 &place.key("inbound").key("address"),
-                format!("`{inbound}` is the address of `outbound` too"),
+                &[&other],
+                format!("`{inbound}` is taken by `{other}`"),
                 "give the two listeners different ports",
             );
         }

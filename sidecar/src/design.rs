@@ -14,7 +14,7 @@ use weft_dataplane::plan::services::Services;
 use weft_dataplane::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::config::Settings;
 
@@ -39,13 +39,17 @@ impl Design {
         let place = Path::root().key("services");
         let Some(config) = services.file.get(service) else {
             let known: Vec<&str> = services.file.keys().map(String::as_str).collect();
+            let cure = match known.as_slice() {
+                [] => "add it".to_owned(),
+                known => format!(
+                    "add it, or start the sidecar with `--service` and one of `{}`",
+                    known.join("`, `")
+                ),
+            };
             problems.at(
                 &place,
                 format!("there is no service `{service}`, which this sidecar is to stand beside"),
-                format!(
-                    "add it, or start the sidecar with `--service` and one of: {}",
-                    known.join(", ")
-                ),
+                cure,
             );
             return None;
         };
@@ -61,10 +65,16 @@ impl Design {
         // Checked here so that the plan cannot fail by it.
         rules(services, service, problems)?;
         let address = SocketAddr::new(settings.app, config.app_port());
-        if address == settings.outbound || address == settings.inbound {
-            problems.at(
+        let own = [
+            ("outbound", settings.outbound),
+            ("inbound", settings.inbound),
+        ];
+        if let Some((key, _)) = own.into_iter().find(|(_, own)| overlap(*own, address)) {
+            let own = Path::root().key("sidecar").key(key).key("address");
+            problems.conflict(
                 &at.key("port"),
-                format!("the app's address {address} is one of the sidecar's own"),
+                &[&own],
+                format!("the app's address `{address}` is taken by the sidecar's own `{own}`"),
                 "give the app and the sidecar different ports",
             );
             return None;

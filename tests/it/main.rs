@@ -2,6 +2,7 @@
 //! controls. One file per promise, named for it; how a story is told is in [`harness`].
 
 mod balance;
+mod check;
 mod collector;
 mod demo;
 mod discovery;

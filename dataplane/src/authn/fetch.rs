@@ -50,6 +50,15 @@ impl Fetcher {
         problems: &mut Problems,
     ) -> Option<Self> {
         let at = place.key("url");
+        // A password is repeated nowhere.
+        if url.contains('@') || url.contains('#') {
+            problems.at(
+                &at,
+                "the URL has a user or a fragment, which are not sent",
+                "write it without, such as `https://id.example/jwks.json`",
+            );
+            return None;
+        }
         let mut wrong = |what: &str| {
             problems.at(
                 &at,
@@ -67,9 +76,6 @@ impl Fetcher {
             _ => return wrong("does not begin with `https://` or `http://`"),
         };
         let authority = uri.authority()?;
-        if authority.as_str().contains('@') || url.contains('#') {
-            return wrong("has a user or a fragment, which are not sent");
-        }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let Ok(name) = ServerName::try_from(host.clone()) else {
             return wrong("has a host that is neither a name nor an address");

@@ -1,7 +1,7 @@
 //! Who calls, by a token: JSON Web Tokens as bearer tokens (RFC 7519, RFC 6750), by the letter of RFC 8725.
 //!
-//! [`jwt`] reads and checks a token, [`jwks`] reads the issuer's keys, [`keyset`] keeps them fresh off the path of any
-//! request (with [`fetch`]), and [`cache`] remembers which tokens were good, because checking a signature costs as much
+//! `jwt` reads and checks a token, `jwks` reads the issuer's keys, `keyset` keeps them fresh off the path of any
+//! request (with `fetch`), and `cache` remembers which tokens were good, because checking a signature costs as much
 //! as all the rest of an exchange.
 
 mod cache;
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -31,15 +32,16 @@ pub use jwks::Algorithm;
 pub use keyset::{KeySet, Source as KeySource};
 
 /// One of `authn:`, as it stands in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Authn")]
 pub struct Config {
     /// Demands a JSON Web Token.
     pub jwt: Jwt,
 }
 
 /// What a token must be.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
     /// `iss`, exactly.
@@ -56,6 +58,16 @@ pub struct Jwt {
     /// have, its key says.
     #[serde(default = "default_algorithms")]
     pub algorithms: Vec<Algorithm>,
+}
+
+impl Config {
+    /// Makes its relative paths relative to `base`.
+    pub fn relative_to(&mut self, base: &std::path::Path) {
+        let jwks = &mut self.jwt.jwks;
+        for path in [&mut jwks.file, &mut jwks.ca].into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+    }
 }
 
 fn default_clock_skew() -> Period {
@@ -180,13 +192,12 @@ fn check_audience(audience: &[String], place: &Path, problems: &mut Problems) {
         );
     }
     for (index, one) in audience.iter().enumerate() {
-        if one.is_empty() || audience[..index].contains(one) {
-            problems.at(
-                &place.index(index),
-                format!("the audience `{one}` is empty or listed twice"),
-                "remove it",
-            );
-        }
+        let what = match one.as_str() {
+            "" => "an audience is empty".to_owned(),
+            _ if audience[..index].contains(one) => format!("the audience `{one}` is listed twice"),
+            _ => continue,
+        };
+        problems.at(&place.index(index), what, "remove it");
     }
 }
 

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 use http::Method;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, nearest};
 
 use crate::error::Error;
 use crate::path::{Pattern, method};
@@ -17,8 +18,9 @@ use crate::principal::SpiffeId;
 use crate::reason::Reason;
 
 /// One `allow` rule, as it stands in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AllowRule")]
 pub struct Config {
     /// The callers: names of services, or whole identities as `spiffe://…`.
     pub from: Vec<String>,
@@ -65,11 +67,13 @@ impl Rules {
         let before = problems.len();
         let mut grants: HashMap<Box<str>, Vec<Grant>, RandomState> = HashMap::default();
         for (index, rule) in rules.iter().enumerate() {
-            let place = place.index(index);
+            let (path, place) = (place, place.index(index));
             if let Some(twin) = rules[..index].iter().position(|other| other == rule) {
-                problems.at(
+                let twin = path.index(twin);
+                problems.conflict(
                     &place,
-                    format!("this rule is the same as rule {} of the list", twin + 1),
+                    &[&twin],
+                    format!("this rule is the same as `{twin}`"),
                     "remove one of them",
                 );
                 continue;
@@ -168,13 +172,17 @@ fn check_callers(
         } else if let Some(identity) = identities.get(text) {
             identity
         } else {
-            let known: Vec<_> = identities.keys().map(|name| format!("`{name}`")).collect();
+            let known: Vec<&str> = identities.keys().map(String::as_str).collect();
+            let what = match nearest(text, &known) {
+                Some(near) => format!("there is no service `{text}`, did you mean `{near}`?"),
+                None => format!("there is no service `{text}`"),
+            };
             problems.at(
                 &place,
-                format!("there is no service `{text}`"),
+                what,
                 format!(
-                    "write one of {}, add the service under `services`, or write a whole identity, `spiffe://…`",
-                    known.join(", ")
+                    "write one of `{}`, add the service under `services`, or write a whole identity, `spiffe://…`",
+                    known.join("`, `")
                 ),
             );
             continue;
@@ -409,7 +417,9 @@ mod tests {
         );
         check(
             &[rule(&["stroefront"], None, None)],
-            &["from[0]: there is no service `stroefront` | write one of `ingress`"],
+            &[
+                "from[0]: there is no service `stroefront`, did you mean `storefront`? | write one of `ingress`",
+            ],
         );
         check(
             &[rule(&["storefront", "storefront"], None, None)],
@@ -448,7 +458,7 @@ mod tests {
         );
         check(
             &[rule(some, None, None), rule(some, None, None)],
-            &["allow[1]: this rule is the same as rule 1"],
+            &["allow[1]: this rule is the same as `services.orders.allow[0]`"],
         );
         for identity in [
             "spiffe://",

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, InFlight};
 
@@ -19,8 +20,9 @@ mod least_request;
 pub use least_request::LeastRequest;
 
 /// `balance:` of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "Balance")]
 pub enum Config {
     /// The less loaded of two random endpoints; the least loaded of all where there are few.
     #[default]

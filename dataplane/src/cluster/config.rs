@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
@@ -15,7 +16,7 @@ use crate::health::outlier;
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// What a service's app speaks on its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP/1.1.
@@ -26,7 +27,7 @@ pub enum Protocol {
 }
 
 /// `limits:` of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Exchanges in flight at most, from this process to the service.
@@ -40,7 +41,7 @@ impl Default for Limits {
 }
 
 /// `defaults:`: what holds for every service unless it says otherwise.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
     /// How an endpoint is chosen.
@@ -71,8 +72,54 @@ impl Default for Defaults {
     }
 }
 
+impl Defaults {
+    /// Checks them, as they stand in the file.
+    pub fn check(&self, path: &Path, problems: &mut Problems) {
+        self.build(path, |_| true, problems);
+    }
+
+    /// Checks those values whose keys `tell` says; of the others only whether they are good comes back.
+    fn build(
+        &self,
+        path: &Path,
+        tell: impl Fn(&str) -> bool,
+        problems: &mut Problems,
+    ) -> Option<(retry::Policy, outlier::Rules)> {
+        let mut found = Problems::new();
+        for (key, period) in [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if period.as_duration().is_zero() && tell(key) {
+                problems.at(
+                    &path.key(key),
+                    "a timeout of 0 fails everything",
+                    "write a positive duration, such as `15s`",
+                );
+            }
+        }
+        if self.limits.in_flight == 0 && tell("limits") {
+            problems.at(
+                &path.key("limits").key("in_flight"),
+                "a limit of 0 refuses everything",
+                "write 1 or more; 1024 is the default",
+            );
+        }
+        let retry = self.retry.build(&path.key("retry"), &mut found);
+        if tell("retry") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
+        let outlier = self.outlier.build(&path.key("outlier"), &mut found);
+        if tell("outlier") {
+            problems.append(found);
+        }
+        Some((retry?, outlier?))
+    }
+}
+
 /// One of `services:`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
     /// The name that resolves to its hosts (A, AAAA). Its own name when neither this nor `endpoints` is given.
@@ -141,9 +188,16 @@ impl Service {
     ) -> Option<Spec> {
         let before = problems.len();
         let identity = self.identity(name, trust_domain).map_err(|what| {
-            let at = if self.identity.is_some() { path.key("identity") } else { path.clone() };
-            problems.at(&at, what, "write `spiffe://TRUST_DOMAIN/PATH`, and service names in lower case letters, digits and `-`");
+            // Of a name that makes no identity more is said below.
+            if self.identity.is_some() {
+                problems.at(
+                    &path.key("identity"),
+                    what,
+                    format!("write `spiffe://{trust_domain}/PATH`, or remove it for `spiffe://{trust_domain}/service/{name}`"),
+                );
+            }
         });
+        self.check_place(name, path, problems);
         let source = self.source(name, mesh_port, path, problems);
         for (index, host) in self.hosts.iter().enumerate() {
             let valid = !host.is_empty()
@@ -158,37 +212,30 @@ impl Service {
                 );
             }
         }
-        let retry = self
-            .retry
-            .as_ref()
-            .unwrap_or(&defaults.retry)
-            .build(&path.key("retry"), problems);
-        let outlier = self
-            .outlier
-            .as_ref()
-            .unwrap_or(&defaults.outlier)
-            .build(&path.key("outlier"), problems);
-        let timeout = positive(
-            self.timeout.unwrap_or(defaults.timeout),
-            &path.key("timeout"),
-            problems,
-        );
-        let connect_timeout = positive(
-            self.connect_timeout.unwrap_or(defaults.connect_timeout),
-            &path.key("connect_timeout"),
-            problems,
-        );
-        let limits = self.limits.unwrap_or(defaults.limits);
-        if limits.in_flight == 0 {
-            problems.at(
-                &path.key("limits").key("in_flight"),
-                "a limit of 0 refuses everything",
-                "write 1 or more; 1024 is the default",
-            );
-        }
+        let own = Defaults {
+            balance: self.balance.unwrap_or(defaults.balance),
+            timeout: self.timeout.unwrap_or(defaults.timeout),
+            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
+            retry: self.retry.clone().unwrap_or_else(|| defaults.retry.clone()),
+            outlier: self
+                .outlier
+                .clone()
+                .unwrap_or_else(|| defaults.outlier.clone()),
+            limits: self.limits.unwrap_or(defaults.limits),
+        };
+        // What is wrong with the defaults is said once, where they stand.
+        let said = |key: &str| match key {
+            "timeout" => self.timeout.is_some(),
+            "connect_timeout" => self.connect_timeout.is_some(),
+            "retry" => self.retry.is_some(),
+            "outlier" => self.outlier.is_some(),
+            _ => self.limits.is_some(),
+        };
+        let reach = own.build(path, said, problems);
         if problems.len() > before {
             return None;
         }
+        let (retry, outlier) = reach?;
         let speaks = match (self.is_mesh(), self.protocol) {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
@@ -203,13 +250,47 @@ impl Service {
                 None
             },
             speaks,
-            balance: self.balance.unwrap_or(defaults.balance),
-            outlier: outlier?,
-            retry: retry?,
-            timeout: timeout.as_duration(),
-            connect_timeout: connect_timeout.as_duration(),
-            in_flight: limits.in_flight as usize,
+            balance: own.balance,
+            outlier,
+            retry,
+            timeout: own.timeout.as_duration(),
+            connect_timeout: own.connect_timeout.as_duration(),
+            in_flight: own.limits.in_flight as usize,
         })
+    }
+
+    /// What depends on whether there is a sidecar beside it.
+    fn check_place(&self, name: &str, path: &Path, problems: &mut Problems) {
+        if self.port == Some(0) {
+            problems.at(
+                &path.key("port"),
+                "nothing listens on port 0",
+                "write the port on which the app listens; 8080 is the default",
+            );
+        }
+        if !self.is_mesh() {
+            if self.allow.is_some() {
+                problems.at(
+                    &path.key("allow"),
+                    format!("`{name}` has no sidecar (`mesh: false`), so nobody would enforce these rules"),
+                    "remove `allow`, or remove `mesh: false` and run a sidecar beside each instance",
+                );
+            }
+            return;
+        }
+        // One label of DNS, because it stands in the certificate as the service's DNS name too.
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let is_label = (1..=63).contains(&name.len())
+            && name.bytes().all(letter)
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if self.identity.is_none() && !is_label {
+            problems.at(
+                path,
+                format!("`{name}` cannot be the name of a service of the mesh, because it stands in its certificate"),
+                "write 1 to 63 lower case letters, digits and `-` between them; other names belong in `hosts`",
+            );
+        }
     }
 
     fn source(
@@ -253,6 +334,11 @@ impl Service {
                     &at.index(index),
                     format!("`{text}` is listed twice"),
                     "list each endpoint once",
+                ),
+                Ok(address) if address.port() == 0 || address.ip().is_unspecified() => problems.at(
+                    &at.index(index),
+                    format!("nothing can be reached at `{text}`"),
+                    "write the address and the port of an instance, such as `10.0.0.7:8080`",
                 ),
                 Ok(address) => addresses.push(address),
                 Err(_) => problems.at(
@@ -303,15 +389,4 @@ pub fn local_app(
             .as_duration(),
         in_flight: usize::MAX >> 1,
     })
-}
-
-fn positive(period: Period, path: &Path, problems: &mut Problems) -> Period {
-    if period.as_duration().is_zero() {
-        problems.at(
-            path,
-            "a timeout of 0 fails everything",
-            "write a positive duration, such as `15s`",
-        );
-    }
-    period
 }

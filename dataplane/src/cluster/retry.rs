@@ -7,6 +7,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
@@ -23,8 +24,9 @@ const MOST_BACKOFF: Duration = Duration::from_millis(250);
 const MOST_ATTEMPTS: u32 = 10;
 
 /// `retry:` of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Retry")]
 pub struct Config {
     /// How often one exchange is tried again, each time at another endpoint while there is one. `0` turns retries off.
     pub attempts: u32,

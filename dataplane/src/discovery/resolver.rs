@@ -20,6 +20,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, NameServerPool, PoolContext, TlsConfig};
+use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -33,8 +34,9 @@ const MOST_ALIASES: usize = 8;
 const UDP_PAYLOAD: u16 = 1232;
 
 /// `resolver:` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Resolver")]
 pub struct Config {
     /// The DNS servers, by address, with a port where it is not 53. Without any, the system's (`/etc/resolv.conf` and
     /// `/etc/hosts`, read at the start).
@@ -65,7 +67,8 @@ impl Default for Config {
 }
 
 /// The address of a DNS server: `10.0.0.2`, `10.0.0.2:5353`, `[fd00::2]:53`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, JsonSchema)]
+#[schemars(inline)]
 pub struct Server(pub SocketAddr);
 
 impl FromStr for Server {
@@ -112,7 +115,7 @@ impl Config {
             if value.as_duration() < Duration::from_millis(10) {
                 problems.at(
                     &path.key(key),
-                    format!("`{key}` of {:?} is too short", value.as_duration()),
+                    format!("`{key}` of {value} is too short"),
                     "write at least `10ms`; a second or more suits most networks",
                 );
             }
@@ -121,9 +124,8 @@ impl Config {
             problems.at(
                 &path.key("max_ttl"),
                 format!(
-                    "`max_ttl` ({:?}) is shorter than `min_ttl` ({:?})",
-                    self.max_ttl.as_duration(),
-                    self.min_ttl.as_duration()
+                    "`max_ttl` ({}) is shorter than `min_ttl` ({})",
+                    self.max_ttl, self.min_ttl
                 ),
                 "make `max_ttl` at least as long as `min_ttl`",
             );

@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::units::{Percent, Period};
 use weft_runtime::config::{Path, Problems};
@@ -17,8 +18,9 @@ use weft_runtime::config::{Path, Problems};
 use crate::endpoint::{Outcome, Recent};
 
 /// `outlier:` of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Outlier")]
 pub struct Config {
     /// Whether endpoints are judged at all.
     pub enabled: bool,
@@ -90,9 +92,8 @@ impl Config {
             problems.at(
                 &path.key("max_ejection"),
                 format!(
-                    "the longest ejection ({:?}) is shorter than the first ({:?})",
-                    self.max_ejection.as_duration(),
-                    self.ejection.as_duration()
+                    "the longest ejection ({}) is shorter than the first ({})",
+                    self.max_ejection, self.ejection
                 ),
                 "make `max_ejection` at least as long as `ejection`",
             );

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tracing::{info, warn};
@@ -28,8 +29,9 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_CHAIN: usize = 16;
 
 /// `identity:`, instead of the CA.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Identity")]
 pub struct Config {
     /// The certificate chain, leaf first.
     pub cert: PathBuf,
@@ -175,7 +177,7 @@ impl Files {
             .map_err(|problem| self.about(problem.part, &problem.what))?;
         if *material.trust_domain() != self.trust_domain {
             let what = format!(
-                "the certificate is for {}, but our trust domain is {}",
+                "the certificate is for {}, but our `trust_domain` is {}",
                 material.spiffe_id(),
                 self.trust_domain
             );

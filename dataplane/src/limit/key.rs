@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::Value;
 
@@ -104,6 +105,23 @@ impl FromStr for By {
                 _ => Err(wrong()),
             },
         }
+    }
+}
+
+impl JsonSchema for By {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "By".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^(route|client_address|principal|claims\..+|header\..+)$",
+        })
     }
 }
 

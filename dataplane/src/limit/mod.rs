@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use http::HeaderValue;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::units::Rate;
 use weft_runtime::config::{Path, Problems};
@@ -22,8 +23,9 @@ use bucket::{Buckets, Measure, keyed_hash};
 pub use key::{By, Subject};
 
 /// One of `limits:`, as it stands in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "RateLimit")]
 pub struct Config {
     /// What requests are counted by: `route`, `client_address`, `principal`, `claims.NAME` or `header.NAME`.
     pub key: By,

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use weft_runtime::config::{Path, Problems};
 
+use crate::authz;
 use crate::cluster::Spec;
 use crate::cluster::config::{Defaults, Service};
 use crate::identity::TrustDomain;
 
 /// Names that are no service of the file and may be named in rules all the same: the programs of Weft.
 pub const INGRESS: &str = "ingress";
+
+/// What no service may be called: it would have the identity of one of those programs.
+const RESERVED: [&str; 2] = ["ca", INGRESS];
 
 /// The checked services.
 #[derive(Debug, Clone)]
@@ -27,16 +31,16 @@ pub struct Services {
 }
 
 impl Services {
-    /// Checks them all. `mesh_port` is where sidecars listen for each other.
+    /// Checks them all, and goes on with those that are good. `mesh_port` is where sidecars listen for each other.
     pub fn build(
         trust_domain: &TrustDomain,
         file: BTreeMap<String, Service>,
         defaults: Defaults,
         mesh_port: u16,
         problems: &mut Problems,
-    ) -> Option<Self> {
-        let before = problems.len();
+    ) -> Self {
         let place = Path::root().key("services");
+        defaults.check(&Path::root().key("defaults"), problems);
         let mut specs = BTreeMap::new();
         let mut identities = BTreeMap::new();
         let mut names: BTreeMap<String, Path> = BTreeMap::new();
@@ -45,6 +49,15 @@ impl Services {
         }
         for (name, service) in &file {
             let at = place.key(name);
+            if RESERVED.contains(&name.as_str()) {
+                problems.at(
+                    &at,
+                    format!("`{name}` is the name of a program of Weft's own, whose identity nobody else may have"),
+                    format!(
+                        "give the service another name, and write `hosts: [{name}]` for callers that know it by this one"
+                    ),
+                );
+            }
             if let Ok(id) = service.identity(name, trust_domain) {
                 identities.insert(name.clone(), id.to_string());
             }
@@ -58,21 +71,28 @@ impl Services {
         for (name, service) in &file {
             for (index, host) in service.hosts.iter().enumerate() {
                 let at = place.key(name).key("hosts").index(index);
+                let host = host.strip_suffix('.').unwrap_or(host);
                 if let Some(other) = names.insert(host.to_ascii_lowercase(), at.clone()) {
-                    problems.at(
+                    problems.conflict(
                         &at,
+                        &[&other],
                         format!("`{host}` already stands for `{other}`"),
                         "give each name to one service",
                     );
                 }
             }
         }
-        (problems.len() == before).then(|| Self {
+        for (name, service) in &file {
+            let at = place.key(name).key("allow");
+            let allow = service.allow.as_deref().unwrap_or_default();
+            authz::Rules::build(name, &at, allow, &identities, problems);
+        }
+        Self {
             trust_domain: trust_domain.clone(),
             file,
             defaults,
             specs,
             identities,
-        })
+        }
     }
 }

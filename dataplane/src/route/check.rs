@@ -32,8 +32,9 @@ fn check_one(
         .iter()
         .find(|(_, other)| other.conditions == *wanted)
     {
-        problems.at(
+        problems.conflict(
             place,
+            &[twin],
             format!("this match is the same as `{twin}`, which comes first, so it can never match"),
             format!("remove one of them, or set them apart from `{twin}` by host, path, methods or headers"),
         );
@@ -53,21 +54,26 @@ fn check_one(
             .any(|(_, other)| other.conditions.methods.contains(method))
     });
     if covered {
-        let places: Vec<_> = covering
+        let others: Vec<&Path> = covering
             .iter()
             .filter(|(_, other)| {
                 let methods = &other.conditions.methods;
                 methods.iter().any(|method| wanted.methods.contains(method))
             })
-            .map(|(place, _)| format!("`{place}`"))
+            .map(|(place, _)| *place)
             .collect();
-        problems.at(
+        let places: Vec<_> = others.iter().map(|place| format!("`{place}`")).collect();
+        problems.conflict(
             place,
+            &others,
             format!(
-                "this match can never be chosen: {} with the same host, path and headers {} first and takes all its \
-                 methods",
+                "this match can never be chosen: {} with the same host, path and headers {} all its methods",
                 places.join(" and "),
-                if places.len() == 1 { "comes" } else { "come" },
+                if places.len() == 1 {
+                    "comes first and takes"
+                } else {
+                    "come first and take"
+                },
             ),
             "remove it, or give it a method, header, path or host that the others do not have",
         );

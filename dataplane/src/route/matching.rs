@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_runtime::config::{Path, Problems};
 
@@ -10,7 +11,7 @@ use super::host::Host;
 use crate::path::Pattern;
 
 /// The `match:` of a route. What is left out matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// `api.example.com`, or `*.example.com` for every name below `example.com`. Case and port make no difference.

@@ -12,21 +12,65 @@ use serde::de::DeserializeOwned;
 use super::document::{Document, PROBLEM_LIMIT};
 use super::fault::{Fault, FaultKind};
 use super::node::{Entry, Kind, Node};
-use super::problem::{Path, Problems, Step};
+use super::problem::{Path, Problem, Problems, Step};
 use super::suggest;
 use super::tree::{At, GUESSES};
 
 /// How often a file is decoded at most. Some rounds only clean up after others, so this is more than the number of problems.
 const ROUND_LIMIT: usize = 4 * PROBLEM_LIMIT;
 
-/// See [`Document::decode`].
+/// What is left of a file when everything of the wrong shape is taken out.
+pub(super) struct Left<T> {
+    pub(super) value: T,
+    pub(super) holes: Holes,
+}
+
+/// Where something was taken out of a file, or stands in for what is missing.
+#[derive(Default)]
+pub(super) struct Holes(Vec<Vec<Step>>);
+
+impl Holes {
+    /// The file is whole.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `problem` may only be there because of a hole: it is about what is gone, about something around it, or it
+    /// names it.
+    pub(super) fn may_cause(&self, problem: &Problem) -> bool {
+        let about: Vec<&[Step]> = std::iter::once(&problem.path)
+            .chain(&problem.others)
+            .map(Path::steps)
+            .collect();
+        self.0.iter().any(|hole| {
+            let (last, list) = match hole.split_last() {
+                Some((last, list)) => (last, list),
+                None => return true,
+            };
+            let named = match last {
+                // The items after it have moved up.
+                Step::Index(_) => about.iter().any(|about| about.starts_with(list)),
+                Step::Key(name) => problem.names(name),
+            };
+            let near = |about: &&[Step]| about.starts_with(hole) || hole.starts_with(about);
+            named || about.iter().any(near)
+        })
+    }
+}
+
+/// See [`Document::decode`] and [`Document::check`].
 pub(super) fn decode<T: DeserializeOwned>(
     document: &Document,
     root: &Node,
     problems: &mut Problems,
-) -> Option<T> {
+) -> Option<Left<T>> {
     let fault = match T::deserialize(At(root)) {
-        Ok(value) => return Some(value),
+        Ok(value) => {
+            return Some(Left {
+                value,
+                holes: Holes::default(),
+            });
+        }
         Err(fault) => fault,
     };
     let mut search = Search {
@@ -34,19 +78,29 @@ pub(super) fn decode<T: DeserializeOwned>(
         tree: root.clone(),
         gone: HashSet::new(),
         guessed: HashSet::new(),
+        holes: Holes::default(),
         found: Problems::of(document.name()),
     };
-    let mut next = Some(fault);
+    let mut fault = fault;
+    let mut left = None;
     for _ in 0..ROUND_LIMIT {
-        let Some(fault) = next.take() else { break };
         if !search.take_out(fault) || search.found.len() >= PROBLEM_LIMIT {
             break;
         }
-        next = T::deserialize(At(&search.tree)).err();
+        match T::deserialize(At(&search.tree)) {
+            Ok(value) => {
+                left = Some(value);
+                break;
+            }
+            Err(next) => fault = next,
+        }
     }
     search.found.sort();
     problems.append(search.found);
-    None
+    left.map(|value| Left {
+        value,
+        holes: search.holes,
+    })
 }
 
 struct Search<'a> {
@@ -58,6 +112,8 @@ struct Search<'a> {
     gone: HashSet<Vec<Step>>,
     /// Where a guess was put in. One that did not help is not put in again.
     guessed: HashSet<Vec<Step>>,
+    /// What of that may be missed.
+    holes: Holes,
     found: Problems,
 }
 
@@ -75,10 +131,12 @@ impl Search<'_> {
                     let mut meant = steps.clone();
                     meant.pop();
                     meant.push(Step::Key(near.to_owned()));
+                    self.holes.0.push(meant.clone());
                     self.gone.insert(meant);
                 }
                 self.report(&steps, true, kind);
-                self.remove(steps)
+                // Nobody misses a key that nobody knows.
+                self.prune(steps)
             }
             _ => {
                 let follows = self
@@ -96,7 +154,10 @@ impl Search<'_> {
     fn missing(&mut self, parent: Vec<Step>, name: &'static str) -> bool {
         let mut child = parent.clone();
         child.push(Step::Key(name.to_owned()));
-        if self.gone.insert(child.clone()) {
+        self.holes.0.push(child.clone());
+        // In what only stands in for something nothing is missed.
+        let stands_in = self.gone.iter().any(|gone| parent.starts_with(gone));
+        if self.gone.insert(child.clone()) && !stands_in {
             self.report(&parent, false, FaultKind::Missing(name));
         }
         if self.guessed.insert(child) && insert_guess(&mut self.tree, &parent, name) {
@@ -143,6 +204,11 @@ impl Search<'_> {
     }
 
     fn remove(&mut self, steps: Vec<Step>) -> bool {
+        self.holes.0.push(steps.clone());
+        self.prune(steps)
+    }
+
+    fn prune(&mut self, steps: Vec<Step>) -> bool {
         let removed = self.tree.prune(&steps);
         self.gone.insert(steps);
         removed

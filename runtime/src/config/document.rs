@@ -68,7 +68,30 @@ impl Document {
     /// is text and nothing else. A key without a value is refused, because it could mean "none" as well as "the defaults":
     /// `null` says the first to an optional field, `{}` the second.
     pub fn decode<T: DeserializeOwned>(&self, problems: &mut Problems) -> Option<T> {
-        decode::decode(self, &self.root, problems)
+        let left = decode::decode(self, &self.root, problems)?;
+        left.holes.is_empty().then_some(left.value)
+    }
+
+    /// Fills a `T` and hands it to `check`, which adds what is wrong with the meaning. When the shape is wrong somewhere,
+    /// `check` gets what is left, so that one run finds both kinds; what it says then counts for nothing where it could
+    /// only follow from what was taken out. Something comes back when nothing is wrong at all.
+    pub fn check<T: DeserializeOwned, R>(
+        &self,
+        problems: &mut Problems,
+        check: impl FnOnce(T, &mut Problems) -> Option<R>,
+    ) -> Option<R> {
+        let before = problems.len();
+        let left = decode::decode(self, &self.root, problems)?;
+        let mut meant = Problems::new();
+        let checked = check(left.value, &mut meant);
+        meant.retain(|problem| !left.holes.may_cause(problem));
+        problems.append(meant);
+        checked.filter(|_| problems.len() == before && left.holes.is_empty())
+    }
+
+    /// Whether there is a value at `path`.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.root.find(path.steps()).is_some()
     }
 
     /// Where the value at `path` stands: a scalar itself, a list or a mapping at its key. The nearest ancestor when it is not there.

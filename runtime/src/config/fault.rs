@@ -103,7 +103,10 @@ impl FaultKind {
                     ),
                     None => (
                         format!("unknown key `{key}`"),
-                        format!("the keys known here are {}", suggest::list(known)),
+                        match known {
+                            [only] => format!("the only key known here is `{only}`"),
+                            _ => format!("the keys known here are {}", suggest::list(known)),
+                        },
                     ),
                 }
             }
@@ -113,7 +116,11 @@ impl FaultKind {
                     Some(near) => format!("unknown value `{given}`, did you mean `{near}`?"),
                     None => format!("unknown value `{given}`"),
                 };
-                (what, format!("write one of {}", suggest::list(known)))
+                let cure = match known {
+                    [only] => format!("write `{only}`"),
+                    _ => format!("write one of {}", suggest::list(known)),
+                };
+                (what, cure)
             }
             Self::Missing(name) => {
                 let cure = if place.is_empty() {
@@ -131,7 +138,13 @@ impl FaultKind {
                 expected,
                 found,
                 cure,
-            } => (format!("expected {expected}, found {found}"), cure),
+            } => {
+                let cure = match cure.is_empty() {
+                    true => format!("write {expected} instead"),
+                    false => cure,
+                };
+                (format!("expected {expected}, found {found}"), cure)
+            }
             Self::Custom(message) => custom(&message, scalar),
         }
     }
@@ -143,21 +156,20 @@ fn custom(message: &str, scalar: Option<&str>) -> (String, String) {
         // The type's name, which is all that serde says, is nobody's business outside.
         return (
             "none of the forms that may stand here".to_owned(),
-            String::new(),
+            "write one of those that the reference has for this key".to_owned(),
         );
     }
-    let (what, cure) = match message.split_once("; ") {
-        Some((what, cure)) => (what, cure),
-        None => (
-            message,
-            match message {
-                "invalid socket address syntax" => {
-                    "write an IP address and a port, such as `127.0.0.1:8080`"
-                }
-                "invalid IP address syntax" => "write an IP address, such as `127.0.0.1`",
-                _ => "",
-            },
+    let (what, cure) = match (message, message.split_once("; ")) {
+        ("invalid socket address syntax", _) => (
+            "not an IP address with a port",
+            "write an IP address and a port, such as `127.0.0.1:8080`",
         ),
+        ("invalid IP address syntax", _) => (
+            "not an IP address",
+            "write an IP address, such as `127.0.0.1`",
+        ),
+        (_, Some((what, cure))) => (what, cure),
+        (_, None) => (message, "write another value"),
     };
     match scalar.map(shorten) {
         Some(text) if !what.contains(&text) => (format!("`{text}`: {what}"), cure.to_owned()),
@@ -248,7 +260,10 @@ fn wanted(expected: &dyn Expected) -> String {
     } else if words.starts_with("struct ") {
         "a mapping".to_owned()
     } else {
-        words.replace("a tuple of size", "a list of")
+        match words.as_str() {
+            "a string" => "text".to_owned(),
+            _ => words.replace("a tuple of size", "a list of"),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! add what is wrong with the meaning, by [`Path`]; [`Problems::locate`] puts all of it in the order of the file.
 //! [`watch`] then follows the file, and a [`Watched`] hands the latest good value to whoever needs it.
 
+mod address;
 mod decode;
 mod document;
 pub mod env;
@@ -23,6 +24,7 @@ mod watched;
 #[cfg(test)]
 mod tests;
 
+pub use address::overlap;
 pub use document::Document;
 pub use problem::{Path, Position, Problem, Problems};
 pub use status::Status;

@@ -77,6 +77,23 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub cure: String,
+    /// Other places that `what` names as `` `path` ``; their lines are put beside them.
+    pub(super) others: Vec<Path>,
+}
+
+impl Problem {
+    /// Whether its words name the key `name`: as `` `name` ``, `` `name: …` `` or at the end of a path.
+    pub(super) fn names(&self, name: &str) -> bool {
+        let forms = [
+            format!("`{name}`"),
+            format!("`{name}:"),
+            format!(".{name}`"),
+        ];
+        let texts = [&self.what, &self.cure];
+        forms
+            .iter()
+            .any(|form| texts.iter().any(|text| text.contains(form.as_str())))
+    }
 }
 
 /// All that is wrong. After [`Problems::locate`] in the order of the file, each thing once.
@@ -106,6 +123,22 @@ impl Problems {
         self.placed(path, Position::default(), what, cure);
     }
 
+    /// The same, of a value that does not go with those at `others`: where `what` names one of them as `` `path` ``, its
+    /// line is put beside it, or that it is a default. When `path` itself is one, the problem stands at the first other
+    /// that is not.
+    pub fn conflict(
+        &mut self,
+        path: &Path,
+        others: &[&Path],
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
+        self.at(path, what, cure);
+        if let Some(problem) = self.list.last_mut() {
+            problem.others = others.iter().map(|&other| other.clone()).collect();
+        }
+    }
+
     /// Adds a problem whose place is already known.
     pub(crate) fn placed(
         &mut self,
@@ -119,7 +152,13 @@ impl Problems {
             position,
             what: what.into(),
             cure: cure.into(),
+            others: Vec::new(),
         });
+    }
+
+    /// Keeps only those that `keep` says.
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Problem) -> bool) {
+        self.list.retain(keep);
     }
 
     /// Looks up where each problem stands that does not know it yet, sorts all by place, and drops repetitions.
@@ -127,7 +166,19 @@ impl Problems {
         self.source = document.name().to_owned();
         for problem in &mut self.list {
             if problem.position == Position::default() {
-                problem.position = document.position(&problem.path);
+                // Of two that do not go together one may be a default, which stands nowhere.
+                let place = std::iter::once(&problem.path)
+                    .chain(&problem.others)
+                    .find(|place| document.has(place));
+                problem.position = document.position(place.unwrap_or(&problem.path));
+            }
+            for other in std::mem::take(&mut problem.others) {
+                let named = format!("`{other}`");
+                let place = match document.has(&other) {
+                    true => format!("line {}", document.position(&other).line),
+                    false => "its default".to_owned(),
+                };
+                problem.what = problem.what.replace(&named, &format!("{named} ({place})"));
             }
         }
         self.sort();
@@ -210,6 +261,20 @@ mod tests {
         let path = Path::root().key("ingress").key("routes").index(3).key("to");
         assert_eq!(path.to_string(), "ingress.routes[3].to");
         assert_eq!(Path::root().to_string(), "");
+    }
+
+    #[test]
+    fn a_conflict_says_where_the_other_stands() {
+        let document = Document::parse("weft.yaml", "a: 1\nb:\n  c: 2\n").expect("valid");
+        let (a, c) = (Path::root().key("a"), Path::root().key("b").key("c"));
+        let mut problems = Problems::new();
+        problems.conflict(&c, &[&a], "this is the same as `a`", "change one");
+        problems.locate(&document);
+        problems.locate(&document);
+        assert_eq!(
+            problems.render(),
+            "weft.yaml:3:6: this is the same as `a` (line 1)\n    change one\n"
+        );
     }
 
     #[test]

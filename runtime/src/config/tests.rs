@@ -307,11 +307,11 @@ fn values_of_the_wrong_kind() {
     );
     check(
         "trust_domain: [x]\n",
-        &["w:1:1: expected a string, found a list"],
+        &["w:1:1: expected text, found a list"],
     );
     check(
         "trust_domain: null\n",
-        &["w:1:15: expected a string, found null"],
+        &["w:1:15: expected text, found null"],
     );
     check(
         "trust_domain: x\nroutes: orders\n",
@@ -490,7 +490,7 @@ fn variants() {
     );
     service(
         "source: { dns: [] }",
-        &["w:5:15: expected a string, found a list"],
+        &["w:5:15: expected text, found a list"],
     );
 }
 
@@ -537,7 +537,7 @@ fn units_say_what_they_want() {
     check(
         "trust_domain: x\nadmin: { address: \"localhost:1\", allow_remote: false, name: a }\n",
         &[
-            "w:2:19: `localhost:1`: invalid socket address syntax",
+            "w:2:19: `localhost:1`: not an IP address with a port",
             "    write an IP address and a port, such as `127.0.0.1:8080`",
         ],
     );
@@ -591,7 +591,7 @@ routes:
             // `port` is not missed: whoever wrote `prot` meant it.
             "w:7:5: unknown key `prot`, did you mean `port`?",
             "    write `port`, or remove `prot`",
-            "w:9:29: expected a string, found a mapping",
+            "w:9:29: expected text, found a mapping",
             "w:10:5: expected a mapping, found the number 7",
             "    the keys known here are `to`, `path` and `methods`",
             "w:11:5: missing key `to`",

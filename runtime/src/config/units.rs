@@ -1,10 +1,13 @@
 //! Values with units, as they stand in the configuration: `5s`, `64KiB`, `100/s`, `20%`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 /// A length of time such as `5s`, `1m30s`, `500ms` (Kubernetes GEP-2257) or `30d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +65,9 @@ impl FromStr for Period {
         }
         // About a hundred years: sums with the clock stay far from overflow.
         if total > Duration::from_secs(100 * 366 * 86_400) {
-            return Err(format!("`{text}` is longer than a hundred years"));
+            return Err(format!(
+                "`{text}` is longer than a hundred years; write `36600d` or less"
+            ));
         }
         Ok(Self(total))
     }
@@ -214,9 +219,89 @@ fn whole<T: FromStr>(text: &str) -> Option<T> {
     only_digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Deserializes from a string through `FromStr`, whose error already says what is wanted.
-macro_rules! from_string {
-    ($type:ty, $wanted:literal) => {
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_period(self.0, f)
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_period(self.0, f)
+    }
+}
+
+/// In the largest unit that leaves no rest, as somebody would write it: `90s` and not `1m30s`. Days begin at two.
+fn write_period(period: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let millis = period.as_millis();
+    let units = [
+        ("d", 86_400_000, 2),
+        ("h", 3_600_000, 1),
+        ("m", 60_000, 2),
+        ("s", 1_000, 1),
+    ];
+    let whole = units
+        .iter()
+        .find(|(_, each, least)| millis.is_multiple_of(*each) && millis / each >= *least);
+    match whole {
+        Some((unit, each, _)) => write!(f, "{}{unit}", millis / each),
+        None if millis == 0 => f.write_str("0s"),
+        None => write!(f, "{millis}ms"),
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        let whole = units
+            .iter()
+            .find(|(_, each)| self.0 > 0 && self.0.is_multiple_of(*each));
+        match whole {
+            Some((unit, each)) => write!(f, "{}{unit}", self.0 / each),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            60 => "m",
+            3_600 => "h",
+            86_400 => "d",
+            _ => "s",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// A string in the file: read through `FromStr`, whose error already says what is wanted, and written through `Display`.
+macro_rules! in_words {
+    ($type:ident, $word:literal, $wanted:literal, $pattern:literal) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "format": $word, "pattern": $pattern })
+            }
+        }
+
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct FromText;
@@ -235,17 +320,41 @@ macro_rules! from_string {
     };
 }
 
-from_string!(Period, "a duration with units, such as `5s`");
-from_string!(
-    Interval,
-    "a duration with units, such as `5s`, other than zero"
+in_words!(
+    Period,
+    "duration",
+    "a duration with units, such as `5s`",
+    r"^([0-9]+(ms|s|m|h|d))+$"
 );
-from_string!(Size, "a size with units, such as `64KiB`");
-from_string!(Rate, "a rate, such as `100/s`");
-from_string!(Percent, "a share, such as `20%`");
+in_words!(
+    Interval,
+    "duration",
+    "a duration with units, such as `5s`, other than zero",
+    r"^([0-9]+(ms|s|m|h|d))+$"
+);
+in_words!(
+    Size,
+    "size",
+    "a size with units, such as `64KiB`",
+    r"^[0-9]+(B|KiB|MiB|GiB)$"
+);
+in_words!(
+    Rate,
+    "rate",
+    "a rate, such as `100/s`",
+    r"^[0-9]+/(s|m|h|d)$"
+);
+in_words!(
+    Percent,
+    "share",
+    "a share, such as `20%`",
+    r"^(100|[0-9]{1,2})%$"
+);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[track_caller]
@@ -289,6 +398,27 @@ mod tests {
             "18446744073709551615d",
             "36601d",
         ]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for text in [
+            "0s", "1ms", "1500ms", "1s", "60s", "90s", "2m", "1h", "24h", "36h", "2d", "3650d",
+        ] {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+        for text in ["0B", "1B", "1KiB", "1025B", "64KiB", "10MiB", "3GiB"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+        for text in ["100/s", "5/m", "1000/h", "1/d"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        assert_eq!(Percent::new(20).to_string(), "20%");
+        assert_eq!(Interval::seconds(5).to_string(), "5s");
+        assert_eq!(
+            serde_json::to_string(&Period::seconds(86_400)).unwrap(),
+            "\"24h\""
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::io::{self, IsTerminal};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
@@ -20,8 +21,9 @@ pub const VARIABLE: &str = "WEFT_LOG";
 const LINE_LIMIT: usize = 8_192;
 
 /// The log, as the configuration has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Log")]
 pub struct Config {
     /// For people or for programs.
     pub format: Format,
@@ -30,7 +32,7 @@ pub struct Config {
 }
 
 /// For people or for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// Text on a terminal, JSON elsewhere.
@@ -43,7 +45,7 @@ pub enum Format {
 }
 
 /// How much is logged. A level is a promise to whoever reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Somebody should look.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use weft_runtime::backoff::Backoff;
@@ -19,8 +20,9 @@ use super::fetch::{Fetcher, MOST_BYTES};
 use super::jwks::Keys;
 
 /// `jwks:`, as it stands in the file: either `file` or `url`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "KeySet")]
 pub struct Source {
     /// A key set on disk, read again when it changes.
     #[serde(default)]

@@ -229,7 +229,7 @@ fn another_trust_domain_is_a_problem() {
     let folder = Folder::new(&ca, &ca.leaf(&svid(CLIENT)));
     let problems = folder.build("other.internal").unwrap_err();
     assert!(
-        problems[0].contains("our trust domain is other.internal"),
+        problems[0].contains("our `trust_domain` is other.internal"),
         "{problems:?}"
     );
 }
