@@ -156,3 +156,29 @@ async fn a_signal_makes_it_look_at_once() {
     .await;
     assert_eq!(mesh.get("/orders/1").await.code(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_moves_to_another_name_loses_nothing() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let host = mesh.replica("orders", 0).host;
+    mesh.dns.add("orders-v2", host);
+    let load = Load::start(&mesh.client, &mesh.url("/orders/1"), 4, Duration::ZERO);
+    for (generation, name) in [(2.0, "orders-v2"), (3.0, "orders"), (4.0, "orders-v2")] {
+        mesh.change(|spec| {
+            spec.services = vec![Service::new("orders").with(&format!("dns: {name}"))];
+        });
+        mesh.metric_reaches(
+            mesh.ingress_host(),
+            "weft_config_generation",
+            &[],
+            generation,
+        )
+        .await;
+        load.more(50).await;
+    }
+    load.stop().await.assert_all_answered();
+}
