@@ -13,6 +13,7 @@ use serde::Deserialize;
 use weft_dataplane::cluster::config::{Defaults, Service};
 use weft_dataplane::discovery;
 use weft_dataplane::identity::{self, IdError, SpiffeId, TrustDomain};
+use weft_dataplane::observe::AccessLogConfig;
 use weft_dataplane::plan::services::Services;
 use weft_ingress::Files;
 use weft_runtime::config::units::Period;
@@ -37,6 +38,9 @@ pub(crate) struct File {
     /// The log of every process. The variable `WEFT_LOG` overrules it.
     #[serde(default)]
     pub(crate) log: telemetry::log::Config,
+    /// One line for each exchange of a proxy.
+    #[serde(default)]
+    pub(crate) access_log: AccessLogConfig,
     /// How names are resolved.
     #[serde(default)]
     pub(crate) resolver: discovery::Config,

@@ -74,6 +74,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
             (collector, address)
         });
         let (process, size) = (running.process.clone(), args.flags.size());
+        let listening = node::not_listening(&process);
         Ok(async move {
             let identity = match source {
                 Some(source) => match node::identity(&process, source).await {
@@ -82,7 +83,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
                 },
                 None => None,
             };
-            weft_ingress::run(process, size, resolver, designs, identity, collecting).await
+            weft_ingress::run(
+                process, size, resolver, designs, identity, collecting, listening,
+            )
+            .await
         })
     })
 }

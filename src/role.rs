@@ -11,7 +11,7 @@ use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::client::{Authority, Lookup};
 use weft_dataplane::identity::{SpiffeId, TokenSource, provider};
 use weft_dataplane::node::{self, Process};
-use weft_dataplane::observe::Registry;
+use weft_dataplane::observe::{AccessLog, Registry};
 use weft_runtime::admin::Admin;
 use weft_runtime::config::{Publisher, Status, env, watch};
 use weft_runtime::ready::Readiness;
@@ -198,12 +198,18 @@ where
         settings = settings.on(host).map_err(|problems| problems.render())?;
     }
     let drain = start.checked.file.drain;
+    let access_log = AccessLog::start(
+        &start.checked.file.access_log,
+        registry.access_log_dropped(),
+    )
+    .map_err(|error| format!("opening the access log: {error}"))?;
     let mut running = Running {
         process: Process {
             tasks: tasks.clone(),
             readiness: readiness.clone(),
             drain: watch.clone(),
             drain_timeout: drain.timeout.as_duration(),
+            access_log: Arc::new(access_log),
             registry,
         },
         admin: Admin::new(readiness.clone(), metrics.clone(), &trigger),

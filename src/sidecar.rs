@@ -58,13 +58,17 @@ pub(crate) fn run(args: Args) -> ExitCode {
         let reporting = reporting(&start.checked, &args.service, start.host, &resolver)?;
         let (process, size) = (running.process.clone(), args.flags.size());
         let held = process.drain.guard();
+        let listening = node::not_listening(&process);
         let outbound_open = process.clone();
         Ok(async move {
             let Some(identity) = node::identity(&outbound_open, source).await else {
                 return Ok(());
             };
             drop(held);
-            weft_sidecar::run(process, size, resolver, designs, identity, reporting).await
+            weft_sidecar::run(
+                process, size, resolver, designs, identity, reporting, listening,
+            )
+            .await
         })
     })
 }

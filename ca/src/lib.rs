@@ -2,7 +2,7 @@
 //!
 //! A request passes these rooms, top to bottom:
 //!
-//! 1. [`app`](crate::run) listens, [`connection`] gives each client a seat with a time limit, [`tls`] proves who is at
+//! 1. [`app`](crate::run) listens, `connection` gives each client a seat with a time limit, `tls` proves who is at
 //!    either end;
 //! 2. `service` takes the gRPC message apart and decides nothing;
 //! 3. `desk` is one request from beginning to end: `csr` (is this key theirs), [`admit`] (who may ask for which name),

@@ -27,7 +27,9 @@ use crate::error::Error;
 use crate::http::Caller;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
-use crate::observe::{AnswerCells, Direction, EdgeCells, EdgeKey, Registry, RouteCells, RouteKey};
+use crate::observe::{
+    AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
+};
 use crate::plan::{Plan, Rule, Site};
 
 /// Commands to a core that are under way at most; a core takes them at once.
@@ -48,6 +50,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Connections open in all cores.
     pub open: Arc<Open>,
+    /// Where exchanges are told one by one.
+    pub access_log: Arc<AccessLog>,
     /// How many of them there may be.
     pub max_connections: usize,
 }
@@ -167,6 +171,7 @@ pub struct Core {
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) registry: Arc<Registry>,
     answers: Arc<AnswerCells>,
+    pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
     draining: Cell<bool>,
@@ -184,6 +189,7 @@ impl Core {
             plan: RefCell::new(Cache::new(Arc::clone(&shared.plan))),
             identity: shared.identity.clone(),
             answers: shared.registry.answers(),
+            lines: shared.access_log.lines(),
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
@@ -325,6 +331,9 @@ impl Core {
 
     /// Closes what has been idle for too long, and forgets what no plan names any more.
     fn upkeep(&self) {
+        if let Some(lines) = &self.lines {
+            lines.flush();
+        }
         let now = Instant::now();
         self.pool.sweep(now);
         self.peers.sweep(now);

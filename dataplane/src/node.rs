@@ -12,7 +12,7 @@ use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use weft_runtime::config::{Problems, Watched};
 use weft_runtime::drain;
-use weft_runtime::ready::Readiness;
+use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
 use crate::cluster::{Cluster, Spec};
@@ -21,7 +21,7 @@ use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{CertificateRow, EndpointRow, EndpointState, Registry};
+use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
@@ -51,6 +51,8 @@ pub struct Process {
     pub drain: drain::Watch,
     /// How long running exchanges may take then.
     pub drain_timeout: Duration,
+    /// Where it tells exchanges one by one.
+    pub access_log: Arc<AccessLog>,
     /// Where it counts.
     pub registry: Arc<Registry>,
 }
@@ -107,15 +109,21 @@ pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>
     Some(identity)
 }
 
-/// Runs the data path until the process has drained. Ready once it listens everywhere.
+/// What a process that is about to [`run`] holds from its very start: without it, it would be ready before there is
+/// anything to be ready with, until the first task has begun, and again between two of them.
+pub fn not_listening(process: &Process) -> Guard {
+    process.readiness.guard("listeners: not bound yet")
+}
+
+/// Runs the data path until the process has drained. Ready once it listens everywhere: then `listening` is dropped.
 pub async fn run<D: Design>(
     process: Process,
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
     identity: Option<Arc<Identity>>,
+    listening: Guard,
 ) -> Result<(), String> {
-    let listening = process.readiness.guard("listeners: not bound yet");
     let held = process.drain.guard();
     let mut changes = designs.changes();
     let mut carried = Carried::new(process.tasks.clone(), resolver);
@@ -128,6 +136,7 @@ pub async fn run<D: Design>(
         plan: Arc::new(ArcSwap::from_pointee(first)),
         identity,
         registry: Arc::clone(&process.registry),
+        access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
     };

@@ -15,10 +15,12 @@ use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::{Identity, peer_identity};
 use weft_dataplane::node::{self, Process, Size};
 use weft_runtime::config::Watched;
+use weft_runtime::ready::Guard;
 
 use collector::Collector;
 
 /// Runs an ingress until the process has drained. The collector needs an identity; without one there is none.
+/// It is ready when `listening` is dropped.
 pub async fn run(
     process: Process,
     size: Size,
@@ -26,6 +28,7 @@ pub async fn run(
     designs: Watched<Design>,
     identity: Option<Arc<Identity>>,
     collecting: Option<(Arc<Collector>, std::net::SocketAddr)>,
+    listening: Guard,
 ) -> Result<(), String> {
     if let (Some((collector, address)), Some(identity)) = (collecting, &identity) {
         let listener = TcpListener::bind(address)
@@ -50,5 +53,5 @@ pub async fn run(
             .await
         });
     }
-    node::run(process, size, resolver, designs, identity).await
+    node::run(process, size, resolver, designs, identity, listening).await
 }

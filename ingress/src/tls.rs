@@ -4,9 +4,10 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use weft_dataplane::identity::provider;
 use weft_runtime::config::{Path, Problems};
 
 use crate::config::Tls;
@@ -59,7 +60,7 @@ pub(crate) fn build(
         );
     });
     let (chain, key_der) = (chain?, key_der.ok()?);
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
             builder
@@ -91,5 +92,24 @@ pub(crate) fn build(
             );
             None
         }
+    }
+}
+
+/// The cryptography of the edge: the mesh's suites, in its order, and those of TLS 1.2 that keep past traffic secret when
+/// a key is lost. Some clients of the public cannot do better.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+        ..default_provider()
     }
 }

@@ -14,6 +14,7 @@ use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::{Alpn, Identity};
 use weft_dataplane::node::{self, Process, Size};
 use weft_runtime::config::Watched;
+use weft_runtime::ready::Guard;
 
 /// Where and how often a sidecar reports.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ pub struct Reporting {
     pub dial: report::Dial,
 }
 
-/// Runs a sidecar until the process has drained.
+/// Runs a sidecar until the process has drained. It is ready when `listening` is dropped.
 pub async fn run(
     process: Process,
     size: Size,
@@ -34,6 +35,7 @@ pub async fn run(
     designs: Watched<Design>,
     identity: Arc<Identity>,
     reporting: Option<Reporting>,
+    listening: Guard,
 ) -> Result<(), String> {
     if let Some(Reporting {
         settings,
@@ -52,5 +54,5 @@ pub async fn run(
             Ok::<_, std::convert::Infallible>(())
         });
     }
-    node::run(process, size, resolver, designs, Some(identity)).await
+    node::run(process, size, resolver, designs, Some(identity), listening).await
 }

@@ -1,7 +1,7 @@
 //! Who calls, by a token: JSON Web Tokens as bearer tokens (RFC 7519, RFC 6750), by the letter of RFC 8725.
 //!
-//! [`jwt`] reads and checks a token, [`jwks`] reads the issuer's keys, [`keyset`] keeps them fresh off the path of any
-//! request (with [`fetch`]), and [`cache`] remembers which tokens were good, because checking a signature costs as much
+//! `jwt` reads and checks a token, `jwks` reads the issuer's keys, `keyset` keeps them fresh off the path of any
+//! request (with `fetch`), and `cache` remembers which tokens were good, because checking a signature costs as much
 //! as all the rest of an exchange.
 
 mod cache;

@@ -5,10 +5,11 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
+use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
 use super::{Caller, answer, headers};
-use crate::body::Body;
+use crate::body::{Body, Length};
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::Handle;
@@ -43,13 +44,29 @@ pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interi
     let grpc = request.head.is_grpc();
     let mut extra = HeaderMap::new();
     let mut rule = None;
+    let mut entry = Entry::begin(caller, &site, &request.head);
     let outcome = admit_and_forward(
-        &site, caller, request, interim, started, &mut rule, &mut extra,
+        &site, caller, request, interim, started, &mut rule, &mut extra, &mut entry,
     )
     .await;
     let mut answer = match outcome {
         Ok(answer) => answer,
-        Err(error) => answer::made(&site, caller, rule, &error, grpc, started),
+        Err(error) => {
+            let answer = answer::made(&site, caller, rule, &error, grpc, started);
+            if let Some(entry) = entry {
+                let bytes = match answer.body.length() {
+                    Length::Exact(bytes) => bytes,
+                    _ => 0,
+                };
+                entry.write(
+                    Some(answer.status.as_u16()),
+                    Some(error.reason),
+                    started.elapsed(),
+                    bytes,
+                );
+            }
+            answer
+        }
     };
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
@@ -57,6 +74,10 @@ pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interi
     answer
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one exchange, handed down once"
+)]
 async fn admit_and_forward<'a>(
     site: &'a Site,
     caller: &Caller,
@@ -65,6 +86,7 @@ async fn admit_and_forward<'a>(
     started: Instant,
     found: &mut Option<&'a Rule>,
     extra: &mut HeaderMap,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<Answer, Error> {
     let Request {
         mut head,
@@ -78,12 +100,18 @@ async fn admit_and_forward<'a>(
         .find(&head)
         .ok_or_else(|| site.unmatched(&head))?;
     *found = Some(rule);
+    if let Some(entry) = entry {
+        entry.matched(rule);
+    }
     // Who.
     let principal = match (&rule.authn, &caller.identity) {
         (Some(authn), _) => Principal::Bearer(authn.identify(&head.headers, SystemTime::now())?),
         (None, Some(identity)) => Principal::Workload(std::sync::Arc::clone(identity)),
         (None, None) => Principal::Anonymous,
     };
+    if let Some(entry) = entry {
+        entry.called_by(&principal);
+    }
     // Whether.
     rule.authz
         .permit(caller.identity.as_deref(), &head.method, head.path.path())?;
@@ -99,5 +127,8 @@ async fn admit_and_forward<'a>(
     }
     // And away.
     headers::prepare(&mut head, site, caller);
-    forward(caller, site, rule, head, body, upgrade, interim, started).await
+    forward(
+        caller, site, rule, head, body, upgrade, interim, started, entry,
+    )
+    .await
 }

@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::Caller;
 use super::answer::REASON;
+use super::entry::Entry;
 use super::exchange::Answer;
 use super::interim::Interim;
 use super::relay::Relay;
@@ -49,6 +50,7 @@ pub(crate) async fn forward(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<Answer, Error> {
     let core = &caller.core;
     let cluster = &rule.target;
@@ -56,12 +58,13 @@ pub(crate) async fn forward(
     let mut account = Account::new(caller, site, rule, &wired, started);
     let ticket = cluster.admit()?;
     let result = attempts(
-        core, cluster, &wired, &head, body, upgrade, interim, started,
+        core, cluster, &wired, &head, body, upgrade, interim, started, entry,
     )
     .await;
     match result {
         Ok((answered, flight)) => {
             account.status = Some(answered.status);
+            account.entry = entry.take();
             Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
         }
         Err(error) => {
@@ -85,6 +88,7 @@ async fn attempts(
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
+    entry: &mut Option<Box<Entry>>,
 ) -> Result<(Answered, InFlight), Error> {
     let spec = &cluster.spec;
     let mut timer = Timer::pooled();
@@ -117,6 +121,10 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        if let Some(entry) = entry {
+            entry.endpoint = Some(endpoint.address);
+            entry.attempts = retries + 1;
+        }
         let body = match &replay {
             Some(replay) => replay.body(),
             None => Some(body.take().unwrap_or_default()),
@@ -436,6 +444,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     response_bytes: u64,
+    /// The line of the access log, where there is one.
+    entry: Option<Box<Entry>>,
 }
 
 impl Account {
@@ -451,6 +461,7 @@ impl Account {
             status: None,
             cut: false,
             response_bytes: 0,
+            entry: None,
         }
     }
 
@@ -474,6 +485,9 @@ impl Drop for Account {
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(0, self.response_bytes);
+        }
+        if let Some(entry) = &self.entry {
+            entry.write(status, None, latency, self.response_bytes);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a forwarded request says about where it came from, and what it may not say by itself.
 
+use http::Method;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
@@ -18,8 +19,16 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Brings the path to its one form before anything matches on it; the endpoint gets the same.
 pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
-    if head.path.as_str() == "*" {
-        return Ok(());
+    if head.path.path() == "*" {
+        // The HTTP/1.1 codec has refused the others already; HTTP/2's lets them through (RFC 9113 §8.3.1).
+        return if head.method == Method::OPTIONS && head.path.query().is_none() {
+            Ok(())
+        } else {
+            Err(Error::new(
+                crate::reason::Reason::MalformedRequest,
+                "the path is `*`, which only OPTIONS can ask for",
+            ))
+        };
     }
     let normal = match path::normalize(head.path.path())? {
         std::borrow::Cow::Borrowed(_) => return Ok(()),

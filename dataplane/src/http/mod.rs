@@ -1,9 +1,10 @@
 //! Exchanges: from a request's head and body to an answer, whatever HTTP version either side speaks.
 //!
-//! [`exchange`] is the spine: it decides whether and where, in that order. `forward` makes the attempts, `relay` moves
+//! `exchange` is the spine: it decides whether and where, in that order. `forward` makes the attempts, `relay` moves
 //! the bodies, and `answer` is the one place where an error becomes a response.
 
 pub(crate) mod answer;
+mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;

@@ -4,7 +4,7 @@
 //! another. So there is one parse, as strict as the grammar, and what leaves is written anew from its result: no line
 //! of a peer's is ever passed on, and where a message is ambiguous about its end it is refused, not repaired.
 //!
-//! `httparse` finds the fields; it is lenient about line ends, so [`lines`] checks every byte that it skipped. Fields
+//! `httparse` finds the fields; it is lenient about line ends, so `lines` checks every byte that it skipped. Fields
 //! are then read in one pass: framing and hop-by-hop ones are understood and dropped, all others become slices of the
 //! one [`Bytes`] they came in. Nothing is allocated per field (but names that `http` does not know).
 //!

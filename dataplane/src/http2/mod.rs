@@ -13,6 +13,7 @@ pub(crate) use coalesce::{Coalesce, Flusher};
 use crate::body::{Frame, Length};
 use crate::error::Error;
 use crate::http1::Peer;
+use crate::identity::PeerProblem;
 use crate::reason::Reason;
 
 /// A body on its way over HTTP/2.
@@ -93,6 +94,16 @@ pub(crate) fn failure(error: &h2::Error, peer: Peer) -> Error {
             Reason::MalformedRequest,
             format!("the client's stream: {error}"),
         );
+    }
+    // In TLS 1.3 our handshake is over before the peer has looked at our certificate: its verdict comes as the first
+    // thing that we read.
+    if let Some(PeerProblem::Refused(refusal)) = PeerProblem::from_error(error) {
+        let detail = format!("the endpoint refused us: {refusal}");
+        return if refusal.is_of_certificate() {
+            Error::not_processed(Reason::TlsFailed, detail)
+        } else {
+            Error::maybe_processed(Reason::TlsFailed, detail)
+        };
     }
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
     if error.is_remote() && (refused || error.is_go_away()) {

@@ -312,6 +312,14 @@ impl Refusal {
         }
     }
 
+    /// Whether it is our certificate that is refused, which happens before anything that we send is read.
+    pub fn is_of_certificate(&self) -> bool {
+        !matches!(
+            self,
+            Self::Crypto | Self::Parameters | Self::Protocol | Self::Other(_)
+        )
+    }
+
     fn from_alert(alert: AlertDescription) -> Self {
         ALERTS
             .iter()

@@ -24,7 +24,7 @@ pub enum Purpose {
     Server,
 }
 
-/// What the leaf of an X.509-SVID says. That somebody trusted said it is not checked here but in [`super::verify`].
+/// What the leaf of an X.509-SVID says. That somebody trusted said it is not checked here but in `verify`.
 #[derive(Debug, Clone)]
 pub struct Svid {
     /// The one URI SAN.

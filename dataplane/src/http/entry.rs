@@ -1,0 +1,114 @@
+//! What the access log says of one exchange: gathered on the way, written when the exchange ends, and only where there
+//! is an access log.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Version};
+
+use super::Caller;
+use crate::core::Core;
+use crate::head::Head;
+use crate::observe::Record;
+use crate::plan::{Rule, Site};
+use crate::principal::Principal;
+use crate::reason::Reason;
+
+/// One line to be.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    core: Rc<Core>,
+    time: SystemTime,
+    listener: Arc<str>,
+    version: Version,
+    method: Method,
+    authority: Authority,
+    path: PathAndQuery,
+    route: Option<Arc<str>>,
+    service: Option<Arc<str>>,
+    source: Option<String>,
+    peer: SocketAddr,
+    tls: bool,
+    /// Where the last attempt went.
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) attempts: u32,
+}
+
+impl Entry {
+    /// Begins a line, if there is a log to write it to.
+    pub(crate) fn begin(caller: &Caller, site: &Site, head: &Head) -> Option<Box<Self>> {
+        caller.core.lines.as_ref()?;
+        Some(Box::new(Self {
+            core: Rc::clone(&caller.core),
+            time: SystemTime::now(),
+            listener: Arc::clone(&site.name),
+            version: head.version,
+            method: head.method.clone(),
+            authority: head.authority.clone(),
+            path: head.path.clone(),
+            route: None,
+            service: None,
+            source: caller
+                .identity
+                .as_ref()
+                .map(|identity| identity.as_str().to_owned()),
+            peer: caller.address,
+            tls: caller.tls,
+            endpoint: None,
+            attempts: 0,
+        }))
+    }
+
+    /// The rule that was found.
+    pub(crate) fn matched(&mut self, rule: &Rule) {
+        self.route = Some(Arc::clone(&rule.name));
+        self.service = Some(Arc::clone(&rule.target.name));
+    }
+
+    /// Who calls, where that is known better than by the connection.
+    pub(crate) fn called_by(&mut self, principal: &Principal) {
+        if let Principal::Bearer(claims) = principal {
+            self.source = Some(claims.subject.clone());
+        }
+    }
+
+    /// The exchange has ended.
+    pub(crate) fn write(
+        &self,
+        status: Option<u16>,
+        reason: Option<Reason>,
+        duration: Duration,
+        bytes: u64,
+    ) {
+        let Some(lines) = &self.core.lines else {
+            return;
+        };
+        lines.record(&Record {
+            time: self.time,
+            listener: &self.listener,
+            protocol: match self.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            method: self.method.as_str(),
+            authority: self.authority.as_str(),
+            path: self.path.as_str(),
+            route: self.route.as_deref(),
+            service: self.service.as_deref(),
+            endpoint: self.endpoint,
+            status,
+            reason,
+            duration,
+            attempts: self.attempts,
+            request_bytes: 0,
+            response_bytes: bytes,
+            source: self.source.as_deref(),
+            peer: Some(self.peer),
+            tls: self.tls.then_some("TLS"),
+        });
+    }
+}

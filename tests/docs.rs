@@ -1,0 +1,231 @@
+//! What the documentation says is so: the metrics and reasons it lists, the files and tests it names, the commands and
+//! the configuration that it shows.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use weft_dataplane::observe::metrics;
+use weft_dataplane::reason;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// README.md and everything under docs/.
+fn pages() -> Vec<(String, String)> {
+    let mut pages = vec![("README.md".to_owned(), read("README.md"))];
+    for path in files(&root().join("docs"), "md") {
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        let text = read(&name);
+        pages.push((name, text));
+    }
+    pages
+}
+
+/// All files of this kind below a folder, build output aside.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if !path.ends_with("target") && !path.ends_with(".git") {
+                found.extend(files(&path, extension));
+            }
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// What stands between single backticks, code blocks aside.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split("```").step_by(2).flat_map(|prose| {
+        prose
+            .lines()
+            .flat_map(|line| line.split('`').skip(1).step_by(2))
+    })
+}
+
+/// The code blocks of this language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    text.split("```")
+        .skip(1)
+        .step_by(2)
+        .filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'))
+        .collect()
+}
+
+/// Words in quotation marks that begin so, in the production code below a folder.
+fn names_in(folder: &str, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in files(&root().join(folder), "rs") {
+        let text = fs::read_to_string(path).unwrap();
+        for word in text.split('"').skip(1).step_by(2) {
+            let plain = word
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            if plain && word.starts_with(prefix) {
+                names.insert(word.to_owned());
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn operations_lists_every_metric_and_no_other() {
+    let mut there: BTreeSet<String> = metrics::ALL
+        .iter()
+        .map(|(_, name, _)| (*name).to_owned())
+        .collect();
+    there.extend(names_in("ca/src", "weft_ca_"));
+    there.extend(names_in("runtime/src/config", "weft_config_"));
+    there.extend(names_in("runtime/src/telemetry", "weft_"));
+    there.extend(names_in("runtime/src/telemetry", "process_"));
+    let text = read("docs/operations.md");
+    let listed: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(name, _)| name.starts_with("weft_") || name.starts_with("process_"))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let missing: Vec<_> = there.difference(&listed).collect();
+    let invented: Vec<_> = listed.difference(&there).collect();
+    assert!(missing.is_empty(), "not in docs/operations.md: {missing:?}");
+    assert!(
+        invented.is_empty(),
+        "only in docs/operations.md: {invented:?}"
+    );
+    for (kind, name, help) in metrics::ALL {
+        let row = format!("| `{name}` | {kind} | {help} |");
+        assert!(
+            text.lines().any(|line| line == row),
+            "docs/operations.md should say:\n{row}"
+        );
+    }
+}
+
+#[test]
+fn reasons_are_as_the_code_has_them() {
+    let page = reason::reference();
+    assert!(
+        read("docs/reasons.md") == page,
+        "docs/reasons.md should be:\n{page}"
+    );
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    let sources: Vec<String> = files(&root(), "rs")
+        .iter()
+        .map(|path| format!("/{}", path.strip_prefix(root()).unwrap().display()))
+        .collect();
+    let mut missing = Vec::new();
+    for (page, text) in pages() {
+        for name in quoted(&text) {
+            let is_source = name.ends_with(".rs") && !name.contains([' ', '*', '<']);
+            if is_source
+                && !sources
+                    .iter()
+                    .any(|path| path.ends_with(&format!("/{name}")))
+            {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap();
+            let folder = root().join(&page).parent().unwrap().to_owned();
+            if !target.is_empty() && !target.contains("://") && !folder.join(target).exists() {
+                missing.push(format!("{page}: ({target})"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn every_test_that_a_page_names_is_there() {
+    let code: String = files(&root(), "rs")
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut missing = Vec::new();
+    let mut named = 0;
+    for (page, text) in pages() {
+        for name in quoted(&text) {
+            let plain = name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            // Only a test says what happens in so many words.
+            if !plain || name.starts_with("weft_") || name.matches('_').count() < 3 {
+                continue;
+            }
+            named += 1;
+            let is_test = code.contains(&format!("fn {name}("));
+            let is_metric = page.ends_with("operations.md") && name.starts_with("process_");
+            if !is_test && !is_metric {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn every_whole_configuration_that_a_page_shows_is_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weft.yaml");
+    let mut checked = 0;
+    for (page, text) in pages() {
+        let whole = blocks(&text, "yaml")
+            .into_iter()
+            .filter(|block| block.starts_with("trust_domain:"));
+        for block in whole {
+            fs::write(&file, block).unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_weft"))
+                .arg("check")
+                .arg(&file)
+                .output()
+                .unwrap();
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{page}:\n{words}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no page shows a configuration");
+}
+
+#[test]
+fn the_two_commands_of_the_readme_are_there() {
+    let readme = read("README.md");
+    assert!(readme.contains("\ncargo run --release -- demo "));
+    assert!(readme.contains("\ntests/run "));
+    let ci = read(".ci/run");
+    let commands: Vec<&str> = ci
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    assert_eq!(
+        commands,
+        ["exec bash \"$(dirname \"${BASH_SOURCE[0]}\")/../tests/run\""]
+    );
+    for role in ["ca serve", "sidecar", "ingress", "check", "demo"] {
+        assert!(readme.contains(&format!("| `weft {role}")), "{role}");
+        let output = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(role.split(' '))
+            .arg("--help")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "weft {role} --help");
+    }
+}

@@ -1,0 +1,71 @@
+//! What every end-to-end test stands on: a mesh of real processes, the apps, clients and the DNS server around it, and
+//! certificates of every kind. A story is told in ten to twenty lines:
+//!
+//! ```ignore
+//! let mesh = Mesh::new().service(Service::new("orders").replicas(2)).route("/orders/*", "orders").start().await;
+//! mesh.origin("orders", 0).does(Behaviour::Status(503));
+//! assert_eq!(mesh.get("/orders/1").await.text(), "orders-1");
+//! ```
+//!
+//! Nothing outlives a test: processes are killed when the [`Mesh`] goes, and end by themselves when the test process does.
+
+#![allow(clippy::unwrap_used, dead_code)]
+
+pub(crate) mod certs;
+pub(crate) mod client;
+pub(crate) mod dns;
+pub(crate) mod ground;
+pub(crate) mod load;
+pub(crate) mod mesh;
+pub(crate) mod origin;
+pub(crate) mod process;
+pub(crate) mod wire;
+
+use std::time::{Duration, Instant};
+
+#[allow(unused_imports)]
+pub(crate) use {
+    certs::{Authority, Leaf},
+    client::{Client, Reply},
+    dns::{Dns, Mood},
+    load::Load,
+    mesh::{Mesh, Service},
+    origin::{Behaviour, Origin},
+    process::Process,
+    wire::Wire,
+};
+
+/// How long anything may take that is bound to happen: far above what a slow and busy machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` gives a value. Panics with `what` when it does not within [`PATIENCE`].
+pub(crate) async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, condition).await
+}
+
+/// Waits until `condition` gives a value. Panics with `what` when it does not in time.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The value of a future that must end. Panics with `what` when it does not within [`PATIENCE`].
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}

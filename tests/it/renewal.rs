@@ -1,0 +1,103 @@
+//! Certificates are renewed while they are used, with and without a CA that is there all the time.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually, soon, within};
+
+/// A number of the certificate in use.
+async fn certificate(mesh: &Mesh, host: IpAddr, key: &str) -> u64 {
+    let page = mesh.page(host, "/certs").await.json();
+    page["certificate"][key].as_u64().unwrap()
+}
+
+async fn all(mesh: &Mesh, what: &str, key: &str, least: u64) {
+    let mut hosts: Vec<IpAddr> = mesh.replicas.iter().map(|replica| replica.host).collect();
+    hosts.push(mesh.ingress_host());
+    for host in hosts {
+        within(
+            Duration::from_secs(120),
+            &format!("{host}: {what}"),
+            async || (certificate(mesh, host, key).await >= least).then_some(()),
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_away_for_half_a_certificates_life_fails_nothing() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .ca("leaf_lifetime: 40s")
+        .start()
+        .await;
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        4,
+        Duration::from_millis(10),
+    );
+    load.more(10).await;
+    let killed = Instant::now();
+    mesh.ca.as_mut().unwrap().kill();
+    all(&mesh, "a renewal fails", "renewal_failures", 1).await;
+    eventually("half of a life has passed", async || {
+        (killed.elapsed() > Duration::from_secs(20)).then_some(())
+    })
+    .await;
+    mesh.start_ca().await;
+    all(&mesh, "is renewed", "renewals", 1).await;
+    load.more(10).await;
+    load.stop().await.assert_all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
+    let mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .service(Service::new("ticks"))
+        .route("/orders/*", "orders")
+        .route("/ticks", "ticks")
+        .ca("leaf_lifetime: 15s")
+        .start()
+        .await;
+    // An answer that goes on as long as its reader does.
+    mesh.origin("ticks", 0)
+        .does(Behaviour::script(async |mut wire| {
+            wire.head().await;
+            wire.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .await;
+            while wire.try_write("1\r\n.\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }));
+    let mut stream = Wire::connect(mesh.public()).await;
+    stream
+        .write("GET /ticks HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    assert_eq!(soon("a head", stream.head()).await.unwrap().status(), 200);
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        4,
+        Duration::from_millis(10),
+    );
+    let read = async {
+        loop {
+            assert_eq!(
+                stream.chunk().await,
+                Some(Some(b".".to_vec())),
+                "the stream broke"
+            );
+        }
+    };
+    tokio::select! {
+        () = all(&mesh, "is renewed twice", "renewals", 2) => {}
+        () = read => {}
+    }
+    load.more(10).await;
+    load.stop().await.assert_all_answered();
+}
