@@ -1,7 +1,5 @@
 //! A message's body as a stream of pieces. Counted and bounded on its way, never looked at.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -45,8 +43,6 @@ pub enum Body {
     Http1(Incoming),
     /// On its way over HTTP/2.
     Http2(Received),
-    /// A request's, counted as it passes.
-    Counted(Box<Counted>),
     /// A request's, which may be sent again.
     Replayed(Replayed),
     /// An endpoint's answer, which also carries on what is left to send of the request.
@@ -69,21 +65,9 @@ impl Body {
             }
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => body.poll_frame(cx),
-            Self::Counted(body) => body.poll_frame(cx),
             Self::Replayed(body) => body.poll_frame(cx),
             Self::Upstream(body) => body.poll_frame(cx),
         }
-    }
-
-    /// The same body, counted in `bytes`. One that has nothing more to come is left as it is.
-    pub(crate) fn counted(self, bytes: &Rc<Cell<u64>>) -> Self {
-        if self.is_end() {
-            return self;
-        }
-        Self::Counted(Box::new(Counted {
-            body: self,
-            bytes: Rc::clone(bytes),
-        }))
     }
 
     /// Whether it is known that nothing more comes, without waiting.
@@ -93,9 +77,16 @@ impl Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(body) => body.is_end(),
             Self::Http2(body) => body.is_end(),
-            Self::Counted(body) => body.body.is_end(),
             Self::Replayed(body) => body.is_end(),
             Self::Upstream(body) => body.is_end(),
+        }
+    }
+
+    /// How much of the request behind this answer has come so far: while an early answer waits, that may move.
+    pub(crate) fn behind(&self) -> u64 {
+        match self {
+            Self::Upstream(body) => body.received(),
+            _ => 0,
         }
     }
 
@@ -106,54 +97,8 @@ impl Body {
             Self::Full(bytes) => Length::Exact(bytes.len() as u64),
             Self::Http1(body) => body.length(),
             Self::Http2(body) => body.length(),
-            Self::Counted(body) => body.body.length(),
             Self::Replayed(body) => body.length(),
             Self::Upstream(body) => body.length(),
         }
-    }
-}
-
-/// A body that tells how much of it came.
-#[derive(Debug)]
-pub struct Counted {
-    body: Body,
-    bytes: Rc<Cell<u64>>,
-}
-
-impl Counted {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Error>>> {
-        let polled = self.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(Frame::Data(data)))) = &polled {
-            self.bytes.set(self.bytes.get() + data.len() as u64);
-        }
-        polled
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::task::Waker;
-
-    #[test]
-    fn a_counted_body_is_the_same_body() {
-        let bytes = Rc::new(Cell::new(0));
-        let mut body = Body::Full(Bytes::from_static(b"twelve bytes")).counted(&bytes);
-        assert_eq!((body.length(), body.is_end()), (Length::Exact(12), false));
-        let mut cx = Context::from_waker(Waker::noop());
-        let frame = body.poll_frame(&mut cx);
-        assert!(
-            matches!(frame, Poll::Ready(Some(Ok(Frame::Data(data)))) if data == "twelve bytes")
-        );
-        assert!(matches!(body.poll_frame(&mut cx), Poll::Ready(None)));
-        assert_eq!(bytes.get(), 12);
-        assert!(body.is_end());
-    }
-
-    #[test]
-    fn no_body_is_not_counted() {
-        let bytes = Rc::new(Cell::new(0));
-        assert!(matches!(Body::Empty.counted(&bytes), Body::Empty));
-        assert_eq!(Rc::strong_count(&bytes), 1);
     }
 }

@@ -81,7 +81,8 @@ impl Entry {
         status: Option<u16>,
         reason: Option<Reason>,
         duration: Duration,
-        (request_bytes, response_bytes): (u64, u64),
+        request_bytes: u64,
+        response_bytes: u64,
     ) {
         let Some(lines) = &self.core.lines else {
             return;

@@ -74,3 +74,6 @@ impl Caller {
         Arc::clone(&current.1)
     }
 }
+
+#[cfg(test)]
+mod tests;

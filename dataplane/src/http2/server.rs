@@ -202,8 +202,8 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
         if outcome.is_pending() {
-            if relay.moved != moved {
-                moved = relay.moved;
+            if relay.progress() != moved {
+                moved = relay.progress();
                 timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {
@@ -229,6 +229,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         ));
     }
     let mut headers = parts.headers;
+    join_cookies(&mut headers);
     let limits = parse::Limits::default();
     if headers.len() > limits.fields {
         return Err(Error::new(
@@ -272,14 +273,19 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     ))
 }
 
-/// HTTP/2 splits cookies so that they compress well; for everybody else they are one field (RFC 9113 §8.2.3).
+/// RFC 9113 §8.2.3: cookies may come in crumbs, and are one field again for whoever does not speak HTTP/2.
 fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs = headers.get_all(COOKIE);
-    if crumbs.iter().nth(1).is_none() {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
         return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
     }
-    let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    if let Ok(mut whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
+        whole.set_sensitive(headers.get(COOKIE).is_some_and(HeaderValue::is_sensitive));
         headers.insert(COOKIE, whole);
     }
 }
