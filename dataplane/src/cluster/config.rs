@@ -46,7 +46,8 @@ impl Default for Limits {
 pub struct Defaults {
     /// How an endpoint is chosen.
     pub balance: balance::Config,
-    /// From the head of a request to the head of its answer, retries included. Bodies and tunnels have idle timeouts.
+    /// From a request to the head of its answer, retries included. A request with a body begins to count anew with each
+    /// piece that had to be waited for. The answer's body and tunnels have idle timeouts.
     pub timeout: Period,
     /// For a connection to an endpoint, its TLS handshake included.
     pub connect_timeout: Period,

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 
@@ -14,7 +14,7 @@ use super::answer::REASON;
 use super::entry::Entry;
 use super::exchange::Answer;
 use super::interim::Interim;
-use super::relay::Relay;
+use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
@@ -27,7 +27,7 @@ use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
-use crate::observe::ExchangeCells;
+use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
 use crate::timer::Timer;
@@ -56,14 +56,27 @@ pub(crate) async fn forward(
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
     let mut account = Account::new(caller, site, rule, &wired, started);
-    let ticket = cluster.admit()?;
-    let result = attempts(
-        core, cluster, &wired, &head, body, upgrade, interim, started, entry,
-    )
-    .await;
+    account.upload = match body {
+        Body::Empty => None,
+        body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
+    };
+    let result = match cluster.admit() {
+        Ok(ticket) => {
+            let upload = account.upload.as_ref();
+            attempts(
+                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
+            )
+            .await
+            .map(|(answered, flight)| (answered, flight, ticket))
+        }
+        Err(error) => Err(error),
+    };
     match result {
-        Ok((answered, flight)) => {
+        Ok((answered, flight, ticket)) => {
             account.status = Some(answered.status);
+            if let Some(upload) = &account.upload {
+                upload.forget();
+            }
             account.entry = entry.take();
             Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
         }
@@ -84,7 +97,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     head: &Head,
-    body: Body,
+    upload: Option<&Replay>,
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
@@ -94,13 +107,6 @@ async fn attempts(
     let mut timer = Timer::pooled();
     timer.set((started + spec.timeout).into());
     cluster.budget.request(started);
-    let mut body = Some(body);
-    let replay = match &body {
-        Some(Body::Empty) | None => None,
-        // A tunnel's request has no body, and one that is never tried again need not be kept.
-        Some(_) if spec.retry.attempts == 0 => None,
-        Some(_) => body.take().map(Replay::new),
-    };
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
@@ -125,14 +131,20 @@ async fn attempts(
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
         }
-        let body = match &replay {
-            Some(replay) => replay.body(),
-            None => Some(body.take().unwrap_or_default()),
+        let body = match upload {
+            Some(upload) => upload
+                .body()
+                .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
+            None => Body::Empty,
         };
-        let body =
-            body.ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?;
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(&mut timer, attempt, || {
+        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
+            if upload.is_some_and(Replay::is_starving) {
+                return Error::new(
+                    Reason::BodyTimeout,
+                    format!("nothing came of the body for {:?}", spec.timeout),
+                );
+            }
             Error::maybe_processed(
                 Reason::UpstreamTimeout,
                 format!(
@@ -146,9 +158,7 @@ async fn attempts(
         let error = match outcome {
             Ok(answered) => match answered.passed_on_failure(cluster) {
                 // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error)
-                    if may_retry(cluster, head, replay.as_ref(), retries, &error, started) =>
-                {
+                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
                     cluster.members.record(
                         &mut flight,
                         Outcome::RemoteFailure,
@@ -176,7 +186,7 @@ async fn attempts(
                     );
                 }
                 if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, replay.as_ref(), retries, &error, started)
+                    || !may_retry(cluster, head, upload, retries, &error, started)
                 {
                     return Err(error);
                 }
@@ -195,6 +205,8 @@ async fn attempts(
         let pause = retry::backoff(retries, random);
         within(
             &mut timer,
+            spec.timeout,
+            None,
             async {
                 let _: () = tokio::time::sleep(pause).await;
                 Ok(())
@@ -209,7 +221,7 @@ async fn attempts(
 fn may_retry(
     cluster: &Cluster,
     head: &Head,
-    replay: Option<&Replay>,
+    upload: Option<&Replay>,
     retries: u32,
     error: &Error,
     now: Instant,
@@ -221,20 +233,31 @@ fn may_retry(
     };
     harmless
         && retries < cluster.spec.retry.attempts
-        && replay.is_none_or(|replay| replay.body().is_some())
+        && upload.is_none_or(Replay::is_repeatable)
         && cluster.budget.take(&cluster.spec.retry.limits, now)
 }
 
-/// Runs a future to its end or to the timer's deadline.
+/// Runs a future to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
+/// it was sent, however long that takes.
 async fn within<T>(
     timer: &mut Timer,
+    timeout: Duration,
+    upload: Option<&Replay>,
     future: impl Future<Output = Result<T, Error>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
     let mut future = pin!(future);
+    let mut received = upload.map_or(0, Replay::received);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
+        Poll::Pending => {
+            let now = upload.map_or(0, Replay::received);
+            if now != received {
+                received = now;
+                timer.set(tokio::time::Instant::now() + timeout);
+            }
+            timer.poll_expired(cx).map(|()| Err(late()))
+        }
     })
     .await
 }
@@ -351,6 +374,7 @@ impl Answered {
             length: self.body.length(),
             body: self.body,
             request: self.request,
+            broken: None,
             lease: self.lease,
             core: Rc::clone(core),
             flight,
@@ -377,6 +401,8 @@ pub struct UpstreamBody {
     body: Body,
     length: Length,
     request: Option<Relay>,
+    /// Why the rest of the request cannot be had.
+    broken: Option<Error>,
     lease: Option<Handle>,
     core: Rc<Core>,
     flight: InFlight,
@@ -393,12 +419,22 @@ impl UpstreamBody {
             && let Poll::Ready(sent) = relay.poll(cx)
         {
             self.request = None;
-            if sent.is_err() {
+            if let Err(failed) = sent {
                 // The endpoint may answer all the same, but the connection is in the middle of a request.
                 self.lease = None;
+                if let Failed::Source(error) = failed {
+                    self.broken = Some(error);
+                }
             }
         }
-        let frame = std::task::ready!(self.body.poll_frame(cx));
+        let frame = match self.body.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            // The endpoint waits for the rest of the request, and it will not come.
+            Poll::Pending => match self.broken.take() {
+                Some(error) => Some(Err(error)),
+                None => return Poll::Pending,
+            },
+        };
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) | None => {}
@@ -421,6 +457,11 @@ impl UpstreamBody {
         self.length
     }
 
+    /// How much of the request has come so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.account.upload.as_ref().map_or(0, Replay::received)
+    }
+
     /// The answer is complete. The connection can serve the next exchange at once, if the request was sent whole.
     fn settle(&mut self) {
         self.body = Body::Empty;
@@ -438,11 +479,12 @@ impl UpstreamBody {
 #[derive(Debug)]
 struct Account {
     /// The edge to the service, the edge from the caller, and the route: those that there are.
-    cells: [Option<Arc<ExchangeCells>>; 3],
+    cells: [Option<OpenExchange>; 3],
     started: Instant,
     status: Option<StatusCode>,
     /// The answer broke off.
     cut: bool,
+    upload: Option<Replay>,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -456,10 +498,12 @@ impl Account {
                 wired.cells.clone(),
                 core.inbound(caller, site),
                 core.route(site, rule),
-            ],
+            ]
+            .map(|cells| cells.map(ExchangeCells::begin)),
             started,
             status: None,
             cut: false,
+            upload: None,
             response_bytes: 0,
             entry: None,
         }
@@ -482,12 +526,13 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = self.started.elapsed();
+        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
-            cells.add_bytes(0, self.response_bytes);
+            cells.add_bytes(request_bytes, self.response_bytes);
         }
         if let Some(entry) = &self.entry {
-            entry.write(status, None, latency, self.response_bytes);
+            entry.write(status, None, latency, request_bytes, self.response_bytes);
         }
     }
 }
