@@ -82,6 +82,14 @@ impl Body {
         }
     }
 
+    /// How much of the request behind this answer has come so far: while an early answer waits, that may move.
+    pub(crate) fn behind(&self) -> u64 {
+        match self {
+            Self::Upstream(body) => body.received(),
+            _ => 0,
+        }
+    }
+
     /// What is known of its length.
     pub fn length(&self) -> Length {
         match self {

@@ -186,7 +186,7 @@ pub struct Core {
 }
 
 impl Core {
-    fn new(shared: &Shared) -> Rc<Self> {
+    pub(crate) fn new(shared: &Shared) -> Rc<Self> {
         Rc::new(Self {
             plan: RefCell::new(Cache::new(Arc::clone(&shared.plan))),
             identity: shared.identity.clone(),
@@ -320,7 +320,7 @@ impl Core {
         }
     }
 
-    fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.set(true);
         let wakers: Vec<Waker> = self
             .seats
@@ -332,7 +332,7 @@ impl Core {
     }
 
     /// Closes what has been idle for too long, and forgets what no plan names any more.
-    fn upkeep(&self) {
+    pub(crate) fn upkeep(&self) {
         if let Some(lines) = &self.lines {
             lines.flush();
         }

@@ -36,3 +36,6 @@ pub mod http1;
 pub mod http2;
 pub mod node;
 pub mod plan;
+
+#[cfg(test)]
+mod testing;

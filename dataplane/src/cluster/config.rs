@@ -130,7 +130,8 @@ pub struct Service {
     pub port: Option<u16>,
     /// What its app speaks on that port.
     pub protocol: Protocol,
-    /// `false`: there is no sidecar beside it; it is reached in plaintext at its port.
+    /// Whether there is a sidecar beside each instance, as there is when this is left out. `false`: it is reached in
+    /// plaintext at its port.
     pub mesh: Option<bool>,
     /// More names by which callers address it, without a port.
     pub hosts: Vec<String>,

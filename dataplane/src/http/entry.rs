@@ -81,7 +81,8 @@ impl Entry {
         status: Option<u16>,
         reason: Option<Reason>,
         duration: Duration,
-        bytes: u64,
+        request_bytes: u64,
+        response_bytes: u64,
     ) {
         let Some(lines) = &self.core.lines else {
             return;
@@ -104,8 +105,8 @@ impl Entry {
             reason,
             duration,
             attempts: self.attempts,
-            request_bytes: 0,
-            response_bytes: bytes,
+            request_bytes,
+            response_bytes,
             source: self.source.as_deref(),
             peer: Some(self.peer),
             tls: self.tls.then_some("TLS"),

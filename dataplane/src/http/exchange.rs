@@ -62,6 +62,7 @@ pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interi
                     Some(answer.status.as_u16()),
                     Some(error.reason),
                     started.elapsed(),
+                    0,
                     bytes,
                 );
             }

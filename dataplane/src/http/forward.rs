@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 
@@ -14,7 +14,7 @@ use super::answer::REASON;
 use super::entry::Entry;
 use super::exchange::Answer;
 use super::interim::Interim;
-use super::relay::Relay;
+use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
@@ -27,7 +27,7 @@ use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
-use crate::observe::ExchangeCells;
+use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
 use crate::timer::Timer;
@@ -56,14 +56,27 @@ pub(crate) async fn forward(
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
     let mut account = Account::new(caller, site, rule, &wired, started);
-    let ticket = cluster.admit()?;
-    let result = attempts(
-        core, cluster, &wired, &head, body, upgrade, interim, started, entry,
-    )
-    .await;
+    account.upload = match body {
+        Body::Empty => None,
+        body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
+    };
+    let result = match cluster.admit() {
+        Ok(ticket) => {
+            let upload = account.upload.as_ref();
+            attempts(
+                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
+            )
+            .await
+            .map(|(answered, flight)| (answered, flight, ticket))
+        }
+        Err(error) => Err(error),
+    };
     match result {
-        Ok((answered, flight)) => {
+        Ok((answered, flight, ticket)) => {
             account.status = Some(answered.status);
+            if let Some(upload) = &account.upload {
+                upload.forget();
+            }
             account.entry = entry.take();
             Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
         }
@@ -84,7 +97,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     head: &Head,
-    body: Body,
+    upload: Option<&Replay>,
     upgrade: bool,
     interim: &Interim<'_>,
     started: Instant,
@@ -94,14 +107,6 @@ async fn attempts(
     let mut timer = Timer::pooled();
     timer.set((started + spec.timeout).into());
     cluster.budget.request(started);
-    let mut body = Some(body);
-    let replay = match &body {
-        Some(Body::Empty) | None => None,
-        // One that is never tried again need not be kept.
-        Some(_) => body
-            .take()
-            .map(|body| Replay::new(body, spec.retry.attempts > 0)),
-    };
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
@@ -126,24 +131,34 @@ async fn attempts(
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
         }
-        let body = match &replay {
-            Some(replay) => replay.body(),
-            None => Some(body.take().unwrap_or_default()),
+        let body = match upload {
+            Some(upload) => upload
+                .body()
+                .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
+            None => Body::Empty,
         };
-        let body =
-            body.ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?;
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(&mut timer, attempt, || {
-            late(cluster, &endpoint, replay.as_ref())
+        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
+            if upload.is_some_and(Replay::is_starving) {
+                return Error::new(
+                    Reason::BodyTimeout,
+                    format!("nothing came of the body for {:?}", spec.timeout),
+                );
+            }
+            Error::maybe_processed(
+                Reason::UpstreamTimeout,
+                format!(
+                    "{} gave no answer within {:?}",
+                    endpoint.address, spec.timeout
+                ),
+            )
         })
         .await;
         let random = fastrand::u64(..);
         let error = match outcome {
             Ok(answered) => match answered.passed_on_failure(cluster) {
                 // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error)
-                    if may_retry(cluster, head, replay.as_ref(), retries, &error, started) =>
-                {
+                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
                     cluster.members.record(
                         &mut flight,
                         Outcome::RemoteFailure,
@@ -171,7 +186,7 @@ async fn attempts(
                     );
                 }
                 if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, replay.as_ref(), retries, &error, started)
+                    || !may_retry(cluster, head, upload, retries, &error, started)
                 {
                     return Err(error);
                 }
@@ -190,11 +205,13 @@ async fn attempts(
         let pause = retry::backoff(retries, random);
         within(
             &mut timer,
+            spec.timeout,
+            None,
             async {
                 let _: () = tokio::time::sleep(pause).await;
                 Ok(())
             },
-            || Late::Fails(error.clone()),
+            || error.clone(),
         )
         .await?;
     }
@@ -204,7 +221,7 @@ async fn attempts(
 fn may_retry(
     cluster: &Cluster,
     head: &Head,
-    replay: Option<&Replay>,
+    upload: Option<&Replay>,
     retries: u32,
     error: &Error,
     now: Instant,
@@ -216,56 +233,31 @@ fn may_retry(
     };
     harmless
         && retries < cluster.spec.retry.attempts
-        && replay.is_none_or(|replay| replay.body().is_some())
+        && upload.is_none_or(Replay::is_repeatable)
         && cluster.budget.take(&cluster.spec.retry.limits, now)
 }
 
-/// What becomes of an attempt whose time is up.
-enum Late {
-    /// It gets more.
-    Until(Instant),
-    Fails(Error),
-}
-
-/// An endpoint has as long for its answer as it says, counted from the last piece of the request that we had to wait for:
-/// it cannot answer before it knows the question, and a slow client is not its fault.
-fn late(cluster: &Cluster, endpoint: &Endpoint, replay: Option<&Replay>) -> Late {
-    let timeout = cluster.spec.timeout;
-    let later = replay
-        .and_then(Replay::progress)
-        .map(|progress| progress + timeout)
-        .filter(|later| *later > Instant::now());
-    match (later, replay) {
-        (Some(later), _) => Late::Until(later),
-        (None, Some(replay)) if replay.is_starved() => Late::Fails(Error::new(
-            Reason::BodyTimeout,
-            format!("nothing more of the body came within {timeout:?}"),
-        )),
-        _ => Late::Fails(Error::maybe_processed(
-            Reason::UpstreamTimeout,
-            format!("{} gave no answer within {timeout:?}", endpoint.address),
-        )),
-    }
-}
-
-/// Runs a future to its end or until its time is up for good.
+/// Runs a future to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
+/// it was sent, however long that takes.
 async fn within<T>(
     timer: &mut Timer,
+    timeout: Duration,
+    upload: Option<&Replay>,
     future: impl Future<Output = Result<T, Error>>,
-    late: impl Fn() -> Late,
+    late: impl Fn() -> Error,
 ) -> Result<T, Error> {
     let mut future = pin!(future);
-    poll_fn(|cx| {
-        if let Poll::Ready(result) = future.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        while timer.poll_expired(cx).is_ready() {
-            match late() {
-                Late::Until(later) => timer.set(later.into()),
-                Late::Fails(error) => return Poll::Ready(Err(error)),
+    let mut received = upload.map_or(0, Replay::received);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => {
+            let now = upload.map_or(0, Replay::received);
+            if now != received {
+                received = now;
+                timer.set(tokio::time::Instant::now() + timeout);
             }
+            timer.poll_expired(cx).map(|()| Err(late()))
         }
-        Poll::Pending
     })
     .await
 }
@@ -382,6 +374,7 @@ impl Answered {
             length: self.body.length(),
             body: self.body,
             request: self.request,
+            broken: None,
             lease: self.lease,
             core: Rc::clone(core),
             flight,
@@ -408,6 +401,8 @@ pub struct UpstreamBody {
     body: Body,
     length: Length,
     request: Option<Relay>,
+    /// Why the rest of the request cannot be had.
+    broken: Option<Error>,
     lease: Option<Handle>,
     core: Rc<Core>,
     flight: InFlight,
@@ -424,12 +419,22 @@ impl UpstreamBody {
             && let Poll::Ready(sent) = relay.poll(cx)
         {
             self.request = None;
-            if sent.is_err() {
+            if let Err(failed) = sent {
                 // The endpoint may answer all the same, but the connection is in the middle of a request.
                 self.lease = None;
+                if let Failed::Source(error) = failed {
+                    self.broken = Some(error);
+                }
             }
         }
-        let frame = std::task::ready!(self.body.poll_frame(cx));
+        let frame = match self.body.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            // The endpoint waits for the rest of the request, and it will not come.
+            Poll::Pending => match self.broken.take() {
+                Some(error) => Some(Err(error)),
+                None => return Poll::Pending,
+            },
+        };
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) | None => {}
@@ -452,6 +457,11 @@ impl UpstreamBody {
         self.length
     }
 
+    /// How much of the request has come so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.account.upload.as_ref().map_or(0, Replay::received)
+    }
+
     /// The answer is complete. The connection can serve the next exchange at once, if the request was sent whole.
     fn settle(&mut self) {
         self.body = Body::Empty;
@@ -469,11 +479,12 @@ impl UpstreamBody {
 #[derive(Debug)]
 struct Account {
     /// The edge to the service, the edge from the caller, and the route: those that there are.
-    cells: [Option<Arc<ExchangeCells>>; 3],
+    cells: [Option<OpenExchange>; 3],
     started: Instant,
     status: Option<StatusCode>,
     /// The answer broke off.
     cut: bool,
+    upload: Option<Replay>,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -487,10 +498,12 @@ impl Account {
                 wired.cells.clone(),
                 core.inbound(caller, site),
                 core.route(site, rule),
-            ],
+            ]
+            .map(|cells| cells.map(ExchangeCells::begin)),
             started,
             status: None,
             cut: false,
+            upload: None,
             response_bytes: 0,
             entry: None,
         }
@@ -513,12 +526,13 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = self.started.elapsed();
+        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
-            cells.add_bytes(0, self.response_bytes);
+            cells.add_bytes(request_bytes, self.response_bytes);
         }
         if let Some(entry) = &self.entry {
-            entry.write(status, None, latency, self.response_bytes);
+            entry.write(status, None, latency, request_bytes, self.response_bytes);
         }
     }
 }

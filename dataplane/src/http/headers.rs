@@ -7,8 +7,8 @@ use http::uri::PathAndQuery;
 use super::Caller;
 use crate::error::Error;
 use crate::head::Head;
+use crate::path;
 use crate::plan::Site;
-use crate::route::path;
 
 /// The verified identity of the caller, in the form Envoy gave it.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -30,20 +30,8 @@ pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
             ))
         };
     }
-    let normal = match path::normalize(head.path.path())? {
-        std::borrow::Cow::Borrowed(_) => return Ok(()),
-        std::borrow::Cow::Owned(normal) => normal,
-    };
-    let whole = match head.path.query() {
-        Some(query) => format!("{normal}?{query}"),
-        None => normal,
-    };
-    head.path = PathAndQuery::try_from(whole).map_err(|error| {
-        Error::new(
-            crate::reason::Reason::MalformedRequest,
-            format!("the path is not valid: {error}"),
-        )
-    })?;
+    let target = std::mem::replace(&mut head.path, PathAndQuery::from_static("/"));
+    head.path = path::normalize_target(target)?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Relay {
     ended: bool,
     finished: bool,
     /// Body bytes that the sink has accepted.
-    pub(crate) moved: u64,
+    moved: u64,
 }
 
 impl Relay {
@@ -56,6 +56,11 @@ impl Relay {
             finished: false,
             moved: 0,
         }
+    }
+
+    /// A number that changes when a byte of a body moves, of the request behind an early answer too.
+    pub(crate) fn progress(&self) -> u64 {
+        self.moved + self.source.behind()
     }
 
     /// Ready when the last byte has been handed to the sink's transport.

@@ -1,12 +1,9 @@
-//! A request body that can be sent again: what was sent is kept, up to a bound, until the endpoint has answered.
-//!
-//! It also knows whether the client is the one who is waited for: an endpoint that cannot answer because the request does
-//! not arrive is not to blame.
+//! A request's body on its way: counted, and for as long as no endpoint has answered kept, up to a bound, so that it can be
+//! sent again.
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -20,63 +17,67 @@ const KEPT: usize = 64 * 1024;
 #[derive(Debug)]
 struct Shared {
     rest: Body,
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    /// Whether what comes is kept.
+    keep: bool,
+    /// All that came so far, or nothing. Copied, because a small piece of a body may be a slice of a large buffer.
+    kept: Vec<u8>,
     trailers: Option<HeaderMap>,
     ended: bool,
-    /// More came than is kept: what follows is passed on once and cannot be sent again.
-    overflowed: bool,
     length: Length,
-    /// What is kept at most.
-    most: usize,
-    /// The client has more to send and we wait for it.
-    starved: bool,
-    /// When the last piece came that we had to wait for.
-    progress: Option<Instant>,
+    received: u64,
+    starving: bool,
 }
 
 /// Hands out the same body for each attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replay(Rc<RefCell<Shared>>);
 
 impl Replay {
-    /// Of a body that is kept, or, when it will not be sent again anyway, only watched.
-    pub(crate) fn new(body: Body, kept: bool) -> Self {
+    /// Of this body; without `keep` for one attempt only.
+    pub(crate) fn new(body: Body, keep: bool) -> Self {
         let length = body.length();
         Self(Rc::new(RefCell::new(Shared {
             rest: body,
+            keep,
             kept: Vec::new(),
-            kept_bytes: 0,
             trailers: None,
             ended: false,
-            overflowed: false,
             length,
-            most: if kept { KEPT } else { 0 },
-            starved: false,
-            progress: None,
+            received: 0,
+            starving: false,
         })))
-    }
-
-    /// Whether everything that the client has sent was passed on, and more is to come.
-    pub(crate) fn is_starved(&self) -> bool {
-        self.0.borrow().starved
-    }
-
-    /// When the last piece came that we had to wait for.
-    pub(crate) fn progress(&self) -> Option<Instant> {
-        self.0.borrow().progress
     }
 
     /// The body from its beginning, if that is still possible.
     pub(crate) fn body(&self) -> Option<Body> {
-        if self.0.borrow().overflowed {
-            return None;
-        }
-        Some(Body::Replayed(Replayed {
-            shared: Rc::clone(&self.0),
-            next: 0,
-            done: false,
-        }))
+        self.is_repeatable().then(|| {
+            Body::Replayed(Replayed {
+                shared: Rc::clone(&self.0),
+                next: 0,
+                done: false,
+            })
+        })
+    }
+
+    /// Whether [`Replay::body`] still gives it.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.received == shared.kept.len() as u64
+    }
+
+    /// Nobody will ask for it again.
+    pub(crate) fn forget(&self) {
+        self.0.borrow_mut().keep = false;
+    }
+
+    /// How many bytes have come from the client.
+    pub(crate) fn received(&self) -> u64 {
+        self.0.borrow().received
+    }
+
+    /// Whether the last who asked for more had to wait for the client.
+    pub(crate) fn is_starving(&self) -> bool {
+        self.0.borrow().starving
     }
 }
 
@@ -84,6 +85,7 @@ impl Replay {
 #[derive(Debug)]
 pub struct Replayed {
     shared: Rc<RefCell<Shared>>,
+    /// How much of what is kept this attempt has had.
     next: usize,
     done: bool,
 }
@@ -94,12 +96,14 @@ impl Replayed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, Error>>> {
         let mut shared = self.shared.borrow_mut();
+        let shared = &mut *shared;
         if self.done {
             return Poll::Ready(None);
         }
-        if let Some(piece) = shared.kept.get(self.next) {
-            self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::Data(piece.clone()))));
+        if self.next < shared.kept.len() {
+            let piece = Bytes::copy_from_slice(&shared.kept[self.next..]);
+            self.next = shared.kept.len();
+            return Poll::Ready(Some(Ok(Frame::Data(piece))));
         }
         if shared.ended {
             self.done = true;
@@ -110,24 +114,20 @@ impl Replayed {
                     .map(|trailers| Ok(Frame::Trailers(trailers))),
             );
         }
-        let Poll::Ready(frame) = shared.rest.poll_frame(cx) else {
-            shared.starved = true;
-            return Poll::Pending;
-        };
-        if std::mem::take(&mut shared.starved) {
-            shared.progress = Some(Instant::now());
-        }
+        let polled = shared.rest.poll_frame(cx);
+        shared.starving = polled.is_pending();
+        let frame = ready!(polled);
         match &frame {
             Some(Ok(Frame::Data(data))) => {
-                shared.kept_bytes += data.len();
-                if shared.kept_bytes > shared.most {
-                    shared.overflowed = true;
-                    shared.kept.clear();
-                    self.next = 0;
+                shared.received += data.len() as u64;
+                if shared.keep && shared.kept.len() + data.len() <= KEPT {
+                    shared.kept.extend_from_slice(data);
                 } else {
-                    shared.kept.push(data.clone());
-                    self.next += 1;
+                    // What follows is passed on once.
+                    shared.keep = false;
+                    shared.kept = Vec::new();
                 }
+                self.next = shared.kept.len();
             }
             Some(Ok(Frame::Trailers(trailers))) => {
                 shared.trailers = Some(trailers.clone());
@@ -153,5 +153,73 @@ impl Replayed {
 
     pub(crate) fn length(&self) -> Length {
         self.shared.borrow().length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Data and trailers as text, until it ends or there is nothing to have now.
+    async fn read(body: &mut Body) -> String {
+        let mut text = String::new();
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(frame)) = body.poll_frame(cx) {
+                match frame.unwrap() {
+                    Frame::Data(data) => text.push_str(std::str::from_utf8(&data).unwrap()),
+                    Frame::Trailers(trailers) => text.push_str(&format!("{trailers:?}")),
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        text
+    }
+
+    #[tokio::test]
+    async fn a_small_body_can_be_had_again() {
+        let replay = Replay::new(Body::Full("hello".into()), true);
+        for _ in 0..3 {
+            let mut body = replay.body().unwrap();
+            assert_eq!(body.length(), Length::Exact(5));
+            assert!(!body.is_end());
+            assert_eq!(read(&mut body).await, "hello");
+            assert!(body.is_end());
+        }
+        assert_eq!(replay.received(), 5, "counted once");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_kept_can_be_had_until_it_is_read() {
+        let replay = Replay::new(Body::Full("hello".into()), false);
+        drop(replay.body().unwrap());
+        assert_eq!(read(&mut replay.body().unwrap()).await, "hello");
+        assert!(replay.body().is_none());
+    }
+
+    #[tokio::test]
+    async fn only_so_much_is_kept() {
+        let check = async |length: usize, repeatable: bool| {
+            let replay = Replay::new(Body::Full("x".repeat(length).into()), true);
+            let mut body = replay.body().unwrap();
+            assert_eq!(read(&mut body).await.len(), length);
+            assert!(body.is_end());
+            assert_eq!(replay.body().is_some(), repeatable, "{length}");
+        };
+        check(KEPT, true).await;
+        check(KEPT + 1, false).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_still_reaches_its_reader() {
+        let replay = Replay::new(Body::Full("hello".into()), true);
+        read(&mut replay.body().unwrap()).await;
+        let mut second = replay.body().unwrap();
+        replay.forget();
+        assert_eq!(read(&mut second).await, "hello");
     }
 }

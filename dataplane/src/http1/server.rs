@@ -162,6 +162,9 @@ impl Server {
 
     /// A message that cannot be understood is answered, and the connection ends: where the next one begins is unknown.
     async fn refuse(&mut self, error: Error) -> ControlFlow<()> {
+        if error.reason != Reason::HeadTimeout {
+            self.caller.connections.parse_error();
+        }
         let answer = answer::refused(&self.caller, &error);
         let _: ControlFlow<()> = self.respond(answer, Version::HTTP_11, false, false).await;
         ControlFlow::Break(())
@@ -221,8 +224,8 @@ impl Server {
         let sent = poll_fn(|cx| {
             let outcome = relay.poll(cx);
             if outcome.is_pending() {
-                if relay.moved != moved {
-                    moved = relay.moved;
+                if relay.progress() != moved {
+                    moved = relay.progress();
                     timer.set(Instant::now() + idle);
                 }
                 if timer.poll_expired(cx).is_ready() {
@@ -233,8 +236,17 @@ impl Server {
         })
         .await;
         drop(relay);
-        if sent.is_err() {
-            // The answer's end is missing: only a closed connection can say so.
+        if let Err(failed) = sent {
+            // The answer's end is missing: only a closed connection can say so. What there is of it arrives, or the
+            // client might take this for a connection that was closed before its request.
+            if matches!(failed, Failed::Source(_)) {
+                let (connection, timer) = (&self.connection, &mut self.timer);
+                poll_fn(|cx| match connection.borrow_mut().wire.poll_flush(cx) {
+                    Poll::Ready(_) => Poll::Ready(()),
+                    Poll::Pending => timer.poll_expired(cx),
+                })
+                .await;
+            }
             return ControlFlow::Break(());
         }
         if keep_alive && self.connection.borrow().is_complete() {

@@ -276,6 +276,13 @@ pub(crate) async fn exchange(
         }
         while let Poll::Ready(Some(answer)) = response.poll_informational(cx) {
             let answer = answer.map_err(|error| failure(&error, side))?;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
+                return Poll::Ready(Err(Error::maybe_processed(
+                    Reason::UpstreamMalformed,
+                    "the endpoint's answer breaks HTTP/2: 101",
+                )));
+            }
             interims += 1;
             if interims > MAX_INTERIM {
                 return Poll::Ready(Err(Error::maybe_processed(

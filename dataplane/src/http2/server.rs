@@ -12,7 +12,7 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
 use tokio::time::Instant;
@@ -84,7 +84,13 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                         streams.push(stream(Rc::clone(&caller), request, respond));
                         progressed = true;
                     }
-                    Poll::Ready(Some(Err(_)) | None) => closed = true,
+                    Poll::Ready(Some(Err(error))) => {
+                        if error.is_library() && error.is_go_away() {
+                            caller.connections.parse_error();
+                        }
+                        closed = true;
+                    }
+                    Poll::Ready(None) => closed = true,
                     Poll::Pending => break,
                 }
             }
@@ -196,8 +202,8 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
         if outcome.is_pending() {
-            if relay.moved != moved {
-                moved = relay.moved;
+            if relay.progress() != moved {
+                moved = relay.progress();
                 timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {
@@ -223,6 +229,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         ));
     }
     let mut headers = parts.headers;
+    join_cookies(&mut headers);
     let limits = parse::Limits::default();
     if headers.len() > limits.fields {
         return Err(Error::new(
@@ -253,6 +260,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         None => None,
     };
     headers.remove(CONTENT_LENGTH);
+    join_cookies(&mut headers);
     Ok((
         Head {
             method: parts.method,
@@ -263,6 +271,23 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         },
         length,
     ))
+}
+
+/// RFC 9113 §8.2.3: cookies may come in crumbs, and are one field again for whoever does not speak HTTP/2.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(mut whole) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
+        whole.set_sensitive(headers.get(COOKIE).is_some_and(HeaderValue::is_sensitive));
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// `:authority`, or `host` where there is none; both only when they agree.

@@ -1,0 +1,89 @@
+//! Where messages end, through both codecs.
+
+use bytes::Bytes;
+
+use crate::cluster::Speaks;
+use crate::testing::{Origin, Stage, answer, collect, request, story};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+
+/// What the client reads, to the end of the connection, when it asks with `asked` and the endpoint answers so.
+async fn told(asked: &str, answered: &str) -> String {
+    let origin = Origin::new().await;
+    let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+    let mut client = stage.client().await;
+    client.send(asked).await;
+    let mut endpoint = origin.accept().await;
+    endpoint.head().await;
+    endpoint.send(answered).await;
+    drop(endpoint);
+    client.finish().await;
+    client.rest().await
+}
+
+#[test]
+fn an_answer_that_ends_by_closing_is_whole_in_chunks() {
+    story(async {
+        let got = told(GET, "HTTP/1.1 200 OK\r\n\r\nhello").await;
+        assert!(got.contains("transfer-encoding: chunked"), "{got}");
+        assert!(got.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{got}");
+    });
+}
+
+#[test]
+fn a_cut_answer_stays_cut() {
+    story(async {
+        let got = told(GET, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello").await;
+        assert!(got.contains("content-length: 9"), "{got}");
+        assert!(got.ends_with("hello"), "{got}");
+        let got = told(
+            GET,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        )
+        .await;
+        assert!(got.ends_with("5\r\nhello\r\n"), "no last chunk: {got}");
+    });
+}
+
+#[test]
+fn a_cut_answer_stays_cut_over_http2() {
+    story(async {
+        for cut in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        ] {
+            let origin = Origin::new().await;
+            let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+            let mut client = stage.h2_client().await;
+            let (response, _) = client.send(request("GET", "/"), true).await;
+            let mut endpoint = origin.accept().await;
+            endpoint.head().await;
+            endpoint.send(cut).await;
+            drop(endpoint);
+            // A reset overtakes what is not sent yet, even the head.
+            if let Ok(response) = response.await {
+                collect(response.into_body())
+                    .await
+                    .expect_err("the end is missing");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_http2_answer_that_is_reset_is_cut_for_an_http1_client() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.client().await;
+        client.send(GET).await;
+        let mut endpoint = origin.accept_h2().await;
+        let (_, mut respond) = endpoint.request().await;
+        let mut body = respond.send_response(answer(200), false).unwrap();
+        body.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        let _driver = endpoint.run();
+        client.read_to("hello\r\n").await;
+        body.send_reset(h2::Reason::INTERNAL_ERROR);
+        assert_eq!(client.rest().await, "", "no last chunk");
+    });
+}

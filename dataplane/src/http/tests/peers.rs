@@ -1,0 +1,141 @@
+//! Connections to HTTP/2 peers: shared, and as many as needed.
+
+use crate::cluster::Speaks;
+use crate::testing::{Origin, Stage, answer, nowhere, request, retries, story, until};
+
+#[test]
+fn exchanges_share_one_connection() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (first, _) = client.send(request("GET", "/1"), true).await;
+        let (second, _) = client.send(request("GET", "/2"), true).await;
+        let _driver = origin.accept_h2().await.run();
+        assert_eq!(first.await.unwrap().status(), 204);
+        assert_eq!(second.await.unwrap().status(), 204);
+    });
+}
+
+#[test]
+fn a_peer_at_its_limit_of_streams_gets_a_second_connection() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (first, _) = client.send(request("GET", "/1"), true).await;
+        let mut one = origin
+            .accept_h2_with(|builder| {
+                builder.max_concurrent_streams(1);
+            })
+            .await;
+        let (_, mut held) = one.request().await;
+        let _one = one.run();
+        let (second, _) = client.send(request("GET", "/2"), true).await;
+        let mut two = origin.accept_h2().await;
+        let (asked, mut respond) = two.request().await;
+        assert_eq!(asked.uri().path(), "/2");
+        respond.send_response(answer(200), true).unwrap();
+        let _two = two.run();
+        assert_eq!(second.await.unwrap().status(), 200);
+        held.send_response(answer(200), true).unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn beyond_all_connections_exchanges_wait_for_a_stream() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let mut held = Vec::new();
+        let mut drivers = Vec::new();
+        let mut responses = Vec::new();
+        for _ in 0..4 {
+            let (response, _) = client.send(request("GET", "/held"), true).await;
+            responses.push(response);
+            let mut connection = origin
+                .accept_h2_with(|builder| {
+                    builder.max_concurrent_streams(1);
+                })
+                .await;
+            held.push(connection.request().await.1);
+            drivers.push(connection.run());
+        }
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let (response, _) = client.send(request("GET", "/waits"), true).await;
+            waiting.push(response);
+        }
+        until("they wait", || stage.in_flight() == 7).await;
+        for mut respond in held {
+            respond.send_response(answer(200), true).unwrap();
+        }
+        for response in responses {
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+        for response in waiting {
+            assert_eq!(response.await.unwrap().status(), 204);
+        }
+    });
+}
+
+#[test]
+fn a_failure_to_connect_wakes_all_who_wait() {
+    story(async {
+        let stage = Stage::with(Speaks::Http2, &[nowhere().await], |setting| {
+            setting.spec.retry = retries(0);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let mut responses = Vec::new();
+        for _ in 0..5 {
+            responses.push(client.send(request("GET", "/"), true).await.0);
+        }
+        for response in responses {
+            let response = response.await.unwrap();
+            assert_eq!(response.headers()["weft-reason"], "connect_failed");
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_goes_away_is_connected_to_anew() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (first, _) = client.send(request("POST", "/1"), true).await;
+        let mut old = origin.accept_h2().await;
+        let (_, mut respond) = old.request().await;
+        old.0.graceful_shutdown();
+        let old = old.run();
+        // What it had accepted it finishes.
+        respond.send_response(answer(200), true).unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+        old.await.unwrap();
+        let (second, _) = client.send(request("POST", "/2"), true).await;
+        let _new = origin.accept_h2().await.run();
+        assert_eq!(second.await.unwrap().status(), 204);
+    });
+}
+
+#[test]
+fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (response, _) = client.send(request("POST", "/"), true).await;
+        let mut old = origin.accept_h2().await;
+        let (_, respond) = old.request().await;
+        // The story refuses by hand what a server beyond its GOAWAY refuses.
+        let mut respond = respond;
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+        let _old = old.run();
+        // `run` answers whatever comes next, on the same connection.
+        assert_eq!(response.await.unwrap().status(), 204);
+        assert_eq!(stage.edge().retries, 1);
+    });
+}

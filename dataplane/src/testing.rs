@@ -1,0 +1,486 @@
+//! A listener of one core in front of scripted origins, for tests that tell a story over real sockets in one thread.
+//!
+//! A story runs in [`story`], which fails it when it hangs. It makes an [`Origin`] that it answers for by hand, a
+//! [`Stage`] whose one cluster leads there, and clients that say byte for byte what they want.
+
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use weft_runtime::config::{Path, Problems};
+
+use crate::accept;
+use crate::authz::Rules;
+use crate::balance;
+use crate::cluster::{Cluster, Speaks, Spec, retry};
+use crate::core::{Core, Open, Shared};
+use crate::discovery::Source;
+use crate::health::outlier;
+use crate::http1::Limits;
+use crate::identity::Identity;
+use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
+use crate::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
+use crate::reason::Reason;
+use crate::route::{Match, Table};
+
+/// After this, a story hangs. Long, because machines that run tests are busy.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// Runs a story on a runtime like a core's.
+pub(crate) fn story(tale: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())
+        .unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(HANGS, tale).await })
+        .expect("the story does not hang");
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < HANGS / 2, "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// One core with one listener and one cluster.
+pub(crate) struct Stage {
+    pub(crate) core: Rc<Core>,
+    pub(crate) cluster: Arc<Cluster>,
+    /// Where the listener is.
+    pub(crate) address: SocketAddr,
+    pub(crate) plan: Arc<ArcSwap<Plan>>,
+    registry: Arc<Registry>,
+    listening: JoinHandle<()>,
+}
+
+/// A stage before it stands: what a story wants otherwise than usual.
+pub(crate) struct Setting {
+    pub(crate) spec: Spec,
+    pub(crate) site: Site,
+    pub(crate) is_local: bool,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) connections: usize,
+}
+
+impl Stage {
+    /// In front of these origins.
+    pub(crate) async fn new(speaks: Speaks, origins: &[SocketAddr]) -> Self {
+        Self::with(speaks, origins, |_| ()).await
+    }
+
+    /// The same, with changes.
+    pub(crate) async fn with(
+        speaks: Speaks,
+        origins: &[SocketAddr],
+        change: impl FnOnce(&mut Setting),
+    ) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut setting = Setting {
+            spec: spec(speaks, origins),
+            site: site(address),
+            is_local: false,
+            identity: None,
+            connections: 1000,
+        };
+        change(&mut setting);
+        let cluster = Cluster::new(setting.spec, setting.is_local);
+        cluster.members.apply(origins.to_vec(), Instant::now());
+        let plan = Arc::new(ArcSwap::from_pointee(plan(setting.site, &cluster)));
+        let registry = Registry::new();
+        let shared = Shared {
+            plan: Arc::clone(&plan),
+            identity: setting.identity,
+            registry: Arc::clone(&registry),
+            open: Arc::new(Open::default()),
+            access_log: Arc::new(
+                AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
+            ),
+            max_connections: setting.connections,
+        };
+        let core = Core::new(&shared);
+        let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
+        Self {
+            core,
+            cluster,
+            address,
+            plan,
+            registry,
+            listening,
+        }
+    }
+
+    /// A client that speaks bytes.
+    pub(crate) async fn client(&self) -> Raw {
+        Raw::connect(self.address).await
+    }
+
+    /// A client that speaks HTTP/2.
+    pub(crate) async fn h2_client(&self) -> H2Client {
+        H2Client::connect(self.address, |_| ()).await
+    }
+
+    /// What was counted between us and the cluster.
+    pub(crate) fn edge(&self) -> Totals {
+        let mut totals = self.registry.totals();
+        assert!(totals.len() <= 1, "one edge only");
+        totals.pop().map(|edge| edge.totals).unwrap_or_default()
+    }
+
+    /// What was counted by the one route.
+    pub(crate) fn route(&self) -> Totals {
+        let mut totals = self.registry.route_totals();
+        assert!(totals.len() <= 1, "one route only");
+        totals.pop().map(|route| route.totals).unwrap_or_default()
+    }
+
+    /// How many answers of ours gave this reason.
+    pub(crate) fn answers(&self, reason: Reason) -> u64 {
+        self.registry.answer_totals()[reason as usize]
+    }
+
+    /// How many exchanges are at the endpoints.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let members = self.cluster.members.load();
+        members.endpoints().iter().map(|e| e.in_flight()).sum()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
+    let (path, mut problems) = (Path::root(), Problems::new());
+    Spec {
+        name: "orders".into(),
+        source: Source::Fixed(origins.to_vec()),
+        mesh: None,
+        speaks,
+        balance: balance::Config::default(),
+        outlier: outlier::Config::default()
+            .build(&path, &mut problems)
+            .unwrap(),
+        retry: retry::Config::default()
+            .build(&path, &mut problems)
+            .unwrap(),
+        timeout: HANGS,
+        connect_timeout: HANGS,
+        in_flight: 1024,
+    }
+}
+
+/// How often an exchange may be tried again.
+pub(crate) fn retries(attempts: u32) -> retry::Policy {
+    let config = retry::Config {
+        attempts,
+        ..retry::Config::default()
+    };
+    config.build(&Path::root(), &mut Problems::new()).unwrap()
+}
+
+fn site(address: SocketAddr) -> Site {
+    Site {
+        name: "stage".into(),
+        address,
+        door: Door::Plain,
+        routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
+        unmatched: Reason::NoRoute,
+        service: "storefront".into(),
+        identity: "".into(),
+        tells_identity: false,
+        is_edge: true,
+        timeouts: Timeouts::default(),
+        http1: Limits::default(),
+        http2: Http2::EDGE,
+    }
+}
+
+/// A plan in which everything that comes to `site` goes to `cluster`.
+pub(crate) fn plan(mut site: Site, cluster: &Arc<Cluster>) -> Plan {
+    let (path, mut problems) = (Path::root(), Problems::new());
+    let rule = Rule {
+        id: Rule::next_id(),
+        name: "everything".into(),
+        authn: None,
+        authz: Arc::new(
+            Rules::build("orders", &path, &[], &Default::default(), &mut problems).unwrap(),
+        ),
+        limits: Vec::new(),
+        target: Arc::clone(cluster),
+    };
+    let matches = Match::default();
+    site.routes = Table::build(vec![(&path, &matches, Arc::new(rule))], &mut problems).unwrap();
+    Plan::new(1, vec![Arc::new(site)])
+}
+
+/// Where nobody listens.
+pub(crate) async fn nowhere() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// An origin that the story answers for.
+pub(crate) struct Origin {
+    listener: TcpListener,
+    pub(crate) address: SocketAddr,
+}
+
+impl Origin {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { listener, address }
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> Raw {
+        Raw::new(self.listener.accept().await.unwrap().0)
+    }
+
+    /// The next connection, as HTTP/2.
+    pub(crate) async fn accept_h2(&self) -> H2Server {
+        self.accept_h2_with(|_| ()).await
+    }
+
+    pub(crate) async fn accept_h2_with(
+        &self,
+        change: impl FnOnce(&mut h2::server::Builder),
+    ) -> H2Server {
+        let stream = self.listener.accept().await.unwrap().0;
+        stream.set_nodelay(true).unwrap();
+        let mut builder = h2::server::Builder::new();
+        change(&mut builder);
+        H2Server(builder.handshake(stream).await.unwrap())
+    }
+}
+
+/// A connection whose bytes the story reads and writes itself.
+pub(crate) struct Raw {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Raw {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            read: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// With so small a receive buffer that the kernel holds little of what is not read.
+    pub(crate) async fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        Self::new(socket.connect(address).await.unwrap())
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// As much as the other side takes, up to so many bytes; how many that were.
+    pub(crate) async fn send_until_stuck(&mut self, most: usize) -> usize {
+        let piece = [b'x'; 16 * 1024];
+        let mut sent = 0;
+        while sent < most {
+            let quiet = Duration::from_millis(700);
+            match tokio::time::timeout(quiet, self.stream.write(&piece)).await {
+                Ok(written) => sent += written.unwrap(),
+                Err(_) => break,
+            }
+        }
+        sent
+    }
+
+    /// Up to and with these bytes.
+    pub(crate) async fn read_to(&mut self, end: &str) -> String {
+        loop {
+            let found = self
+                .read
+                .windows(end.len())
+                .position(|window| window == end.as_bytes());
+            if let Some(at) = found {
+                let rest = self.read.split_off(at + end.len());
+                let read = std::mem::replace(&mut self.read, rest);
+                return String::from_utf8(read).unwrap();
+            }
+            let length = self.stream.read_buf(&mut self.read).await.unwrap();
+            let so_far = String::from_utf8_lossy(&self.read);
+            assert!(length > 0, "ended before `{end:?}`, after `{so_far}`");
+        }
+    }
+
+    /// A head.
+    pub(crate) async fn head(&mut self) -> String {
+        self.read_to("\r\n\r\n").await
+    }
+
+    /// So many bytes.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() < count {
+            let length = self.stream.read_buf(&mut self.read).await.unwrap();
+            assert!(length > 0, "ended after {} of {count}", self.read.len());
+        }
+        let rest = self.read.split_off(count);
+        std::mem::replace(&mut self.read, rest)
+    }
+
+    /// What comes until the other side ends, or breaks off.
+    pub(crate) async fn rest(&mut self) -> String {
+        while let Ok(1..) = self.stream.read_buf(&mut self.read).await {}
+        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
+    }
+
+    /// Ends our side only.
+    pub(crate) async fn finish(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// Breaks the connection off, as a process that dies does.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+}
+
+/// The origin's side of an HTTP/2 connection.
+pub(crate) struct H2Server(pub(crate) h2::server::Connection<TcpStream, Bytes>);
+
+pub(crate) type Responder = h2::server::SendResponse<Bytes>;
+
+impl H2Server {
+    /// The next request. The connection makes no progress otherwise: see [`H2Server::run`].
+    pub(crate) async fn request(&mut self) -> (Request<RecvStream>, Responder) {
+        self.0.accept().await.expect("a request").unwrap()
+    }
+
+    /// Drives the connection from here on; requests that still come are answered with 204.
+    pub(crate) fn run(mut self) -> JoinHandle<()> {
+        tokio::task::spawn_local(async move {
+            while let Some(Ok((_, mut respond))) = self.0.accept().await {
+                let _: Result<_, _> = respond.send_response(answer(204), true);
+            }
+        })
+    }
+}
+
+/// The client's side of an HTTP/2 connection.
+pub(crate) struct H2Client {
+    sender: h2::client::SendRequest<Bytes>,
+    pub(crate) driver: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl H2Client {
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        change: impl FnOnce(&mut h2::client::Builder),
+    ) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut builder = h2::client::Builder::new();
+        change(&mut builder);
+        let (sender, connection) = builder.handshake(stream).await.unwrap();
+        Self {
+            sender,
+            driver: tokio::task::spawn_local(connection),
+        }
+    }
+
+    /// Sends a head; the body follows by the stream unless it is `whole`.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<()>,
+        whole: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        poll_fn(|cx| self.sender.poll_ready(cx)).await.unwrap();
+        self.sender.send_request(request, whole).unwrap()
+    }
+
+    /// A GET and its whole answer.
+    pub(crate) async fn get(&mut self, path: &str) -> (Response<()>, Vec<u8>) {
+        let (response, _) = self.send(request("GET", path), true).await;
+        let (parts, body) = response.await.unwrap().into_parts();
+        let body = collect(body).await.unwrap();
+        (Response::from_parts(parts, ()), body)
+    }
+}
+
+/// A request to the service.
+pub(crate) fn request(method: &str, path: &str) -> Request<()> {
+    Request::builder()
+        .method(method)
+        .uri(format!("http://orders{path}"))
+        .version(Version::HTTP_2)
+        .body(())
+        .unwrap()
+}
+
+/// An answer without fields.
+pub(crate) fn answer(status: u16) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+/// A body to its end.
+pub(crate) async fn collect(mut body: RecvStream) -> Result<Vec<u8>, h2::Error> {
+    let mut whole = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}
+
+/// Sends a body as far as the windows let it.
+pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut body: Bytes, end: bool) {
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len());
+        let capacity = poll_fn(|cx| stream.poll_capacity(cx))
+            .await
+            .expect("the stream is open")
+            .unwrap();
+        let piece = body.split_to(capacity.min(body.len()));
+        stream.send_data(piece, end && body.is_empty()).unwrap();
+    }
+}
+
+/// Counts how often it happened.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counter(Rc<Cell<usize>>);
+
+impl Counter {
+    pub(crate) fn add(&self, n: usize) {
+        self.0.set(self.0.get() + n);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.get()
+    }
+}
