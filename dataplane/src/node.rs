@@ -52,8 +52,6 @@ pub struct Process {
     pub readiness: Readiness,
     /// When it ends.
     pub drain: drain::Watch,
-    /// How long running exchanges may take then.
-    pub drain_timeout: Duration,
     /// Where it tells exchanges one by one.
     pub access_log: Arc<AccessLog>,
     /// Where it counts.
@@ -184,7 +182,7 @@ pub async fn run<D: Design>(
             }
         }
     }
-    let cut = cores.drain(process.drain_timeout).await;
+    let cut = cores.drain(process.drain.ended()).await;
     if cut > 0 {
         tracing::warn!(
             connections = cut,

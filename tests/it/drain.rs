@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
 
@@ -36,6 +36,14 @@ fn in_two_halves(go_on: &Arc<Notify>) -> Behaviour {
     })
 }
 
+/// Waits until no thread takes new connections any more.
+async fn door_is_closed(mesh: &Mesh) {
+    eventually("the door is closed", async || {
+        tokio::net::TcpStream::connect(mesh.public()).await.err()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_under_way_ends_and_the_process_with_success() {
     let mut mesh = draining("delay: 0s", 1).await;
@@ -50,10 +58,7 @@ async fn an_exchange_under_way_ends_and_the_process_with_success() {
     mesh.ingress().terminate();
     mesh.ingress().says(&["draining", "SIGTERM"]).await;
     // New connections are not taken any more, the old one goes on.
-    eventually("the door is closed", async || {
-        tokio::net::TcpStream::connect(mesh.public()).await.err()
-    })
-    .await;
+    door_is_closed(&mesh).await;
     go_on.notify_one();
     assert_eq!(client.rest().await, b"first-last");
     let ended = mesh.ingress.as_mut().unwrap().end().await;
@@ -80,38 +85,38 @@ async fn it_is_not_ready_before_it_stops_taking_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_connections_are_closed_with_a_word() {
     let mut mesh = draining("delay: 0s", 1).await;
-    let go_on = Arc::new(Notify::new());
-    mesh.origin("orders", 0).does(Behaviour::script({
-        let go_on = Arc::clone(&go_on);
-        move |mut wire| {
-            let go_on = Arc::clone(&go_on);
+    let (go_on, waits) = watch::channel(false);
+    let (arrived, mut arrivals) = mpsc::channel(1);
+    mesh.origin("orders", 0)
+        .does(Behaviour::script(move |mut wire| {
+            let (mut waits, arrived) = (waits.clone(), arrived.clone());
             async move {
-                while wire.head().await.is_some() {
-                    go_on.notified().await;
+                while let Some(head) = wire.head().await {
+                    if head.word(1) == "/orders/busy" {
+                        arrived.send(()).await.unwrap();
+                        waits.wait_for(|go_on| *go_on).await.unwrap();
+                    }
                     wire.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                         .await;
                 }
             }
-        }
-    }));
+        }));
     let mut idle = Wire::connect(mesh.public()).await;
-    go_on.notify_one();
     idle.exchange("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
         .await;
     let mut busy = Wire::connect(mesh.public()).await;
-    busy.write("GET /orders/2 HTTP/1.1\r\nHost: shop\r\n\r\n")
+    busy.write("GET /orders/busy HTTP/1.1\r\nHost: shop\r\n\r\n")
         .await;
+    soon("the busy one is busy", arrivals.recv()).await;
     let h2 = Client::h2c(mesh.public()).await;
-    go_on.notify_one();
-    let reply = h2.get(&mesh.url("/orders/3")).await;
-    assert_eq!(reply.code(), 200);
+    assert_eq!(h2.get(&mesh.url("/orders/3")).await.code(), 200);
 
     mesh.ingress().terminate();
     // The idle one is closed between two exchanges, without an answer to nothing.
     assert!(idle.rest().await.is_empty());
-    // The busy one is told with its answer.
-    go_on.notify_waiters();
-    go_on.notify_one();
+    // The busy one is told with its answer, once every thread knows.
+    door_is_closed(&mesh).await;
+    go_on.send_replace(true);
     let (head, content) = busy.answer().await;
     assert_eq!((head.status(), &*content.bytes), (200, &b"ok"[..]));
     assert_eq!(head.field("connection"), Some("close"));

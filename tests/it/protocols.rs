@@ -12,7 +12,7 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, watch};
 
 use crate::harness::client::{piped, whole};
-use crate::harness::{Behaviour, Client, Mesh, Service, Wire, eventually, soon};
+use crate::harness::{Behaviour, Client, Mesh, Service, Wire, soon};
 
 /// `orders` behind the ingress, and `storefront`, whose app calls it by its sidecar.
 async fn mesh() -> Mesh {

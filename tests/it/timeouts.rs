@@ -36,7 +36,7 @@ async fn an_app_that_never_reads_is_given_up_too() {
     let mesh = with_timeout("1s").await;
     mesh.origin("orders", 0)
         .does(Behaviour::script(async |_wire| {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }));
     let reply = mesh.post("/orders/1", vec![0; 32 << 20]).await;
     assert_eq!(
