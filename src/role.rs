@@ -208,7 +208,6 @@ where
             tasks: tasks.clone(),
             readiness: readiness.clone(),
             drain: watch.clone(),
-            drain_timeout: drain.timeout.as_duration(),
             access_log: Arc::new(access_log),
             registry,
         },

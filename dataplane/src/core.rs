@@ -164,14 +164,16 @@ impl Cores {
         }
     }
 
-    /// Stops listening, tells every connection to end after its exchange, and waits. Returns how many connections were
-    /// still open at the deadline.
-    pub async fn drain(self, at_most: Duration) -> usize {
+    /// Stops listening, tells every connection to end after its exchange, and waits for that or for the deadline. Returns
+    /// how many connections were still open then.
+    pub async fn drain(self, deadline: impl Future<Output = ()>) -> usize {
         for sender in &self.commands {
             let _: Result<_, _> = sender.send(Command::Drain).await;
         }
-        let _: Result<(), _> = tokio::time::timeout(at_most, self.open.none_left()).await;
-        self.open.count()
+        tokio::select! {
+            () = self.open.none_left() => 0,
+            () = deadline => self.open.count(),
+        }
     }
 }
 

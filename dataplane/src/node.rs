@@ -25,6 +25,9 @@ use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Regi
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
+/// How long the first answers of discovery are waited for before a process says that it is ready.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// A program's checked configuration, from which its plans are made.
 pub trait Design: Send + Sync + 'static {
     /// The clusters that its plan leads to, and of each whether it is the app beside us.
@@ -49,8 +52,6 @@ pub struct Process {
     pub readiness: Readiness,
     /// When it ends.
     pub drain: drain::Watch,
-    /// How long running exchanges may take then.
-    pub drain_timeout: Duration,
     /// Where it tells exchanges one by one.
     pub access_log: Arc<AccessLog>,
     /// Where it counts.
@@ -132,6 +133,15 @@ pub async fn run<D: Design>(
 
     let mut generation = 1;
     let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
+    // What is asked of us before we know where things are would fail for nothing. A name that does not resolve is no
+    // reason to wait long: others do.
+    let answers = clusters.load_full();
+    let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
+        for cluster in &*answers {
+            cluster.discovery.known().await;
+        }
+    })
+    .await;
     let shared = Shared {
         plan: Arc::new(ArcSwap::from_pointee(first)),
         identity,
@@ -172,7 +182,7 @@ pub async fn run<D: Design>(
             }
         }
     }
-    let cut = cores.drain(process.drain_timeout).await;
+    let cut = cores.drain(process.drain.ended()).await;
     if cut > 0 {
         tracing::warn!(
             connections = cut,

@@ -72,8 +72,12 @@ impl Design {
                     );
                 }
             }
-            for (name, authn) in &config.authn {
-                Authenticator::build(&place.key("authn").key(name), authn, problems);
+        }
+        for (name, authn) in &config.authn {
+            let at = place.key("authn").key(name);
+            match files {
+                Files::Read => drop(Authenticator::build(&at, authn, problems)),
+                Files::Elsewhere => authn.check(&at, problems),
             }
         }
         for (name, limit) in &config.limits {

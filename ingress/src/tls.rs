@@ -72,6 +72,14 @@ pub(crate) fn build(
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             Some(Arc::new(config)).filter(|_| problems.len() == before)
         }
+        Err(rustls::Error::InvalidCertificate(error)) => {
+            problems.at(
+                &place.key("cert"),
+                format!("{} begins with no certificate: {error}", cert.display()),
+                "give a PEM file with the chain, leaf first",
+            );
+            None
+        }
         Err(error) => {
             problems.at(
                 &place.key("key"),

@@ -36,6 +36,9 @@ impl Default for Config {
     }
 }
 
+/// How long whoever is cut gets for its last words. Not for work: it is for lines of a log.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Where the process stands on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -114,7 +117,7 @@ impl Shared {
 
 impl Trigger {
     /// Begins the drain, waits until nobody holds a guard any more, but no longer than `timeout`, and ends it. Returns how many
-    /// guards were still held, which is how much was cut.
+    /// guards were still held, which is how much was cut. Who held them gets a moment more, to say what it was.
     ///
     /// Dropping the future keeps the stage that was reached; the next call goes on from there.
     pub async fn drain(&self, timeout: Duration) -> usize {
@@ -122,6 +125,7 @@ impl Trigger {
         let _ = tokio::time::timeout(timeout, self.released()).await;
         let cut = self.shared.guards.load(Ordering::Acquire);
         self.shared.enter(Stage::Ended);
+        let _ = tokio::time::timeout(LAST_WORDS, self.released()).await;
         cut
     }
 
@@ -287,9 +291,14 @@ mod tests {
         let held: Vec<_> = (0..3).map(|_| watch.guard()).collect();
         let copied = held[0].clone();
         let begun = Instant::now();
-        assert_eq!(trigger.drain(LONG).await, 4);
-        assert_eq!(begun.elapsed(), LONG);
-        watch.ended().await;
+        let told = async {
+            watch.ended().await;
+            assert_eq!(begun.elapsed(), LONG);
+        };
+        let (cut, ()) = tokio::join!(trigger.drain(LONG), told);
+        assert_eq!(cut, 4);
+        // They had their last words, and did not use them.
+        assert_eq!(begun.elapsed(), LONG + LAST_WORDS);
         drop((held, copied));
         assert_eq!(trigger.guards(), 0);
     }

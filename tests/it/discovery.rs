@@ -132,3 +132,17 @@ async fn a_new_replica_is_used_soon_and_a_removed_one_left_whatever_the_ttl() {
     assert_eq!(mesh.origin("orders", 0).total(), 0);
     load.stop().await.assert_all_answered();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_says_it_is_ready_knows_where_to_go() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    for _ in 0..10 {
+        mesh.restart_ingress().await;
+        let reply = mesh.get("/orders/1").await;
+        assert_eq!(reply.code(), 200, "{}", reply.text());
+    }
+}

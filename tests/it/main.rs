@@ -1,10 +1,28 @@
 //! End-to-end tests: the real binary as real processes on loopback, real certificates, a DNS server that the test
-//! controls. One file per promise, named for it; how a story is told is in [`harness`].
+//! controls. One file per promise, named for it; how a story is told is in [`harness`], and what stands alone against
+//! hostile bytes in [`alone`].
 
+mod alone;
+mod authz;
 mod balance;
 mod check;
+mod collector;
+mod demo;
 mod discovery;
+mod drain;
+mod errors;
 mod failing;
+mod forge;
+mod gateway_tls;
+mod grpc;
 mod harness;
+mod hostile;
+mod identity;
+mod jwt;
+mod limit;
+mod mtls;
+mod protocols;
+mod reload;
 mod renewal;
 mod retry;
+mod timeouts;

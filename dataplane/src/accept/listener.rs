@@ -98,7 +98,7 @@ pub(crate) fn listen(
                     return;
                 };
                 let tls = io.is_tls();
-                let caller = Caller::new(core, plan, found, address, identity, tls);
+                let caller = Caller::new(core, plan, found, address, identity, tls, cells);
                 converse(io, caller, seat, version, open).await;
             });
         }

@@ -41,17 +41,27 @@ impl std::fmt::Debug for Fetcher {
     }
 }
 
-impl Fetcher {
-    /// Checks `url` and `ca`, which stand under those keys at `place`. Without `ca`, the system's certificates count.
-    pub(super) fn build(
+/// A URL that can be asked.
+pub(super) struct Url {
+    uri: Uri,
+    secure: bool,
+    host: String,
+    name: ServerName<'static>,
+}
+
+impl Url {
+    /// Checks `text`, which stands under `url` at `place`, maybe beside a `ca`. Reads no file.
+    pub(super) fn check(
         place: &Path,
-        url: &str,
-        ca: Option<&std::path::Path>,
+        text: &str,
+        has_ca: bool,
         problems: &mut Problems,
     ) -> Option<Self> {
         let at = place.key("url");
+        let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
         // A password is repeated nowhere.
-        if url.contains('@') || url.contains('#') {
+        if authority.contains('@') || text.contains('#') {
             problems.at(
                 &at,
                 "the URL has a user or a fragment, which are not sent",
@@ -62,12 +72,12 @@ impl Fetcher {
         let mut wrong = |what: &str| {
             problems.at(
                 &at,
-                format!("`{url}` {what}"),
+                format!("`{text}` {what}"),
                 "write a whole URL, such as `https://id.example/jwks.json`",
             );
             None
         };
-        let Ok(uri) = url.parse::<Uri>() else {
+        let Ok(uri) = text.parse::<Uri>() else {
             return wrong("is not a URL");
         };
         let secure = match uri.scheme_str() {
@@ -75,34 +85,53 @@ impl Fetcher {
             Some("http") => false,
             _ => return wrong("does not begin with `https://` or `http://`"),
         };
-        let authority = uri.authority()?;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let host = uri.host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']).to_owned();
         let Ok(name) = ServerName::try_from(host.clone()) else {
             return wrong("has a host that is neither a name nor an address");
         };
-        let tls = match (secure, ca) {
-            (true, ca) => {
+        if has_ca && !secure {
+            problems.at(
+                &place.key("ca"),
+                "`ca` has no meaning for an `http://` URL",
+                "write `https://`, or remove `ca`",
+            );
+            return None;
+        }
+        Some(Self {
+            uri,
+            secure,
+            host,
+            name,
+        })
+    }
+}
+
+impl Fetcher {
+    /// Reads `ca`, which stands with the checked `url` at `place`. Without it, the system's certificates count.
+    pub(super) fn build(
+        place: &Path,
+        url: &Url,
+        ca: Option<&std::path::Path>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let authority = url.uri.authority()?;
+        let tls = match url.secure {
+            true => {
                 let roots = roots(&place.key("ca"), ca, problems)?;
-                Some((TlsConnector::from(Arc::new(client_config(roots))), name))
+                let connector = TlsConnector::from(Arc::new(client_config(roots)));
+                Some((connector, url.name.clone()))
             }
-            (false, None) => None,
-            (false, Some(_)) => {
-                problems.at(
-                    &place.key("ca"),
-                    "`ca` has no meaning for an `http://` URL",
-                    "write `https://`, or remove `ca`",
-                );
-                return None;
-            }
+            false => None,
         };
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = url.uri.path_and_query().map_or("/", |path| path.as_str());
         Some(Self {
             target: path.parse().ok()?,
             authority: authority.to_string(),
             port: authority
                 .port_u16()
-                .unwrap_or(if secure { 443 } else { 80 }),
-            host,
+                .unwrap_or(if url.secure { 443 } else { 80 }),
+            host: url.host.clone(),
             tls,
         })
     }

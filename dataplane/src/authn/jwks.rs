@@ -178,7 +178,8 @@ fn read_key(key: &Map<String, Value>) -> Result<Key, String> {
         ("RSA", _) => (Algorithm::Rs256, rsa(key)?),
         ("EC", "P-256") => (Algorithm::Es256, p256(key)?),
         ("OKP", "Ed25519") => (Algorithm::EdDsa, ed25519(key)?),
-        (kind, curve) => return Err(format!("keys of kind {kind:?} {curve:?} are not supported")),
+        (kind, "") => return Err(format!("keys of kind `{kind}` are not supported")),
+        (kind, curve) => return Err(format!("keys of kind `{kind}` {curve} are not supported")),
     };
     if key
         .get("alg")

@@ -61,6 +61,42 @@ pub struct Jwt {
 }
 
 impl Config {
+    /// Checks what stands at `place` as far as no file has to be read: for those on whose host the files are not.
+    pub fn check(&self, place: &Path, problems: &mut Problems) {
+        self.check_words(place, problems);
+        let jwks = place.key("jwt").key("jwks");
+        let _: Option<_> = self.jwt.jwks.check(&jwks, problems);
+    }
+
+    fn check_words(&self, place: &Path, problems: &mut Problems) {
+        let place = place.key("jwt");
+        let jwt = &self.jwt;
+        if jwt.issuer.is_empty() {
+            problems.at(
+                &place.key("issuer"),
+                "the issuer is empty, so no token can be from it",
+                "write the `iss` of the issuer's tokens, such as `https://id.example`",
+            );
+        }
+        if let Some(audience) = &jwt.audience {
+            check_audience(audience, &place.key("audience"), problems);
+        }
+        if jwt.algorithms.is_empty() {
+            problems.at(
+                &place.key("algorithms"),
+                "the list of algorithms is empty, so no token can match",
+                "list `RS256`, `ES256` or `EdDSA`, or leave `algorithms` out for all three",
+            );
+        }
+        if jwt.clock_skew > MOST_SKEW {
+            problems.at(
+                &place.key("clock_skew"),
+                "a clock skew of more than 10 minutes makes tokens live on long after they expired",
+                "write `10m` or less; 60 s is plenty for clocks that are kept by NTP",
+            );
+        }
+    }
+
     /// Makes its relative paths relative to `base`.
     pub fn relative_to(&mut self, base: &std::path::Path) {
         let jwks = &mut self.jwt.jwks;
@@ -100,33 +136,9 @@ impl Authenticator {
     pub fn build(place: &Path, config: &Config, problems: &mut Problems) -> Option<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let before = problems.len();
-        let place = place.key("jwt");
         let jwt = &config.jwt;
-        if jwt.issuer.is_empty() {
-            problems.at(
-                &place.key("issuer"),
-                "the issuer is empty, so no token can be from it",
-                "write the `iss` of the issuer's tokens, such as `https://id.example`",
-            );
-        }
-        if let Some(audience) = &jwt.audience {
-            check_audience(audience, &place.key("audience"), problems);
-        }
-        if jwt.algorithms.is_empty() {
-            problems.at(
-                &place.key("algorithms"),
-                "the list of algorithms is empty, so no token can match",
-                "list `RS256`, `ES256` or `EdDSA`, or leave `algorithms` out for all three",
-            );
-        }
-        if jwt.clock_skew > MOST_SKEW {
-            problems.at(
-                &place.key("clock_skew"),
-                "a clock skew of more than 10 minutes makes tokens live on long after they expired",
-                "write `10m` or less; 60 s is plenty for clocks that are kept by NTP",
-            );
-        }
-        let keys = KeySet::build(&place.key("jwks"), &jwt.jwks, problems);
+        config.check_words(place, problems);
+        let keys = KeySet::build(&place.key("jwt").key("jwks"), &jwt.jwks, problems);
         let keys = keys.filter(|_| problems.len() == before)?;
         Some(Self {
             config: config.clone(),

@@ -692,7 +692,7 @@ fn a_configuration_that_can_take_no_token_is_reported() {
         &["jwks.file: the key set `"],
     );
     check(jwks(json!({"file": empty})), &["no usable key among 0"]);
-    check(jwks(json!({"file": secret})), &["\"oct\""]);
+    check(jwks(json!({"file": secret})), &["`oct`"]);
     check(jwks(json!({"file": big})), &["larger than 1 MiB"]);
     check(
         jwks(json!({"file": good, "ca": good})),

@@ -46,7 +46,8 @@ impl Default for Limits {
 pub struct Defaults {
     /// How an endpoint is chosen.
     pub balance: balance::Config,
-    /// From the head of a request to the head of its answer, retries included. Bodies and tunnels have idle timeouts.
+    /// From a request to the head of its answer, retries included. A request with a body begins to count anew with each
+    /// piece that had to be waited for. The answer's body and tunnels have idle timeouts.
     pub timeout: Period,
     /// For a connection to an endpoint, its TLS handshake included.
     pub connect_timeout: Period,
@@ -129,7 +130,8 @@ pub struct Service {
     pub port: Option<u16>,
     /// What its app speaks on that port.
     pub protocol: Protocol,
-    /// `false`: there is no sidecar beside it; it is reached in plaintext at its port.
+    /// Whether there is a sidecar beside each instance, as there is when this is left out. `false`: it is reached in
+    /// plaintext at its port.
     pub mesh: Option<bool>,
     /// More names by which callers address it, without a port.
     pub hosts: Vec<String>,

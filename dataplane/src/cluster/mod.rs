@@ -48,7 +48,8 @@ pub struct Spec {
     pub outlier: outlier::Rules,
     /// How often an exchange is tried again.
     pub retry: Policy,
-    /// From the head of a request to the head of its answer, attempts and pauses included.
+    /// From a request to the head of its answer, attempts and pauses included; anew with each piece of a body that had
+    /// to be waited for.
     pub timeout: Duration,
     /// For a connection, its TLS handshake included.
     pub connect_timeout: Duration,

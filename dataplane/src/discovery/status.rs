@@ -3,9 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 /// The state of one followed source; written by [`super::follow`], read by whoever asks.
 #[derive(Debug, Default)]
-pub struct Status(Mutex<Report>);
+pub struct Status {
+    report: Mutex<Report>,
+    changed: Notify,
+}
 
 /// A moment of a [`Status`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,15 +37,27 @@ impl Status {
 
     /// The state now.
     pub fn report(&self) -> Report {
-        self.0
+        self.report
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
+    /// Waits until something is known.
+    pub async fn known(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.report().known {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Changes the state.
     pub(super) fn update(&self, change: impl FnOnce(&mut Report)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_waiters();
     }
 
     /// The addresses stand in the configuration: there is nothing to wait for.

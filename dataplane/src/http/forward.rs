@@ -27,7 +27,7 @@ use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
-use crate::observe::ExchangeCells;
+use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
 use crate::timer::Timer;
@@ -479,7 +479,7 @@ impl UpstreamBody {
 #[derive(Debug)]
 struct Account {
     /// The edge to the service, the edge from the caller, and the route: those that there are.
-    cells: [Option<Arc<ExchangeCells>>; 3],
+    cells: [Option<OpenExchange>; 3],
     started: Instant,
     status: Option<StatusCode>,
     /// The answer broke off.
@@ -498,7 +498,8 @@ impl Account {
                 wired.cells.clone(),
                 core.inbound(caller, site),
                 core.route(site, rule),
-            ],
+            ]
+            .map(|cells| cells.map(ExchangeCells::begin)),
             started,
             status: None,
             cut: false,

@@ -22,6 +22,7 @@ pub use replay::Replayed;
 
 use crate::core::Core;
 use crate::identity::SpiffeId;
+use crate::observe::ConnectionCells;
 use crate::plan::{Plan, Site};
 
 /// Who is on the other end of a downstream connection, and what the plan says about the listener it came in by.
@@ -34,6 +35,8 @@ pub(crate) struct Caller {
     pub(crate) identity: Option<Arc<SpiffeId>>,
     /// Whether the connection is encrypted.
     pub(crate) tls: bool,
+    /// Where its listener counts connections.
+    pub(crate) connections: Arc<ConnectionCells>,
     current: RefCell<(Arc<Plan>, Arc<Site>)>,
 }
 
@@ -45,12 +48,14 @@ impl Caller {
         address: SocketAddr,
         identity: Option<Arc<SpiffeId>>,
         tls: bool,
+        connections: Arc<ConnectionCells>,
     ) -> Rc<Self> {
         Rc::new(Self {
             core,
             address,
             identity,
             tls,
+            connections,
             current: RefCell::new((plan, site)),
         })
     }

@@ -167,6 +167,9 @@ impl Server {
 
     /// A message that cannot be understood is answered, and the connection ends: where the next one begins is unknown.
     async fn refuse(&mut self, error: Error) -> ControlFlow<()> {
+        if error.reason != Reason::HeadTimeout {
+            self.caller.connections.parse_error();
+        }
         let answer = answer::refused(&self.caller, &error);
         let _: ControlFlow<()> = self.respond(answer, Version::HTTP_11, false, false).await;
         ControlFlow::Break(())

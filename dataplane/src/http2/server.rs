@@ -83,7 +83,13 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                         streams.push(stream(Rc::clone(&caller), request, respond));
                         progressed = true;
                     }
-                    Poll::Ready(Some(Err(_)) | None) => closed = true,
+                    Poll::Ready(Some(Err(error))) => {
+                        if error.is_library() && error.is_go_away() {
+                            caller.connections.parse_error();
+                        }
+                        closed = true;
+                    }
+                    Poll::Ready(None) => closed = true,
                     Poll::Pending => break,
                 }
             }
@@ -253,6 +259,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         None => None,
     };
     headers.remove(CONTENT_LENGTH);
+    join_cookies(&mut headers);
     Ok((
         Head {
             method: parts.method,

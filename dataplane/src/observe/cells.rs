@@ -116,9 +116,9 @@ impl ExchangeCells {
     }
 
     /// An exchange began; it is in flight until the guard is dropped, which must happen on the same core.
-    pub fn begin(self: &Arc<Self>) -> OpenExchange {
+    pub fn begin(self: Arc<Self>) -> OpenExchange {
         self.in_flight.add(1);
-        OpenExchange(Arc::clone(self))
+        OpenExchange(self)
     }
 }
 
@@ -144,9 +144,17 @@ impl Cells for ExchangeCells {
     }
 }
 
-/// An exchange in flight.
+/// An exchange in flight, and the cells that it counts in.
 #[derive(Debug)]
 pub struct OpenExchange(Arc<ExchangeCells>);
+
+impl std::ops::Deref for OpenExchange {
+    type Target = ExchangeCells;
+
+    fn deref(&self) -> &ExchangeCells {
+        &self.0
+    }
+}
 
 impl Drop for OpenExchange {
     fn drop(&mut self) {
@@ -542,7 +550,7 @@ mod tests {
             connection.add_to(&mut connections);
             (totals.in_flight, connections.active)
         };
-        let exchanges = (edge.begin(), edge.begin());
+        let exchanges = (Arc::clone(&edge).begin(), Arc::clone(&edge).begin());
         let open = connection.accepted();
         assert_eq!(levels(), (2, 1));
         drop((exchanges, open));

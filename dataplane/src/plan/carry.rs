@@ -84,8 +84,8 @@ impl Carried {
 
     fn start_cluster(&self, spec: Spec, is_local: bool, old: Option<&Cluster>) -> Kept<Cluster> {
         let cluster = Cluster::new(spec, is_local);
-        if let Some(old) = old.filter(|old| old.spec.source == cluster.spec.source) {
-            // What is found by the same name is there at once, not only after the next answer of DNS.
+        if let Some(old) = old.filter(|old| old.spec.mesh == cluster.spec.mesh) {
+            // Until the next answer of DNS, also by another name: an exchange in between would fail for nothing.
             let endpoints = old.members.load();
             let addresses = endpoints
                 .endpoints()

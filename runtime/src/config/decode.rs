@@ -30,11 +30,6 @@ pub(super) struct Left<T> {
 pub(super) struct Holes(Vec<Vec<Step>>);
 
 impl Holes {
-    /// The file is whole.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether `problem` may only be there because of a hole: it is about what is gone, about something around it, or it
     /// names it.
     pub(super) fn may_cause(&self, problem: &Problem) -> bool {

@@ -68,8 +68,9 @@ impl Document {
     /// is text and nothing else. A key without a value is refused, because it could mean "none" as well as "the defaults":
     /// `null` says the first to an optional field, `{}` the second.
     pub fn decode<T: DeserializeOwned>(&self, problems: &mut Problems) -> Option<T> {
+        let before = problems.len();
         let left = decode::decode(self, &self.root, problems)?;
-        left.holes.is_empty().then_some(left.value)
+        (problems.len() == before).then_some(left.value)
     }
 
     /// Fills a `T` and hands it to `check`, which adds what is wrong with the meaning. When the shape is wrong somewhere,
@@ -86,7 +87,7 @@ impl Document {
         let checked = check(left.value, &mut meant);
         meant.retain(|problem| !left.holes.may_cause(problem));
         problems.append(meant);
-        checked.filter(|_| problems.len() == before && left.holes.is_empty())
+        checked.filter(|_| problems.len() == before)
     }
 
     /// Whether there is a value at `path`.

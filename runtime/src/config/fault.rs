@@ -103,10 +103,7 @@ impl FaultKind {
                     ),
                     None => (
                         format!("unknown key `{key}`"),
-                        match known {
-                            [only] => format!("the only key known here is `{only}`"),
-                            _ => format!("the keys known here are {}", suggest::list(known)),
-                        },
+                        suggest::keys(known),
                     ),
                 }
             }
@@ -140,7 +137,7 @@ impl FaultKind {
                 cure,
             } => {
                 let cure = match cure.is_empty() {
-                    true => format!("write {expected} instead"),
+                    true => format!("write {expected}"),
                     false => cure,
                 };
                 (format!("expected {expected}, found {found}"), cure)
@@ -262,6 +259,7 @@ fn wanted(expected: &dyn Expected) -> String {
     } else {
         match words.as_str() {
             "a string" => "text".to_owned(),
+            "path string" => "a path".to_owned(),
             _ => words.replace("a tuple of size", "a list of"),
         }
     }

@@ -38,6 +38,14 @@ pub(super) fn list(words: &[&str]) -> String {
     }
 }
 
+/// Says which keys there are.
+pub(super) fn keys(known: &[&str]) -> String {
+    match known {
+        [only] => format!("the only key known here is `{only}`"),
+        _ => format!("the keys known here are {}", list(known)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

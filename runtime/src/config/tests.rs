@@ -307,11 +307,11 @@ fn values_of_the_wrong_kind() {
     );
     check(
         "trust_domain: [x]\n",
-        &["w:1:1: expected text, found a list"],
+        &["w:1:1: expected text, found a list", "    write text"],
     );
     check(
         "trust_domain: null\n",
-        &["w:1:15: expected text, found null"],
+        &["w:1:15: expected text, found null", "    write text"],
     );
     check(
         "trust_domain: x\nroutes: orders\n",
@@ -350,15 +350,24 @@ fn values_of_the_wrong_kind() {
     );
     check(
         "trust_domain: x\nservices:\n  a: { port: 70000 }\n",
-        &["w:3:14: expected a whole number from 0 to 65535, found the number 70000"],
+        &[
+            "w:3:14: expected a whole number from 0 to 65535, found the number 70000",
+            "    write a whole number from 0 to 65535",
+        ],
     );
     check(
         "trust_domain: x\nservices:\n  a: { port: -1 }\n",
-        &["w:3:14: expected a whole number from 0 to 65535, found the number -1"],
+        &[
+            "w:3:14: expected a whole number from 0 to 65535, found the number -1",
+            "    write a whole number from 0 to 65535",
+        ],
     );
     check(
         "trust_domain: x\nservices:\n  a: { port: 80.5 }\n",
-        &["w:3:14: expected a whole number from 0 to 65535, found the number 80.5"],
+        &[
+            "w:3:14: expected a whole number from 0 to 65535, found the number 80.5",
+            "    write a whole number from 0 to 65535",
+        ],
     );
     check(
         "trust_domain: x\nservices:\n  a: { port: \"80\" }\n",
@@ -369,7 +378,10 @@ fn values_of_the_wrong_kind() {
     );
     check(
         "trust_domain: x\nservices:\n  a: { port: http }\n",
-        &["w:3:14: expected a whole number from 0 to 65535, found the text `http`"],
+        &[
+            "w:3:14: expected a whole number from 0 to 65535, found the text `http`",
+            "    write a whole number from 0 to 65535",
+        ],
     );
     service(
         "mesh: yes",
@@ -394,15 +406,24 @@ fn values_of_the_wrong_kind() {
     );
     service(
         "mesh: [true]",
-        &["w:5:5: expected `true` or `false`, found a list"],
+        &[
+            "w:5:5: expected `true` or `false`, found a list",
+            "    write `true` or `false`",
+        ],
     );
     service(
         "weight: 0",
-        &["w:5:13: expected a whole number other than 0, found the number 0"],
+        &[
+            "w:5:13: expected a whole number other than 0, found the number 0",
+            "    write a whole number other than 0",
+        ],
     );
     service(
         "share: half",
-        &["w:5:12: expected a number, found the text `half`"],
+        &[
+            "w:5:12: expected a number, found the text `half`",
+            "    write a number",
+        ],
     );
     service(
         "share: \"0.5\"",
@@ -415,7 +436,7 @@ fn values_of_the_wrong_kind() {
         "outlier: on",
         &[
             "w:5:14: expected a mapping, found the text `on`",
-            "    the keys known here are `window`",
+            "    the only key known here is `window`",
         ],
     );
 }
@@ -444,7 +465,10 @@ fn variants() {
     );
     service(
         "protocol: [http]",
-        &["w:5:5: expected one of `http` and `grpc`, found a list"],
+        &[
+            "w:5:5: expected one of `http` and `grpc`, found a list",
+            "    write one of `http` and `grpc`",
+        ],
     );
     service(
         "source: { dnss: x }",
@@ -469,7 +493,10 @@ fn variants() {
     );
     service(
         "source: {}",
-        &["w:5:5: expected one of `system`, `dns` and `file`, found an empty mapping"],
+        &[
+            "w:5:5: expected one of `system`, `dns` and `file`, found an empty mapping",
+            "    write one of `system`, `dns` and `file`",
+        ],
     );
     service(
         "source: { dns: x, system: null }",
@@ -490,7 +517,7 @@ fn variants() {
     );
     service(
         "source: { dns: [] }",
-        &["w:5:15: expected text, found a list"],
+        &["w:5:15: expected text, found a list", "    write text"],
     );
 }
 
@@ -511,7 +538,10 @@ fn units_say_what_they_want() {
     );
     check(
         "trust_domain: x\ntimeout: {}\n",
-        &["w:2:1: expected a duration with units, such as `5s`, found a mapping"],
+        &[
+            "w:2:1: expected a duration with units, such as `5s`, found a mapping",
+            "    write a duration with units, such as `5s`",
+        ],
     );
     service(
         "budget: 120%",
@@ -586,12 +616,14 @@ routes:
             "w:3:10: `soon` is not a duration",
             "    write it with units, such as `500ms`, `5s`, `1m30s`, `24h` or `30d`",
             "w:5:14: expected a whole number from 0 to 65535, found the text `x`",
+            "    write a whole number from 0 to 65535",
             "w:5:23: expected `true` or `false`, found the number 1",
             "    write `true`, without quotes",
             // `port` is not missed: whoever wrote `prot` meant it.
             "w:7:5: unknown key `prot`, did you mean `port`?",
             "    write `port`, or remove `prot`",
             "w:9:29: expected text, found a mapping",
+            "    write text",
             "w:10:5: expected a mapping, found the number 7",
             "    the keys known here are `to`, `path` and `methods`",
             "w:11:5: missing key `to`",
@@ -685,7 +717,10 @@ fn an_alias_repeats_a_value() {
     // Wrong once, told once, where it stands.
     check(
         "trust_domain: x\nservices:\n  a: &a { port: x }\n  b: *a\n",
-        &["w:3:17: expected a whole number from 0 to 65535, found the text `x`"],
+        &[
+            "w:3:17: expected a whole number from 0 to 65535, found the text `x`",
+            "    write a whole number from 0 to 65535",
+        ],
     );
 }
 
@@ -777,11 +812,11 @@ fn types_of_all_sorts_fail_in_their_place() {
     );
     check(
         "some: { a: 300 }\n",
-        "w:1:12: expected a whole number from 0 to 255, found the number 300\n",
+        "w:1:12: expected a whole number from 0 to 255, found the number 300\n    write a whole number from 0 to 255\n",
     );
     check(
         "names: [a, 1]\n",
-        "w:1:1: none of the forms that may stand here\n",
+        "w:1:1: none of the forms that may stand here\n    write one of those that the reference has for this key\n",
     );
     check(
         "colours: { gren: 1 }\n",
@@ -789,7 +824,7 @@ fn types_of_all_sorts_fail_in_their_place() {
     );
     check(
         "numbers: { x: 1 }\n",
-        "w:1:12: expected a whole number from 0 to 65535, found the key `x`\n",
+        "w:1:12: expected a whole number from 0 to 65535, found the key `x`\n    write a whole number from 0 to 65535\n",
     );
     check(
         "pair: [1, 2, 3]\n",
@@ -797,11 +832,11 @@ fn types_of_all_sorts_fail_in_their_place() {
     );
     check(
         "pair: [1]\n",
-        "w:1:1: expected a list of 2, found 1 items\n",
+        "w:1:1: expected a list of 2, found 1 items\n    write a list of 2\n",
     );
     check(
         "text: xy\n",
-        "w:1:7: expected a character, found the text `xy`\n",
+        "w:1:7: expected a character, found the text `xy`\n    write a character\n",
     );
 }
 
@@ -932,4 +967,73 @@ mod bombs {
             }
         }
     }
+}
+
+/// What `check` complains of, when it is asked to complain of these.
+fn checked(text: &str, complaints: &[(&Path, &[&Path], &str)]) -> String {
+    let document = Document::parse("w", text).unwrap();
+    let mut problems = Problems::new();
+    let good = document.check(&mut problems, |_: Mesh, problems| {
+        for (path, others, what) in complaints {
+            problems.conflict(path, others, *what, "");
+        }
+        Some(())
+    });
+    assert_eq!(good.is_some(), problems.is_empty());
+    problems.locate(&document);
+    problems.render()
+}
+
+#[test]
+fn what_is_wrong_with_the_meaning_is_told_beside_what_is_wrong_with_the_shape() {
+    let route = |index| Path::root().key("routes").index(index).key("to");
+    let text = "trust_domain: x\ncolour: red\nroutes:\n  - { to: a }\n  - { to: b, methods: 7 }\n";
+    assert_eq!(
+        checked(
+            text,
+            &[
+                (&route(0), &[], "there is no `a`"),
+                (&route(1), &[], "there is no `b`")
+            ]
+        ),
+        "w:2:1: unknown key `colour`\n    the keys known here are `trust_domain`, `services`, `routes`, `admin` and `timeout`\n\
+         w:4:11: there is no `a`\n\
+         w:5:11: there is no `b`\n\
+         w:5:23: expected a list, found the number 7\n    write `[7]`\n"
+    );
+}
+
+#[test]
+fn what_may_only_follow_from_what_was_taken_out_is_not_told() {
+    let root = Path::root();
+    let (routes, services) = (root.key("routes"), root.key("services"));
+    let check = |text: &str, complaint: (&Path, &[&Path], &str), kept: bool| {
+        let said = checked(text, &[complaint]);
+        assert_eq!(said.contains(complaint.2), kept, "{text}\n{said}");
+    };
+    let item = "trust_domain: x\nroutes:\n  - 7\n  - { to: a }\n";
+    // The items moved up.
+    check(item, (&routes.index(0).key("to"), &[], "no `a`"), false);
+    check(item, (&root.key("trust_domain"), &[], "not `x`"), true);
+    let missing = "trust_domain: x\nroutes:\n  - {}\n  - { to: a }\n";
+    check(
+        missing,
+        (&routes.index(0).key("to"), &[], "no `guess`"),
+        false,
+    );
+    check(missing, (&routes.index(0), &[], "leads nowhere"), false);
+    check(missing, (&routes.index(1).key("to"), &[], "no `a`"), true);
+    check(
+        missing,
+        (&routes.index(1), &[&routes.index(0)], "the same"),
+        false,
+    );
+    let misspelt = "trust_domain: x\nservice: {}\nroutes:\n  - { to: a }\n";
+    check(misspelt, (&services, &[], "nothing there"), false);
+    check(
+        misspelt,
+        (&routes.index(0).key("to"), &[], "no `a` in `services`"),
+        false,
+    );
+    check(misspelt, (&routes.index(0).key("to"), &[], "no `a`"), true);
 }

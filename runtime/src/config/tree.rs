@@ -85,7 +85,7 @@ impl<'a> At<'a> {
         let cure = if known.is_empty() {
             "write `key: value` lines".to_owned()
         } else {
-            format!("the keys known here are {}", suggest::list(known))
+            suggest::keys(known)
         };
         Fault::shape("a mapping", self.found(), cure)
     }

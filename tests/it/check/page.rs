@@ -37,16 +37,11 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     fn section(&mut self, place: &str, mapping: &'a Value) {
-        let level = "#".repeat(2);
         let title = match place {
             "" => "The top level".to_owned(),
             _ => format!("`{place}`"),
         };
-        self.text.push_str(&format!("\n{level} {title}\n\n"));
-        let about = description(mapping);
-        if !about.is_empty() {
-            self.text.push_str(&format!("{about}\n\n"));
-        }
+        self.text.push_str(&format!("\n## {title}\n\n"));
         self.text
             .push_str("| key | type | default | meaning |\n|---|---|---|---|\n");
         let required: Vec<&str> = mapping["required"]
@@ -65,6 +60,8 @@ impl<'a> Page<'a> {
             let default = match &value["default"] {
                 _ if required.contains(&key.as_str()) => "**required**".to_owned(),
                 Value::String(text) => format!("`{text}`"),
+                Value::Null if value["type"] == "array" => "`[]`".to_owned(),
+                Value::Null if value["type"] == "object" => "`{}`".to_owned(),
                 // A mapping with defaults of its own, or a key that may be absent.
                 Value::Null => match &kind.inner {
                     Some((suffix, _)) if suffix.is_empty() && !is_nullable(value) => {
@@ -167,11 +164,16 @@ impl<'a> Page<'a> {
             .into_iter()
             .flatten()
             .map(|choice| {
-                format!(
-                    "`{}`: {}",
-                    choice["const"].as_str().unwrap(),
-                    description(choice)
-                )
+                let word = match (&choice["const"], choice["properties"].as_object()) {
+                    (Value::String(word), _) => word.clone(),
+                    // A choice that says more, as `{ file: … }`.
+                    (_, Some(keys)) => {
+                        let keys: Vec<_> = keys.keys().map(|key| format!("{key}: …")).collect();
+                        format!("{{ {} }}", keys.join(", "))
+                    }
+                    _ => panic!("no words for {choice}"),
+                };
+                format!("`{word}`: {}", description(choice))
             })
             .collect();
         choices.join(" ")

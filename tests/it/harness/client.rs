@@ -1,17 +1,20 @@
 //! Clients: hyper over HTTP/1.1, HTTP/2 and TLS, with connections kept or one held in the hand.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
@@ -25,6 +28,26 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed()
+}
+
+/// A body that is sent piece by piece as somebody hands them in; it ends when the sender is dropped.
+pub(crate) fn piped() -> (mpsc::Sender<Frame<Bytes>>, Body) {
+    let (sender, pieces) = mpsc::channel(1);
+    (sender, Piped(pieces).boxed())
+}
+
+struct Piped(mpsc::Receiver<Frame<Bytes>>);
+
+impl hyper::body::Body for Piped {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(Ok))
+    }
 }
 
 /// A whole answer.

@@ -210,10 +210,15 @@ impl Mesh {
         if mesh.spec.ca.is_some() {
             mesh.start_ca().await;
         }
+        let services = mesh.spec.services.clone();
+        for (index, service) in services.iter().enumerate() {
+            for number in 0..service.replicas {
+                mesh.dns.add(&service.name, mesh.address(index, number));
+            }
+        }
         if mesh.spec.has_ingress {
             mesh.ingress = Some(mesh.spawn_ingress().await);
         }
-        let services = mesh.spec.services.clone();
         for (index, service) in services.iter().enumerate() {
             for number in 0..service.replicas {
                 mesh.spawn_replica(index, number).await;
@@ -251,6 +256,11 @@ impl Mesh {
     /// An address of this test's block.
     pub(crate) fn host(&self, number: u8) -> IpAddr {
         self.ground.host(number)
+    }
+
+    /// The address of an instance of the service at `index`.
+    fn address(&self, index: usize, number: u8) -> IpAddr {
+        self.host(ground::SERVICES + 10 * u8::try_from(index).unwrap() + number)
     }
 
     /// Where clients connect.
@@ -404,7 +414,6 @@ impl Mesh {
         self.spawn_replica(index, u8::try_from(number).unwrap())
             .await;
         let host = self.replica(service, number).host;
-        self.dns.remove(service, host);
         self.until_ready(host, service).await;
         number
     }
@@ -442,14 +451,12 @@ impl Mesh {
 
     async fn spawn_replica(&mut self, index: usize, number: u8) {
         let service = self.spec.services[index].clone();
-        let first = ground::SERVICES + 10 * u8::try_from(index).unwrap();
-        let host = self.host(first + number);
+        let host = self.address(index, number);
         let name = format!("{}-{number}", service.name);
         let app = match service.apps {
             true => Some(Origin::start(&name, SocketAddr::new(host, self.ports.app())).await),
             false => None,
         };
-        self.dns.add(&service.name, host);
         let sidecar = self.spawn_sidecar(&service.name, number.into(), host).await;
         self.replicas.push(Replica {
             service: service.name,

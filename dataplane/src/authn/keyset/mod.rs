@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use weft_runtime::backoff::Backoff;
 use weft_runtime::config::{Path, Problems};
 
-use super::fetch::{Fetcher, MOST_BYTES};
+use super::fetch::{Fetcher, MOST_BYTES, Url};
 use super::jwks::Keys;
 
 /// `jwks:`, as it stands in the file: either `file` or `url`.
@@ -33,6 +33,44 @@ pub struct Source {
     /// With an `https` URL: a PEM file with the certificates to trust, instead of the system's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+}
+
+/// The one thing that a [`Source`] says.
+pub(super) enum Checked<'a> {
+    File(&'a PathBuf),
+    Url(&'a str, Url),
+}
+
+impl Source {
+    /// Checks what stands at `place`, without reading any file.
+    pub(super) fn check(&self, place: &Path, problems: &mut Problems) -> Option<Checked<'_>> {
+        match (&self.file, &self.url) {
+            (Some(file), None) => {
+                if self.ca.is_some() {
+                    problems.at(
+                        &place.key("ca"),
+                        "`ca` has no meaning for a key set in a file",
+                        "remove it",
+                    );
+                }
+                Some(Checked::File(file))
+            }
+            (None, Some(text)) => Url::check(place, text, self.ca.is_some(), problems)
+                .map(|url| Checked::Url(text, url)),
+            (both, _) => {
+                problems.at(
+                    place,
+                    if both.is_some() {
+                        "a key set has both `file` and `url`"
+                    } else {
+                        "a key set has neither `file` nor `url`"
+                    },
+                    "write one of them, such as `jwks: { url: https://id.example/jwks.json }`",
+                );
+                None
+            }
+        }
+    }
 }
 
 /// The keys of an issuer now.
@@ -101,49 +139,34 @@ impl Pace {
 }
 
 impl KeySet {
-    /// Checks the `source` that stands at `place`. A file must be there and good now; a URL is not asked yet.
+    /// Builds from the `source` that stands at `place`. A file must be there and good now; a URL is not asked yet.
     pub(super) fn build(place: &Path, source: &Source, problems: &mut Problems) -> Option<Self> {
-        match (&source.file, &source.url) {
-            (Some(file), None) => {
-                if source.ca.is_some() {
-                    problems.at(
-                        &place.key("ca"),
-                        "`ca` has no meaning for a key set in a file",
-                        "remove it",
-                    );
-                }
-                let keys = match read_file_now(file).and_then(|bytes| Keys::parse(&bytes)) {
-                    Ok(keys) => keys,
+        let before = problems.len();
+        let set = match source.check(place, problems) {
+            Some(Checked::File(file)) => {
+                match read_file_now(file).and_then(|bytes| Keys::parse(&bytes)) {
+                    Ok(keys) => {
+                        let set = Self::new(Place::File(file.clone()), Pace::of_file());
+                        set.publish(keys);
+                        Some(set)
+                    }
                     Err(error) => {
                         problems.at(
                             &place.key("file"),
                             format!("the key set `{}`: {error}", file.display()),
                             "write the path of a JSON Web Key Set (RFC 7517) with a public RSA, P-256 or Ed25519 key",
                         );
-                        return None;
+                        None
                     }
-                };
-                let set = Self::new(Place::File(file.clone()), Pace::of_file());
-                set.publish(keys);
-                source.ca.is_none().then_some(set)
+                }
             }
-            (None, Some(url)) => {
-                let fetcher = Fetcher::build(place, url, source.ca.as_deref(), problems)?;
-                Some(Self::new(Place::Url(url.clone(), fetcher), Pace::of_url()))
+            Some(Checked::Url(text, url)) => {
+                Fetcher::build(place, &url, source.ca.as_deref(), problems)
+                    .map(|fetcher| Self::new(Place::Url(text.to_owned(), fetcher), Pace::of_url()))
             }
-            (both, _) => {
-                problems.at(
-                    place,
-                    if both.is_some() {
-                        "a key set has both `file` and `url`"
-                    } else {
-                        "a key set has neither `file` nor `url`"
-                    },
-                    "write one of them, such as `jwks: { url: https://id.example/jwks.json }`",
-                );
-                None
-            }
-        }
+            None => None,
+        };
+        set.filter(|_| problems.len() == before)
     }
 
     fn new(place: Place, pace: Pace) -> Self {

@@ -1,0 +1,150 @@
+//! Reports are for people: exchanges do not depend on them, and what they add up to never goes back.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use http::Request;
+
+use crate::harness::client::whole;
+use crate::harness::{Load, Mesh, Service, eventually};
+
+/// `storefront` beside `orders`, reporting to the ingress.
+async fn reporting() -> Mesh {
+    Mesh::new()
+        .service(Service::new("storefront"))
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .collector()
+        .start()
+        .await
+}
+
+/// What the collector says of the edge from `storefront` to `orders`, as its caller counts it.
+async fn edge(mesh: &Mesh) -> Option<u64> {
+    let page = mesh.try_page(mesh.ingress_host(), "/mesh").await?.json();
+    let edges = page["edges"].as_array()?.clone();
+    let edge = edges.iter().find(|edge| {
+        edge["source"] == "storefront"
+            && edge["destination"] == "orders"
+            && edge["direction"] == "outbound"
+    })?;
+    assert_eq!(edge["mtls"], true, "{edge}");
+    edge["requests"].as_u64()
+}
+
+/// A load from the app beside `storefront` to `orders`.
+fn load(mesh: &Mesh) -> Load {
+    let url = format!("http://{}/orders/1", mesh.outbound("storefront", 0));
+    let request = move || {
+        Request::get(&url)
+            .header("host", "orders")
+            .body(whole(""))
+            .unwrap()
+    };
+    Load::of(&mesh.client, request, 4, Duration::from_millis(5))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collector_counts_every_exchange_once() {
+    let mesh = reporting().await;
+    for _ in 0..50 {
+        assert_eq!(
+            mesh.get_from("storefront", 0, "http://orders/orders/1")
+                .await
+                .code(),
+            200
+        );
+    }
+    eventually("all are reported", async || {
+        (edge(&mesh).await? >= 50).then_some(())
+    })
+    .await;
+    // Some reports later it is still the same.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(edge(&mesh).await, Some(50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_collector_exchanges_go_on_and_totals_never_go_back() {
+    let mut mesh = reporting().await;
+    let load = load(&mesh);
+    load.more(50).await;
+    eventually("the collector counts", async || edge(&mesh).await).await;
+    mesh.ingress.as_mut().unwrap().kill();
+    load.more(100).await;
+    mesh.restart_ingress().await;
+    // A collector begins at nothing; what counts is that it grows from there and loses nothing that is reported.
+    let mut before = 0;
+    for _ in 0..20 {
+        let now = eventually("the collector counts again", async || edge(&mesh).await).await;
+        assert!(now >= before, "{now} after {before}");
+        before = now;
+        load.more(5).await;
+    }
+    load.stop().await.assert_all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_go_on_when_a_sidecar_is_restarted() {
+    let mut mesh = reporting().await;
+    for _ in 0..20 {
+        mesh.get_from("storefront", 0, "http://orders/orders/1")
+            .await;
+    }
+    eventually("all are reported", async || {
+        (edge(&mesh).await? >= 20).then_some(())
+    })
+    .await;
+    mesh.restart_sidecar("storefront", 0).await;
+    for _ in 0..20 {
+        assert_eq!(
+            mesh.get_from("storefront", 0, "http://orders/orders/1")
+                .await
+                .code(),
+            200
+        );
+    }
+    eventually("both lives are counted", async || {
+        (edge(&mesh).await? >= 40).then_some(())
+    })
+    .await;
+    assert_eq!(edge(&mesh).await, Some(40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_show_the_gateway_and_the_traffic_between_services() {
+    let mesh = reporting().await;
+    for _ in 0..10 {
+        assert_eq!(mesh.get("/orders/1").await.code(), 200);
+        mesh.get_from("storefront", 0, "http://orders/orders/1")
+            .await;
+    }
+    assert_eq!(mesh.get("/nowhere").await.code(), 404);
+    let (host, orders) = (mesh.ingress_host(), ["service=\"orders\""]);
+    mesh.metric_reaches(host, "weft_gateway_requests_total", &orders, 10.0)
+        .await;
+    let between = ["source=\"storefront\"", "destination=\"orders\""];
+    mesh.metric_reaches(host, "weft_mesh_requests_total", &between, 10.0)
+        .await;
+    mesh.metric_reaches(host, "weft_answers_total", &["no_route"], 1.0)
+        .await;
+    // And each process shows its own side.
+    let caller = mesh.replica("storefront", 0).host;
+    mesh.metric_reaches(caller, "weft_requests_total", &between, 10.0)
+        .await;
+    let called = mesh.replica("orders", 0).host;
+    mesh.metric_reaches(called, "weft_requests_total", &between, 10.0)
+        .await;
+    // Buckets of latency add up to the count.
+    let page = mesh.page(host, "/metrics").await.text();
+    let of_edge = |name: &str, more: &str| {
+        crate::harness::mesh::sample(&page, name, &[between[0], between[1], "outbound", more])
+    };
+    let count = of_edge("weft_mesh_request_duration_seconds_count", "");
+    let infinite = of_edge("weft_mesh_request_duration_seconds_bucket", "le=\"+Inf\"");
+    assert!(
+        count >= 10.0 && (count - infinite).abs() < f64::EPSILON,
+        "{count} {infinite}"
+    );
+}

@@ -1,0 +1,212 @@
+//! A process that is told to stop says so, finishes what it has, and ends; nothing is lost that did not have to be.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
+
+/// `orders` behind an ingress that drains as `drain` says.
+async fn draining(drain: &str, replicas: u8) -> Mesh {
+    Mesh::new()
+        .service(Service::new("orders").replicas(replicas))
+        .route("/orders/*", "orders")
+        .with(&format!("drain: {{ {drain} }}"))
+        .start()
+        .await
+}
+
+/// An app that answers in two halves, the second one when told to.
+fn in_two_halves(go_on: &Arc<Notify>) -> Behaviour {
+    let go_on = Arc::clone(go_on);
+    Behaviour::script(move |mut wire| {
+        let go_on = Arc::clone(&go_on);
+        async move {
+            while wire.head().await.is_some() {
+                wire.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+                    .await;
+                go_on.notified().await;
+                wire.write("-last").await;
+            }
+        }
+    })
+}
+
+/// Waits until no thread takes new connections any more.
+async fn door_is_closed(mesh: &Mesh) {
+    eventually("the door is closed", async || {
+        tokio::net::TcpStream::connect(mesh.public()).await.err()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_under_way_ends_and_the_process_with_success() {
+    let mut mesh = draining("delay: 0s", 1).await;
+    let go_on = Arc::new(Notify::new());
+    mesh.origin("orders", 0).does(in_two_halves(&go_on));
+    let mut client = Wire::connect(mesh.public()).await;
+    client
+        .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    let head = soon("a head", client.head()).await.unwrap();
+    assert_eq!(head.status(), 200);
+    mesh.ingress().terminate();
+    mesh.ingress().says(&["draining", "SIGTERM"]).await;
+    // New connections are not taken any more, the old one goes on.
+    door_is_closed(&mesh).await;
+    go_on.notify_one();
+    assert_eq!(client.rest().await, b"first-last");
+    let ended = mesh.ingress.as_mut().unwrap().end().await;
+    assert!(ended.success(), "{ended}");
+    mesh.ingress().says(&["every connection has ended"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_before_it_stops_taking_connections() {
+    let mut mesh = draining("delay: 3s", 1).await;
+    mesh.ingress().terminate();
+    let host = mesh.ingress_host();
+    let page = eventually("it is not ready", async || {
+        let page = mesh.try_page(host, "/ready").await?;
+        (page.code() == 503).then_some(page)
+    })
+    .await;
+    assert!(page.text().contains("draining"), "{}", page.text());
+    // Whoever has not heard of it yet is served as ever.
+    assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    assert!(mesh.ingress.as_mut().unwrap().end().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_connections_are_closed_with_a_word() {
+    let mut mesh = draining("delay: 0s", 1).await;
+    let (go_on, waits) = watch::channel(false);
+    let (arrived, mut arrivals) = mpsc::channel(1);
+    mesh.origin("orders", 0)
+        .does(Behaviour::script(move |mut wire| {
+            let (mut waits, arrived) = (waits.clone(), arrived.clone());
+            async move {
+                while let Some(head) = wire.head().await {
+                    if head.word(1) == "/orders/busy" {
+                        arrived.send(()).await.unwrap();
+                        waits.wait_for(|go_on| *go_on).await.unwrap();
+                    }
+                    wire.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        .await;
+                }
+            }
+        }));
+    let mut idle = Wire::connect(mesh.public()).await;
+    idle.exchange("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    let mut busy = Wire::connect(mesh.public()).await;
+    busy.write("GET /orders/busy HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    soon("the busy one is busy", arrivals.recv()).await;
+    let h2 = Client::h2c(mesh.public()).await;
+    assert_eq!(h2.get(&mesh.url("/orders/3")).await.code(), 200);
+
+    mesh.ingress().terminate();
+    // The idle one is closed between two exchanges, without an answer to nothing.
+    assert!(idle.rest().await.is_empty());
+    // The busy one is told with its answer, once every thread knows.
+    door_is_closed(&mesh).await;
+    go_on.send_replace(true);
+    let (head, content) = busy.answer().await;
+    assert_eq!((head.status(), &*content.bytes), (200, &b"ok"[..]));
+    assert_eq!(head.field("connection"), Some("close"));
+    // HTTP/2 has GOAWAY: hyper does not begin another exchange after it.
+    eventually("the HTTP/2 connection ends", async || {
+        let request = http::Request::get(mesh.url("/orders/4"));
+        let request = request.body(crate::harness::client::whole("")).unwrap();
+        h2.begin(request).await.err()
+    })
+    .await;
+    assert!(mesh.ingress.as_mut().unwrap().end().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_at_the_deadline_is_said() {
+    let mut mesh = draining("delay: 0s, timeout: 1s", 1).await;
+    mesh.origin("orders", 0)
+        .does(in_two_halves(&Arc::new(Notify::new())));
+    let mut client = Wire::connect(mesh.public()).await;
+    client
+        .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    assert!(soon("a head", client.head()).await.is_some());
+    mesh.ingress().terminate();
+    assert_eq!(client.rest().await, b"first");
+    mesh.ingress.as_mut().unwrap().end().await;
+    let said = mesh
+        .ingress()
+        .says(&["cut connections", "\"connections\":1"])
+        .await;
+    assert!(said.contains("WARN"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let mut mesh = draining("delay: 0s, timeout: 3600s", 1).await;
+    mesh.origin("orders", 0)
+        .does(in_two_halves(&Arc::new(Notify::new())));
+    let mut client = Wire::connect(mesh.public()).await;
+    client
+        .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
+        .await;
+    assert!(soon("a head", client.head()).await.is_some());
+    mesh.ingress().terminate();
+    mesh.ingress().says(&["draining"]).await;
+    mesh.ingress().signal(Signal::TERM);
+    let ended = mesh.ingress.as_mut().unwrap().end().await;
+    assert_eq!(ended.code(), Some(143));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_stopped_under_load_fails_nothing() {
+    let mut mesh = draining("delay: 1s", 2).await;
+    for origin in mesh.origins("orders") {
+        origin.does(Behaviour::Slow(Duration::from_millis(10)));
+    }
+    let request = {
+        let url = mesh.url("/orders/1");
+        // Nothing that may be tried again.
+        move || {
+            http::Request::post(&url)
+                .body(crate::harness::client::whole("an order"))
+                .unwrap()
+        }
+    };
+    let load = Load::of(&mesh.client, request, 8, Duration::ZERO);
+    load.more(100).await;
+    mesh.sidecar("orders", 0).terminate();
+    let ended = mesh.replica_mut("orders", 0).sidecar.end().await;
+    assert!(ended.success(), "{ended}");
+    load.more(100).await;
+    mesh.restart_sidecar("orders", 0).await;
+    load.more(100).await;
+    load.stop().await.assert_all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_and_idle_processes_end_with_success_at_once() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .with("drain: { delay: 0s, timeout: 3600s }")
+        .ca("")
+        .start()
+        .await;
+    mesh.get("/orders/1").await;
+    mesh.ca.as_ref().unwrap().terminate();
+    assert!(mesh.ca.as_mut().unwrap().end().await.success());
+    mesh.sidecar("orders", 0).terminate();
+    assert!(mesh.replica_mut("orders", 0).sidecar.end().await.success());
+    mesh.ingress().terminate();
+    assert!(mesh.ingress.as_mut().unwrap().end().await.success());
+}
