@@ -120,6 +120,10 @@ pub(crate) async fn exchange(
     })
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each exchange, in the future of its task"
+)]
 enum Sending {
     /// The head, and nothing behind it.
     Head,
