@@ -320,7 +320,7 @@ impl Raw {
 
     /// As much as the other side takes, up to so many bytes; how many that were.
     pub(crate) async fn send_until_stuck(&mut self, most: usize) -> usize {
-        let piece = [b'x'; 16 * 1024];
+        let piece = vec![b'x'; 16 * 1024];
         let mut sent = 0;
         while sent < most {
             let quiet = Duration::from_millis(700);

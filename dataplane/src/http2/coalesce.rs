@@ -265,6 +265,7 @@ mod tests {
     async fn a_slow_reader_of_much_makes_nothing_grow() {
         const MUCH: usize = 512 * 1024;
         let (mut io, flusher, mut theirs) = pair(Some(4 * 1024)).await;
+        #[allow(clippy::disallowed_methods, reason = "the test awaits it")]
         let reader = tokio::spawn(async move {
             let (mut received, mut piece) = (0, [0; 1500]);
             loop {
