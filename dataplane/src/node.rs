@@ -381,7 +381,12 @@ mod tests {
         }
         let answer = answered(first).await;
         assert!(answer.contains("weft-reason: no_endpoints"), "{answer}");
-        assert_eq!(cores.drain(Duration::from_secs(30)).await, 0);
+        assert_eq!(
+            cores
+                .drain(tokio::time::sleep(Duration::from_secs(30)))
+                .await,
+            0
+        );
     }
 
     #[tokio::test]
