@@ -320,11 +320,11 @@ impl Raw {
 
     /// As much as the other side takes, up to so many bytes; how many that were.
     pub(crate) async fn send_until_stuck(&mut self, most: usize) -> usize {
-        let piece = vec![b'x'; 16 * 1024];
+        static PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
         let mut sent = 0;
         while sent < most {
             let quiet = Duration::from_millis(700);
-            match tokio::time::timeout(quiet, self.stream.write(&piece)).await {
+            match tokio::time::timeout(quiet, self.stream.write(&PIECE)).await {
                 Ok(written) => sent += written.unwrap(),
                 Err(_) => break,
             }

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -62,14 +62,13 @@ struct Peer {
 #[derive(Debug)]
 struct Open {
     sender: SendRequest<Bytes>,
-    /// Exchanges on it. h2 keeps whatever is beyond the peer's limit in a queue of its own and calls that ready.
-    streams: Rc<Cell<usize>>,
+    load: Rc<Load>,
     used: Instant,
 }
 
 impl Open {
     fn is_full(&self) -> bool {
-        self.streams.get() >= self.sender.current_max_send_streams()
+        self.load.streams.get() >= self.sender.current_max_send_streams()
     }
 }
 
@@ -80,17 +79,31 @@ pub(crate) struct Room {
     place: Place,
 }
 
+/// The exchanges on a connection. Counted here, since h2 keeps whatever is beyond the peer's limit in a queue of its own
+/// and says that it is ready.
+#[derive(Debug)]
+struct Load {
+    streams: Cell<usize>,
+    peer: Weak<Peer>,
+}
+
 /// One of a connection's streams, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    streams: Rc<Cell<usize>>,
-    peer: Rc<Peer>,
+pub(crate) struct Place(Rc<Load>);
+
+impl Place {
+    fn new(load: &Rc<Load>) -> Self {
+        load.streams.set(load.streams.get() + 1);
+        Self(Rc::clone(load))
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.streams.set(self.streams.get() - 1);
-        self.peer.wake_waiting();
+        self.0.streams.set(self.0.streams.get() - 1);
+        if let Some(peer) = self.0.peer.upgrade() {
+            peer.wake_waiting();
+        }
     }
 }
 
@@ -160,19 +173,15 @@ impl Peers {
 
 impl Peer {
     /// A place on an open connection, if one has any.
-    fn room(self: &Rc<Self>, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
+    fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
         // A connection that has ended, or is about to, is never ready again.
         open.retain_mut(|open| matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(()))));
         let found = open.iter_mut().find(|open| !open.is_full())?;
         found.used = now;
-        found.streams.set(found.streams.get() + 1);
         Some(Room {
             sender: found.sender.clone(),
-            place: Place {
-                streams: Rc::clone(&found.streams),
-                peer: Rc::clone(self),
-            },
+            place: Place::new(&found.load),
         })
     }
 
@@ -197,7 +206,10 @@ async fn open(
             *peer.failed.borrow_mut() = None;
             peer.open.borrow_mut().push(Open {
                 sender,
-                streams: Rc::default(),
+                load: Rc::new(Load {
+                    streams: Cell::new(0),
+                    peer: Rc::downgrade(&peer),
+                }),
                 used: Instant::now(),
             });
             Some((connection, flusher))

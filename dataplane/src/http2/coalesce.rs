@@ -261,31 +261,32 @@ mod tests {
         theirs.read_exact(&mut received).await.unwrap();
     }
 
-    #[tokio::test]
-    async fn a_slow_reader_of_much_makes_nothing_grow() {
-        const MUCH: usize = 512 * 1024;
-        let (mut io, flusher, mut theirs) = pair(Some(4 * 1024)).await;
-        #[allow(clippy::disallowed_methods, reason = "the test awaits it")]
-        let reader = tokio::spawn(async move {
-            let (mut received, mut piece) = (0, [0; 1500]);
-            loop {
-                match theirs.read(&mut piece).await.unwrap() {
-                    0 => return received,
-                    length => received += length,
+    #[test]
+    fn a_slow_reader_of_much_makes_nothing_grow() {
+        crate::testing::story(async {
+            const MUCH: usize = 512 * 1024;
+            let (mut io, flusher, mut theirs) = pair(Some(4 * 1024)).await;
+            let reader = tokio::task::spawn_local(async move {
+                let (mut received, mut piece) = (0, [0; 1500]);
+                loop {
+                    match theirs.read(&mut piece).await.unwrap() {
+                        0 => return received,
+                        length => received += length,
+                    }
                 }
+            });
+            let piece = [b'x'; 9 * 1024];
+            let (mut sent, mut most) = (0, 0);
+            while sent < MUCH {
+                write(&mut io, &piece).await;
+                sent += piece.len();
+                most = most.max(flusher.0.borrow().gathered.len());
             }
+            assert!(most <= 4 * GATHER, "{most} bytes are held");
+            poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx))
+                .await
+                .unwrap();
+            assert_eq!(reader.await.unwrap(), sent, "all of it arrived");
         });
-        let piece = [b'x'; 9 * 1024];
-        let (mut sent, mut most) = (0, 0);
-        while sent < MUCH {
-            write(&mut io, &piece).await;
-            sent += piece.len();
-            most = most.max(flusher.0.borrow().gathered.len());
-        }
-        assert!(most <= 4 * GATHER, "{most} bytes are held");
-        poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx))
-            .await
-            .unwrap();
-        assert_eq!(reader.await.unwrap(), sent, "all of it arrived");
     }
 }

@@ -259,7 +259,6 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         None => None,
     };
     headers.remove(CONTENT_LENGTH);
-    join_cookies(&mut headers);
     Ok((
         Head {
             method: parts.method,
