@@ -130,12 +130,13 @@ pub(crate) fn check(
 
 /// Checks part by part. What is wrong with one keeps no other from being looked at.
 fn check_parts(
-    file: File,
+    mut file: File,
     base: &FilePath,
     host: Option<IpAddr>,
     reader: Reader<'_>,
     problems: &mut Problems,
 ) -> Option<Checked> {
+    file.access_log.relative_to(base);
     let root = Path::root();
     let trust_domain = check_trust_domain(&file.trust_domain, &root.key("trust_domain"), problems);
     let admin = file.admin.build(&root.key("admin"), problems);

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use foldhash::fast::RandomState;
 use slab::Slab;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::accept;
 use crate::cluster::{Pool, Wired};
@@ -36,6 +36,8 @@ use crate::plan::{Plan, Rule, Site};
 const COMMANDS: usize = 16;
 /// Callers whose counters a core keeps at hand.
 const CALLERS: usize = 1024;
+/// How long a connection that is idle when the drain begins waits for a request that may be on its way.
+pub(crate) const LEAVE: Duration = Duration::from_millis(100);
 /// How often a core looks after its pools.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,8 @@ enum Command {
     },
     Close {
         site: Arc<str>,
+        /// Dropped when the socket is closed.
+        closed: oneshot::Sender<()>,
     },
     Drain,
 }
@@ -142,14 +146,21 @@ impl Cores {
         Ok(())
     }
 
-    /// Stops listening for a site; its connections go on.
+    /// Stops listening for a site; its connections go on. The address is free when this returns.
     pub async fn close(&self, site: &Arc<str>) {
+        let mut closing = Vec::new();
         for sender in &self.commands {
-            let _: Result<_, _> = sender
-                .send(Command::Close {
-                    site: Arc::clone(site),
-                })
-                .await;
+            let (closed, is_closed) = oneshot::channel();
+            let command = Command::Close {
+                site: Arc::clone(site),
+                closed,
+            };
+            let _: Result<_, _> = sender.send(command).await;
+            closing.push(is_closed);
+        }
+        for is_closed in closing {
+            // An error says that the core has let go of it, or is gone, and its sockets with it.
+            let _: Result<(), _> = is_closed.await;
         }
     }
 
@@ -392,15 +403,25 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
             };
             match command {
                 Some(Command::Listen { site, listener }) => {
-                    let task = accept::listen(Rc::clone(&core), Arc::clone(&site), listener)?;
-                    if let Some(old) = listeners.insert(site, task) {
-                        old.abort();
+                    match accept::listen(Rc::clone(&core), Arc::clone(&site), listener) {
+                        Ok(task) => {
+                            if let Some(old) = listeners.insert(site, task) {
+                                old.abort();
+                            }
+                        }
+                        // The other listeners and all connections go on.
+                        Err(error) => {
+                            tracing::error!(listener = %site, %error, "a core cannot listen");
+                        }
                     }
                 }
-                Some(Command::Close { site }) => {
+                Some(Command::Close { site, closed }) => {
                     if let Some(listener) = listeners.remove(&site) {
                         listener.abort();
+                        // The socket goes with the task, which ends a moment after it was told to.
+                        let _: Result<_, _> = listener.await;
                     }
+                    drop(closed);
                 }
                 Some(Command::Drain) => {
                     for (_, listener) in listeners.drain() {

@@ -243,10 +243,13 @@ fn compile<D: Design>(
     carried: &mut Carried,
     clusters: &ArcSwap<Vec<Arc<Cluster>>>,
 ) -> Result<Plan, String> {
-    let found = carried.clusters(design.clusters());
     let mut problems = Problems::new();
-    let plan = design
-        .plan(generation, &found, carried, &mut problems)
+    let (plan, found) = carried
+        .attempt(|carried| {
+            let found = carried.clusters(design.clusters());
+            let plan = design.plan(generation, &found, carried, &mut problems)?;
+            Some((plan, found))
+        })
         .ok_or_else(|| problems.render())?;
     clusters.store(Arc::new(found.into_values().collect()));
     Ok(plan)
@@ -269,16 +272,30 @@ async fn listen(
     for name in gone {
         cores.close(&name).await;
     }
+    // One that cannot be opened does not keep the others shut.
+    let mut problems = Vec::new();
     for site in plan.sites() {
-        if !bound.contains_key(&site.name) {
-            cores.listen(site).await.map_err(|error| {
-                format!("listener `{}` on {}: {error}", site.name, site.address)
-            })?;
-            tracing::info!(listener = %site.name, address = %site.address, "listening");
-            bound.insert(Arc::clone(&site.name), site.address);
+        if bound.contains_key(&site.name) {
+            continue;
+        }
+        match cores.listen(site).await {
+            Ok(()) => {
+                tracing::info!(listener = %site.name, address = %site.address, "listening");
+                bound.insert(Arc::clone(&site.name), site.address);
+            }
+            Err(error) => {
+                problems.push(format!(
+                    "listener `{}` on {}: {error}",
+                    site.name, site.address
+                ));
+            }
         }
     }
-    Ok(())
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("; "))
+    }
 }
 
 fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
@@ -304,4 +321,89 @@ fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>
         }
         rows
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::cluster::Speaks;
+    use crate::observe::AccessLogConfig;
+    use crate::testing::{nowhere, site, spec};
+
+    fn plan(name: &str, address: SocketAddr) -> Plan {
+        let cluster = Cluster::new(spec(Speaks::Http1, &[]), false);
+        crate::testing::plan(site(name, address), &cluster)
+    }
+
+    fn shared(plan: Plan) -> Shared {
+        let registry = Registry::new();
+        Shared {
+            plan: Arc::new(ArcSwap::from_pointee(plan)),
+            identity: None,
+            access_log: Arc::new(
+                AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
+            ),
+            registry,
+            open: Arc::new(Open::default()),
+            max_connections: 100,
+        }
+    }
+
+    async fn answered(address: SocketAddr) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let ask = b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_listener_may_change_its_name_and_its_address() {
+        let (first, second) = (nowhere().await, nowhere().await);
+        let shared = shared(plan("a", first));
+        let cores = Cores::start(2, &shared).unwrap();
+        let mut bound = HashMap::new();
+        listen(&cores, &shared.plan.load(), &mut bound)
+            .await
+            .unwrap();
+        // Again and again, for the old socket may close a moment too late.
+        for round in 0..20 {
+            for (name, address) in [("b", first), ("b", second), ("a", first)] {
+                shared.plan.store(Arc::new(plan(name, address)));
+                let listening = listen(&cores, &shared.plan.load(), &mut bound).await;
+                assert_eq!(listening, Ok(()), "round {round}, {name} on {address}");
+            }
+        }
+        let answer = answered(first).await;
+        assert!(answer.contains("weft-reason: no_endpoints"), "{answer}");
+        assert_eq!(cores.drain(Duration::from_secs(30)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_cannot_be_opened_keeps_no_other_shut() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (taken_at, free) = (taken.local_addr().unwrap(), nowhere().await);
+        let cluster = Cluster::new(spec(Speaks::Http1, &[]), false);
+        let sites = [site("taken", taken_at), site("free", free)].map(|site| {
+            let plan = crate::testing::plan(site, &cluster);
+            Arc::clone(&plan.sites()[0])
+        });
+        let shared = shared(Plan::new(1, sites.to_vec()));
+        let cores = Cores::start(1, &shared).unwrap();
+        let mut bound = HashMap::new();
+        let problem = listen(&cores, &shared.plan.load(), &mut bound).await;
+        assert!(problem.unwrap_err().contains("`taken`"));
+        assert!(answered(free).await.contains("no_endpoints"));
+        drop(taken);
+        // The next look finds it free.
+        listen(&cores, &shared.plan.load(), &mut bound)
+            .await
+            .unwrap();
+        assert!(answered(taken_at).await.contains("no_endpoints"));
+    }
 }

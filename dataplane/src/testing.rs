@@ -8,8 +8,10 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -64,8 +66,8 @@ pub(crate) struct Stage {
     pub(crate) cluster: Arc<Cluster>,
     /// Where the listener is.
     pub(crate) address: SocketAddr,
-    pub(crate) plan: Arc<ArcSwap<Plan>>,
     registry: Arc<Registry>,
+    open: Arc<Open>,
     listening: JoinHandle<()>,
 }
 
@@ -95,7 +97,7 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let mut setting = Setting {
             spec: spec(speaks, origins),
-            site: site(address),
+            site: site("stage", address),
             is_local: false,
             identity: None,
             connections: 1000,
@@ -106,7 +108,7 @@ impl Stage {
         let plan = Arc::new(ArcSwap::from_pointee(plan(setting.site, &cluster)));
         let registry = Registry::new();
         let shared = Shared {
-            plan: Arc::clone(&plan),
+            plan,
             identity: setting.identity,
             registry: Arc::clone(&registry),
             open: Arc::new(Open::default()),
@@ -121,8 +123,8 @@ impl Stage {
             core,
             cluster,
             address,
-            plan,
             registry,
+            open: shared.open,
             listening,
         }
     }
@@ -154,6 +156,11 @@ impl Stage {
     /// How many answers of ours gave this reason.
     pub(crate) fn answers(&self, reason: Reason) -> u64 {
         self.registry.answer_totals()[reason as usize]
+    }
+
+    /// How many client connections are open.
+    pub(crate) fn seats(&self) -> usize {
+        self.open.count()
     }
 
     /// How many exchanges are at the endpoints.
@@ -198,9 +205,10 @@ pub(crate) fn retries(attempts: u32) -> retry::Policy {
     config.build(&Path::root(), &mut Problems::new()).unwrap()
 }
 
-fn site(address: SocketAddr) -> Site {
+/// A listener of this name, without routes.
+pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
     Site {
-        name: "stage".into(),
+        name: name.into(),
         address,
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
@@ -300,6 +308,12 @@ impl Raw {
         Self::new(socket.connect(address).await.unwrap())
     }
 
+    /// Has the kernel hold little of what we send.
+    pub(crate) fn narrow(&self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_send_buffer_size(32 * 1024).unwrap();
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -392,7 +406,16 @@ impl H2Server {
 /// The client's side of an HTTP/2 connection.
 pub(crate) struct H2Client {
     sender: h2::client::SendRequest<Bytes>,
-    pub(crate) driver: JoinHandle<Result<(), h2::Error>>,
+    driver: JoinHandle<Result<(), h2::Error>>,
+    frozen: Rc<Cell<bool>>,
+}
+
+impl Drop for H2Client {
+    fn drop(&mut self) {
+        if self.frozen.get() {
+            self.driver.abort();
+        }
+    }
 }
 
 impl H2Client {
@@ -405,9 +428,22 @@ impl H2Client {
         let mut builder = h2::client::Builder::new();
         change(&mut builder);
         let (sender, connection) = builder.handshake(stream).await.unwrap();
+        let frozen = Rc::new(Cell::new(false));
+        let stop = Rc::clone(&frozen);
+        let driver = tokio::task::spawn_local(async move {
+            let mut connection = pin!(connection);
+            poll_fn(|cx| {
+                if stop.get() {
+                    return Poll::Pending;
+                }
+                connection.as_mut().poll(cx)
+            })
+            .await
+        });
         Self {
             sender,
-            driver: tokio::task::spawn_local(connection),
+            driver,
+            frozen,
         }
     }
 
@@ -421,12 +457,14 @@ impl H2Client {
         self.sender.send_request(request, whole).unwrap()
     }
 
-    /// A GET and its whole answer.
-    pub(crate) async fn get(&mut self, path: &str) -> (Response<()>, Vec<u8>) {
-        let (response, _) = self.send(request("GET", path), true).await;
-        let (parts, body) = response.await.unwrap().into_parts();
-        let body = collect(body).await.unwrap();
-        (Response::from_parts(parts, ()), body)
+    /// Waits until the connection has ended.
+    pub(crate) async fn ended(&mut self) {
+        let _: Result<_, _> = (&mut self.driver).await;
+    }
+
+    /// From here on the connection's bytes are neither read nor written.
+    pub(crate) fn freeze(&self) {
+        self.frozen.set(true);
     }
 }
 
@@ -468,19 +506,5 @@ pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut body: Bytes, en
             .unwrap();
         let piece = body.split_to(capacity.min(body.len()));
         stream.send_data(piece, end && body.is_empty()).unwrap();
-    }
-}
-
-/// Counts how often it happened.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Counter(Rc<Cell<usize>>);
-
-impl Counter {
-    pub(crate) fn add(&self, n: usize) {
-        self.0.set(self.0.get() + n);
-    }
-
-    pub(crate) fn get(&self) -> usize {
-        self.0.get()
     }
 }

@@ -8,9 +8,9 @@ use super::issuer::{AUDIENCE, ISSUER};
 use super::services::{INGRESS_NAME, SERVICES, Service, TRUST_DOMAIN};
 
 /// What one caller (one `sub`) may send per second; and at once. The steady load stays well below it.
-pub(super) const RATE_PER_SECOND: u32 = 50;
+pub(super) const RATE_PER_SECOND: u32 = 25;
 /// See [`RATE_PER_SECOND`].
-pub(super) const BURST: u32 = 50;
+pub(super) const BURST: u32 = 30;
 
 /// The text of `weft.yaml`.
 pub(super) fn weft_yaml(ground: &Ground, directory: &Path, leaf_lifetime: Duration) -> String {

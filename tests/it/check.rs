@@ -360,3 +360,23 @@ ingress:
     let left: Vec<_> = std::fs::read_dir(elsewhere.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// The access log is opened before the listeners, and this listener cannot be: the address is nobody's.
+#[test]
+fn the_access_log_is_beside_the_file() {
+    let fixtures = Fixtures::new();
+    let directory = fixtures.with(
+        "trust_domain: shop.internal\n\
+         access_log: { file: certs/access.log }\n\
+         ingress: { listeners: [ { name: public, address: \"192.0.2.1:8080\" } ] }\n",
+    );
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weft.yaml");
+    let output = weft(
+        elsewhere.path(),
+        &["ingress", "--config", file.to_str().unwrap()],
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let log = directory.path().join("certs/access.log");
+    assert!(log.exists(), "{}", text(&output.stderr));
+}

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::Io;
-use crate::core::Seat;
+use crate::core::{LEAVE, Seat};
 use crate::timer::Timer;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,6 +35,7 @@ pub(crate) async fn version(
     timer.set(Instant::now() + idle);
     // As long as the longest head that fits in one segment: mostly one read is all, and HTTP/1.1 parses from it.
     let mut read = Vec::new();
+    let mut leaving = false;
     poll_fn(|cx| {
         loop {
             let matching = read
@@ -50,16 +51,20 @@ pub(crate) async fn version(
                 io.unread(Bytes::from(std::mem::take(&mut read)));
                 return Poll::Ready(Some(Version::Http1));
             }
-            if timer.poll_expired(cx).is_ready() || (read.is_empty() && draining()) {
-                return Poll::Ready(None);
-            }
             seat.wake_at_drain(cx);
             let mut space = [0; 2048];
             let mut buf = ReadBuf::new(&mut space);
-            if ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)).is_err()
-                || buf.filled().is_empty()
-            {
-                return Poll::Ready(None);
+            match Pin::new(&mut *io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => {
+                    if read.is_empty() && !leaving && draining() {
+                        // Not at once: a request that is on its way is answered, and not reset.
+                        leaving = true;
+                        timer.set(Instant::now() + LEAVE);
+                    }
+                    return timer.poll_expired(cx).map(|()| None);
+                }
             }
             read.extend_from_slice(buf.filled());
         }

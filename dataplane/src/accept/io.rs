@@ -65,6 +65,10 @@ impl AsyncRead for Io {
             let length = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..length]);
             self.prefix.advance(length);
+            if self.prefix.is_empty() {
+                // An empty rest holds the whole buffer.
+                self.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut self.stream {

@@ -1,6 +1,7 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -52,6 +53,10 @@ async fn dial(
     let identity = core.identity.as_ref().ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
     })?;
+    // The peer would refuse us, and it would not be its fault.
+    if let Some(problem) = identity.problem(SystemTime::now()) {
+        return Err(Error::new(Reason::IdentityMissing, problem));
+    }
     let config = identity.client_config(expected, alpn);
     match TlsConnector::from(config)
         .connect(server_name(), stream)

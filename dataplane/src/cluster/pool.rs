@@ -49,6 +49,7 @@ impl Pool {
             1,
             "nobody else uses an idle connection"
         );
+        connection.borrow_mut().wire.release_space();
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(endpoint).or_default();
         if list.len() < MOST_IDLE {
@@ -57,6 +58,11 @@ impl Pool {
                 since: Instant::now(),
             });
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
     }
 
     /// Closes what has been idle for too long.

@@ -278,9 +278,9 @@ async fn attempt(
     now: Instant,
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 && !upgrade {
-        let sender = core.peers.sender(core, cluster, endpoint, now).await?;
+        let room = core.peers.room(core, cluster, endpoint, now).await?;
         let answered =
-            http2::client::exchange(sender, head, body, cluster.is_mesh(), interim).await?;
+            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,

@@ -99,18 +99,29 @@ impl Wire {
             // Half a chunk size is there: it must stay in one piece.
             return self.poll_fill(cx);
         }
+        // An empty rest holds the whole space, which could not be reused then.
+        self.input = Bytes::new();
         self.space.reserve(READ_SIZE);
         let length = ready!(pin!(self.io.read_buf(&mut self.space)).poll(cx))?;
         if length == 0 {
             self.ended = true;
         }
-        self.input = self.space.split().freeze();
+        if length < COPY_BELOW {
+            // Whoever keeps this piece must not keep the whole space for it.
+            self.input = Bytes::copy_from_slice(&self.space);
+            self.space.clear();
+        } else {
+            self.input = self.space.split().freeze();
+        }
         Poll::Ready(Ok(length))
     }
 
     /// Gives up the space for bodies; called between messages.
     pub(crate) fn release_space(&mut self) {
         self.space = BytesMut::new();
+        if self.input.is_empty() {
+            self.input = Bytes::new();
+        }
     }
 
     /// Whether the peer has sent something, or has gone, while we expected nothing. Costs no system call when the
@@ -215,5 +226,55 @@ impl Wire {
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (theirs, _) = listener.accept().await.unwrap();
+        (Wire::new(Io::plain(ours)), theirs)
+    }
+
+    #[tokio::test]
+    async fn small_pieces_of_a_body_do_not_hold_the_space_they_were_received_in() {
+        let (mut wire, mut theirs) = pair().await;
+        let mut kept = Vec::new();
+        let mut space = None;
+        for _ in 0..20 {
+            theirs.write_all(b"x").await.unwrap();
+            poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+            let at = wire.space.as_ptr();
+            assert_eq!(*space.get_or_insert(at), at, "one space for all");
+            kept.push(std::mem::take(&mut wire.input));
+        }
+        assert!(kept.iter().all(|piece| piece == "x"));
+    }
+
+    #[tokio::test]
+    async fn between_messages_nothing_is_held() {
+        let (mut wire, mut theirs) = pair().await;
+        theirs.write_all(b"\r\n").await.unwrap();
+        poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+        wire.input.advance(2);
+        wire.release_space();
+        assert_eq!(wire.space.capacity(), 0);
+        assert!(
+            wire.input.as_ptr() == Bytes::new().as_ptr(),
+            "not the rest of a buffer"
+        );
     }
 }

@@ -15,7 +15,7 @@ use super::parse::{self, Framing};
 use super::{Connection, Handle, Incoming, Peer, Wire, encode};
 use crate::accept::Io;
 use crate::body::{Body, Length};
-use crate::core::Seat;
+use crate::core::{LEAVE, Seat};
 use crate::error::Error;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
@@ -65,6 +65,8 @@ impl Server {
         let (connection, caller, seat, timer) =
             (&self.connection, &self.caller, &self.seat, &mut self.timer);
         let mut seen = 0;
+        let mut leaving = false;
+        connection.borrow_mut().wire.release_space();
         poll_fn(|cx| {
             let mut guard = connection.borrow_mut();
             loop {
@@ -88,21 +90,24 @@ impl Server {
                     }
                     seen = guard.wire.input.len();
                 }
-                if seen == 0 && caller.core.is_draining() {
-                    return Poll::Ready(None);
-                }
-                if timer.poll_expired(cx).is_ready() {
-                    return Poll::Ready((seen > 0).then(|| {
-                        Err(Error::new(
-                            Reason::HeadTimeout,
-                            format!("the head did not arrive within {:?}", timeouts.head),
-                        ))
-                    }));
-                }
                 seat.wake_at_drain(cx);
-                match ready!(guard.wire.poll_fill(cx)) {
-                    Ok(0) | Err(_) => return Poll::Ready(None),
-                    Ok(_) => {}
+                match guard.wire.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => {
+                        if seen == 0 && !leaving && caller.core.is_draining() {
+                            // Not at once: a request that is on its way is answered, and not reset.
+                            leaving = true;
+                            timer.set(Instant::now() + LEAVE);
+                        }
+                        ready!(timer.poll_expired(cx));
+                        return Poll::Ready((seen > 0).then(|| {
+                            Err(Error::new(
+                                Reason::HeadTimeout,
+                                format!("the head did not arrive within {:?}", timeouts.head),
+                            ))
+                        }));
+                    }
                 }
             }
         })

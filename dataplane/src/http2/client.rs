@@ -55,33 +55,60 @@ struct Peer {
     ended: Cell<u64>,
     /// How the last attempt that failed did so.
     failed: RefCell<Option<Error>>,
-    /// Exchanges that wait for the attempt under way.
+    /// Exchanges that wait for the attempt under way, or for a stream.
     waiting: RefCell<Vec<Waker>>,
 }
 
 #[derive(Debug)]
 struct Open {
     sender: SendRequest<Bytes>,
+    /// Exchanges on it. h2 keeps whatever is beyond the peer's limit in a queue of its own and calls that ready.
+    streams: Rc<Cell<usize>>,
     used: Instant,
 }
 
+impl Open {
+    fn is_full(&self) -> bool {
+        self.streams.get() >= self.sender.current_max_send_streams()
+    }
+}
+
+/// Room for one stream on a connection.
+#[derive(Debug)]
+pub(crate) struct Room {
+    sender: SendRequest<Bytes>,
+    place: Place,
+}
+
+/// One of a connection's streams, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    streams: Rc<Cell<usize>>,
+    peer: Rc<Peer>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.streams.set(self.streams.get() - 1);
+        self.peer.wake_waiting();
+    }
+}
+
 impl Peers {
-    /// A connection to this endpoint with room for one more stream.
-    pub(crate) async fn sender(
+    /// Room for one more stream to this endpoint.
+    pub(crate) async fn room(
         &self,
         core: &Rc<Core>,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<crate::endpoint::Endpoint>,
         now: Instant,
-    ) -> Result<SendRequest<Bytes>, Error> {
+    ) -> Result<Room, Error> {
         let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
         let mut joined = None;
         poll_fn(|cx| {
-            let at_limit = match peer.poll_open(now, cx) {
-                Poll::Ready(Some(sender)) => return Poll::Ready(Ok(sender)),
-                Poll::Ready(None) => false,
-                Poll::Pending => true,
-            };
+            if let Some(room) = peer.room(now, cx) {
+                return Poll::Ready(Ok(room));
+            }
             match joined {
                 Some(attempt) if peer.ended.get() >= attempt => {
                     let failed = peer.failed.borrow().clone();
@@ -93,10 +120,8 @@ impl Peers {
                 }
                 _ => {}
             }
-            if at_limit && peer.open.borrow().len() >= MOST_CONNECTIONS {
-                return Poll::Pending;
-            }
-            if peer.begun.get() == peer.ended.get() {
+            let may_connect = peer.open.borrow().len() < MOST_CONNECTIONS;
+            if may_connect && peer.begun.get() == peer.ended.get() {
                 peer.begun.set(peer.begun.get() + 1);
                 tokio::task::spawn_local(open(
                     Rc::clone(core),
@@ -105,7 +130,9 @@ impl Peers {
                     Rc::clone(&peer),
                 ));
             }
-            joined.get_or_insert(peer.begun.get());
+            if may_connect {
+                joined.get_or_insert(peer.begun.get());
+            }
             let mut waiting = peer.waiting.borrow_mut();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 waiting.push(cx.waker().clone());
@@ -113,6 +140,11 @@ impl Peers {
             Poll::Pending
         })
         .await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.peers.borrow().is_empty()
     }
 
     /// Closes what has been idle for too long.
@@ -127,32 +159,26 @@ impl Peers {
 }
 
 impl Peer {
-    /// An open connection with room. `None` when there is no connection, pending when all are full.
-    fn poll_open(&self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<SendRequest<Bytes>>> {
-        let mut full = false;
-        let mut found = None;
-        self.open.borrow_mut().retain_mut(|open| {
-            if found.is_some() {
-                return true;
-            }
-            match open.sender.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {
-                    open.used = now;
-                    found = Some(open.sender.clone());
-                    true
-                }
-                Poll::Ready(Err(_)) => false,
-                Poll::Pending => {
-                    full = true;
-                    true
-                }
-            }
-        });
-        match found {
-            Some(sender) => Poll::Ready(Some(sender)),
-            None if full => Poll::Pending,
-            None => Poll::Ready(None),
-        }
+    /// A place on an open connection, if one has any.
+    fn room(self: &Rc<Self>, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
+        let mut open = self.open.borrow_mut();
+        // A connection that has ended, or is about to, is never ready again.
+        open.retain_mut(|open| matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(()))));
+        let found = open.iter_mut().find(|open| !open.is_full())?;
+        found.used = now;
+        found.streams.set(found.streams.get() + 1);
+        Some(Room {
+            sender: found.sender.clone(),
+            place: Place {
+                streams: Rc::clone(&found.streams),
+                peer: Rc::clone(self),
+            },
+        })
+    }
+
+    fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -166,12 +192,12 @@ async fn open(
     let connected = handshake(&core, &cluster, address).await;
     drop(core);
     peer.ended.set(peer.begun.get());
-    let waiting = std::mem::take(&mut *peer.waiting.borrow_mut());
     let driven = match connected {
         Ok((sender, connection, flusher)) => {
             *peer.failed.borrow_mut() = None;
             peer.open.borrow_mut().push(Open {
                 sender,
+                streams: Rc::default(),
                 used: Instant::now(),
             });
             Some((connection, flusher))
@@ -181,7 +207,7 @@ async fn open(
             None
         }
     };
-    waiting.into_iter().for_each(Waker::wake);
+    peer.wake_waiting();
     drop(peer);
     if let Some((connection, flusher)) = driven {
         drive(connection, &flusher).await;
@@ -245,7 +271,7 @@ pub(crate) struct Answered {
 
 /// Sends a request and waits for the head of its answer. Dropping the future resets the stream.
 pub(crate) async fn exchange(
-    mut sender: SendRequest<Bytes>,
+    room: Room,
     head: &Head,
     body: Body,
     tls: bool,
@@ -254,6 +280,7 @@ pub(crate) async fn exchange(
     let side = Side::Endpoint;
     let request = request(head, body.length(), tls)?;
     let bodiless = body.is_end();
+    let Room { mut sender, place } = room;
     let (mut response, stream) = sender
         .send_request(request, bodiless)
         .map_err(|error| failure(&error, side))?;
@@ -304,7 +331,7 @@ pub(crate) async fn exchange(
     Ok(Answered {
         status: parts.status,
         headers: parts.headers,
-        body: Received::new(stream, side, length),
+        body: Received::new(stream, side, length).at(place),
         request,
     })
 }

@@ -65,6 +65,11 @@ impl Flusher {
 
 impl Inner {
     fn gather(&mut self, bytes: &[u8]) {
+        if self.sent >= GATHER {
+            // A socket that takes some each time, and never all, must not make this grow with all that was ever sent.
+            self.gathered.drain(..self.sent);
+            self.sent = 0;
+        }
         if self.gathered.capacity() == 0 {
             self.gathered = FREE
                 .with_borrow_mut(Vec::pop)
@@ -169,5 +174,117 @@ impl AsyncWrite for Coalesce {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_send(cx))?;
         Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair(send_buffer: Option<usize>) -> (Coalesce, Flusher, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (theirs, _) = listener.accept().await.unwrap();
+        if let Some(size) = send_buffer {
+            socket2::SockRef::from(&ours)
+                .set_send_buffer_size(size)
+                .unwrap();
+            socket2::SockRef::from(&theirs)
+                .set_recv_buffer_size(size)
+                .unwrap();
+        }
+        let (io, flusher) = Coalesce::new(Io::plain(ours));
+        (io, flusher, theirs)
+    }
+
+    async fn write(io: &mut Coalesce, bytes: &[u8]) {
+        let length = poll_fn(|cx| Pin::new(&mut *io).poll_write(cx, bytes))
+            .await
+            .unwrap();
+        assert_eq!(length, bytes.len());
+    }
+
+    async fn flush(flusher: &Flusher) {
+        poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_one_wake_up_leaves_together() {
+        let (mut io, flusher, mut theirs) = pair(None).await;
+        for _ in 0..100 {
+            write(&mut io, b"frame").await;
+            poll_fn(|cx| Pin::new(&mut io).poll_flush(cx))
+                .await
+                .unwrap();
+        }
+        assert_eq!(flusher.0.borrow().gathered.len(), 500, "nothing was sent");
+        flush(&flusher).await;
+        let mut received = [0; 1000];
+        assert_eq!(
+            theirs.read(&mut received).await.unwrap(),
+            500,
+            "in one send"
+        );
+        assert_eq!(
+            flusher.0.borrow().gathered.capacity(),
+            0,
+            "the buffer went back"
+        );
+    }
+
+    #[tokio::test]
+    async fn much_does_not_wait_for_the_end_of_the_wake_up() {
+        let (mut io, flusher, mut theirs) = pair(None).await;
+        for _ in 0..5 {
+            write(&mut io, &[b'x'; 8 * 1024]).await;
+        }
+        let mut received = vec![0; GATHER];
+        theirs.read_exact(&mut received).await.unwrap();
+        assert_eq!(flusher.0.borrow().gathered.len(), 8 * 1024);
+    }
+
+    #[tokio::test]
+    async fn a_large_write_with_nothing_before_it_is_not_copied() {
+        let (mut io, flusher, mut theirs) = pair(None).await;
+        write(&mut io, &[b'x'; PASS_THROUGH]).await;
+        assert_eq!(flusher.0.borrow().gathered.capacity(), 0);
+        let mut received = vec![0; PASS_THROUGH];
+        theirs.read_exact(&mut received).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_of_much_makes_nothing_grow() {
+        const MUCH: usize = 512 * 1024;
+        let (mut io, flusher, mut theirs) = pair(Some(4 * 1024)).await;
+        let reader = tokio::spawn(async move {
+            let (mut received, mut piece) = (0, [0; 1500]);
+            loop {
+                match theirs.read(&mut piece).await.unwrap() {
+                    0 => return received,
+                    length => received += length,
+                }
+            }
+        });
+        let piece = [b'x'; 9 * 1024];
+        let (mut sent, mut most) = (0, 0);
+        while sent < MUCH {
+            write(&mut io, &piece).await;
+            sent += piece.len();
+            most = most.max(flusher.0.borrow().gathered.len());
+        }
+        assert!(most <= 4 * GATHER, "{most} bytes are held");
+        poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx))
+            .await
+            .unwrap();
+        assert_eq!(reader.await.unwrap(), sent, "all of it arrived");
     }
 }

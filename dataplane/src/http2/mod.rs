@@ -23,6 +23,8 @@ pub struct Received {
     peer: Peer,
     length: Length,
     state: State,
+    /// Of the upstream connection's streams, until the answer has ended.
+    _place: Option<client::Place>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +47,15 @@ impl Received {
             peer,
             length,
             state: State::Data,
+            _place: None,
+        }
+    }
+
+    /// Holds this place for as long as the body runs.
+    pub(crate) fn at(self, place: client::Place) -> Self {
+        Self {
+            _place: Some(place),
+            ..self
         }
     }
 

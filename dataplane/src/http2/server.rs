@@ -32,7 +32,6 @@ use crate::reason::Reason;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
-const SEND_BUFFER: usize = 1024 * 1024;
 /// Streams that were reset and not yet taken note of, and streams that we reset for the peer's mistakes: beyond these
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
@@ -47,7 +46,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .initial_window_size(site.http2.stream_window)
         .initial_connection_window_size(site.http2.connection_window)
         .max_concurrent_streams(site.http2.streams)
-        .max_send_buffer_size(SEND_BUFFER)
+        .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(LOCAL_RESETS));

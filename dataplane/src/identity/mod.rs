@@ -16,7 +16,7 @@ pub mod renew;
 mod source;
 mod svid;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;

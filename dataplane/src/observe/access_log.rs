@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::reason::Reason;
@@ -32,8 +32,9 @@ const LONGEST: usize = 1_024;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the access log goes: `access_log: off | stdout | { file: PATH }`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "AccessLog")]
 pub enum AccessLogConfig {
     /// Nowhere.
     #[default]
@@ -42,6 +43,15 @@ pub enum AccessLogConfig {
     Stdout,
     /// To this file, which is appended to; when it is moved away a new one is made.
     File(PathBuf),
+}
+
+impl AccessLogConfig {
+    /// Makes its relative path relative to `base`.
+    pub fn relative_to(&mut self, base: &std::path::Path) {
+        if let Self::File(path) = self {
+            *path = base.join(&*path);
+        }
+    }
 }
 
 /// What is told of one exchange.

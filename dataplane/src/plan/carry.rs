@@ -18,6 +18,11 @@ use crate::limit::{self, Limiter};
 pub struct Carried {
     tasks: Group,
     resolver: Arc<Resolver>,
+    state: State,
+}
+
+#[derive(Clone, Default)]
+struct State {
     clusters: HashMap<Arc<str>, Kept<Cluster>>,
     authenticators: HashMap<String, Kept<Authenticator>>,
     limiters: HashMap<String, Arc<Limiter>>,
@@ -26,8 +31,17 @@ pub struct Carried {
 /// Something with a task of its own.
 struct Kept<T> {
     value: Arc<T>,
-    /// Dropped with the entry, which ends the task.
-    _alive: watch::Sender<bool>,
+    /// Dropped with the last entry, which ends the task.
+    alive: Arc<watch::Sender<bool>>,
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self {
+            value: Arc::clone(&self.value),
+            alive: Arc::clone(&self.alive),
+        }
+    }
 }
 
 impl Carried {
@@ -36,24 +50,33 @@ impl Carried {
         Self {
             tasks,
             resolver,
-            clusters: HashMap::new(),
-            authenticators: HashMap::new(),
-            limiters: HashMap::new(),
+            state: State::default(),
         }
+    }
+
+    /// Makes a plan. If that fails, everything stays as it is for the plan that is in force.
+    pub fn attempt<T>(&mut self, make: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let before = self.state.clone();
+        let made = make(self);
+        if made.is_none() {
+            self.state = before;
+        }
+        made
     }
 
     /// Makes these the clusters of the process, and returns them by name. The flag says that one is the app beside us.
     pub fn clusters(&mut self, specs: Vec<(Spec, bool)>) -> HashMap<Arc<str>, Arc<Cluster>> {
-        let mut before = std::mem::take(&mut self.clusters);
+        let mut before = std::mem::take(&mut self.state.clusters);
         for (spec, is_local) in specs {
             let name = Arc::clone(&spec.name);
             let kept = match before.remove(&name) {
                 Some(kept) if kept.value.spec == spec => kept,
                 old => self.start_cluster(spec, is_local, old.map(|kept| kept.value).as_deref()),
             };
-            self.clusters.insert(name, kept);
+            self.state.clusters.insert(name, kept);
         }
-        self.clusters
+        self.state
+            .clusters
             .iter()
             .map(|(name, kept)| (Arc::clone(name), Arc::clone(&kept.value)))
             .collect()
@@ -90,7 +113,7 @@ impl Carried {
             });
         Kept {
             value: cluster,
-            _alive: alive,
+            alive: Arc::new(alive),
         }
     }
 
@@ -101,7 +124,7 @@ impl Carried {
         configs: &BTreeMap<String, authn::Config>,
         problems: &mut Problems,
     ) -> HashMap<String, Arc<Authenticator>> {
-        let mut before = std::mem::take(&mut self.authenticators);
+        let mut before = std::mem::take(&mut self.state.authenticators);
         for (name, config) in configs {
             let kept = match before.remove(name) {
                 Some(kept) if kept.value.config() == config => Some(kept),
@@ -115,16 +138,17 @@ impl Carried {
                         });
                         Kept {
                             value: Arc::new(authenticator),
-                            _alive: alive,
+                            alive: Arc::new(alive),
                         }
                     })
                 }
             };
             if let Some(kept) = kept {
-                self.authenticators.insert(name.clone(), kept);
+                self.state.authenticators.insert(name.clone(), kept);
             }
         }
-        self.authenticators
+        self.state
+            .authenticators
             .iter()
             .map(|(name, kept)| (name.clone(), Arc::clone(&kept.value)))
             .collect()
@@ -137,7 +161,7 @@ impl Carried {
         configs: &BTreeMap<String, limit::Config>,
         problems: &mut Problems,
     ) -> HashMap<String, Arc<Limiter>> {
-        let mut before = std::mem::take(&mut self.limiters);
+        let mut before = std::mem::take(&mut self.state.limiters);
         for (name, config) in configs {
             let kept = match before.remove(name) {
                 Some(limiter) if limiter.config() == config => Some(limiter),
@@ -145,9 +169,88 @@ impl Carried {
                     .map(Arc::new),
             };
             if let Some(limiter) = kept {
-                self.limiters.insert(name.clone(), limiter);
+                self.state.limiters.insert(name.clone(), limiter);
             }
         }
-        self.limiters.clone()
+        self.state.limiters.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::Speaks;
+    use crate::discovery;
+    use crate::testing::spec;
+
+    fn carried() -> Carried {
+        let config: discovery::Config =
+            serde_json::from_str(r#"{"servers": ["127.0.0.1:1"]}"#).unwrap();
+        let resolver = config.build(&Path::root(), &mut Problems::new()).unwrap();
+        Carried::new(Group::new(), Arc::new(resolver))
+    }
+
+    fn with_timeout(seconds: u64) -> Vec<(Spec, bool)> {
+        let address = "127.0.0.1:9000".parse().unwrap();
+        let spec = Spec {
+            timeout: Duration::from_secs(seconds),
+            ..spec(Speaks::Http1, &[address])
+        };
+        vec![(spec, false)]
+    }
+
+    fn one(carried: &mut Carried, specs: Vec<(Spec, bool)>) -> Arc<Cluster> {
+        let clusters = carried.clusters(specs);
+        Arc::clone(&clusters["orders"])
+    }
+
+    #[tokio::test]
+    async fn a_cluster_is_kept_as_long_as_nothing_about_it_changes() {
+        let mut carried = carried();
+        let first = one(&mut carried, with_timeout(1));
+        assert!(Arc::ptr_eq(&first, &one(&mut carried, with_timeout(1))));
+        let other = one(&mut carried, with_timeout(2));
+        assert!(!Arc::ptr_eq(&first, &other));
+        tokio::task::yield_now().await;
+        assert_eq!(other.members.load().endpoints().len(), 1, "at once");
+        assert!(carried.clusters(Vec::new()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failed_plan_leaves_everything_to_the_plan_in_force() {
+        let mut carried = carried();
+        let first = one(&mut carried, with_timeout(1));
+        let alive = carried.state.clusters["orders"].alive.subscribe();
+        let failed: Option<()> = carried.attempt(|carried| {
+            one(carried, with_timeout(2));
+            None
+        });
+        assert!(failed.is_none());
+        assert!(alive.has_changed().is_ok(), "its discovery goes on");
+        assert!(Arc::ptr_eq(&first, &one(&mut carried, with_timeout(1))));
+        carried.attempt(|carried| Some(one(carried, with_timeout(2))));
+        assert!(alive.has_changed().is_err(), "its discovery has ended");
+    }
+
+    #[tokio::test]
+    async fn a_limit_keeps_its_buckets() {
+        let mut carried = carried();
+        let config = |rate: &str| {
+            let config = format!(r#"{{"per_user": {{"key": "route", "rate": "{rate}"}}}}"#);
+            serde_json::from_str::<BTreeMap<String, limit::Config>>(&config).unwrap()
+        };
+        let mut ask = |rate| {
+            let mut problems = Problems::new();
+            let limiters = carried.limiters(&Path::root(), &config(rate), &mut problems);
+            assert!(problems.is_empty());
+            Arc::clone(&limiters["per_user"])
+        };
+        let first = ask("1/s");
+        assert!(Arc::ptr_eq(&first, &ask("1/s")));
+        assert!(!Arc::ptr_eq(&first, &ask("2/s")));
     }
 }

@@ -158,6 +158,8 @@ pub struct Http2 {
     pub stream_window: u32,
     /// The same for all bodies of a connection.
     pub connection_window: u32,
+    /// What is held of one answer that the client does not take, in bytes, whatever its own windows allow.
+    pub send_buffer: usize,
 }
 
 impl Http2 {
@@ -166,12 +168,14 @@ impl Http2 {
         streams: 100,
         stream_window: 64 * 1024,
         connection_window: 1024 * 1024,
+        send_buffer: 64 * 1024,
     };
     /// For members of the mesh, whose one connection carries everything.
     pub const MESH: Self = Self {
         streams: 1000,
         stream_window: 1024 * 1024,
         connection_window: 16 * 1024 * 1024,
+        send_buffer: 1024 * 1024,
     };
 }
 

@@ -259,6 +259,7 @@ fn wanted(expected: &dyn Expected) -> String {
     } else {
         match words.as_str() {
             "a string" => "text".to_owned(),
+            "path string" => "a path".to_owned(),
             _ => words.replace("a tuple of size", "a list of"),
         }
     }

@@ -164,11 +164,16 @@ impl<'a> Page<'a> {
             .into_iter()
             .flatten()
             .map(|choice| {
-                format!(
-                    "`{}`: {}",
-                    choice["const"].as_str().unwrap(),
-                    description(choice)
-                )
+                let word = match (&choice["const"], choice["properties"].as_object()) {
+                    (Value::String(word), _) => word.clone(),
+                    // A choice that says more, as `{ file: … }`.
+                    (_, Some(keys)) => {
+                        let keys: Vec<_> = keys.keys().map(|key| format!("{key}: …")).collect();
+                        format!("{{ {} }}", keys.join(", "))
+                    }
+                    _ => panic!("no words for {choice}"),
+                };
+                format!("`{word}`: {}", description(choice))
             })
             .collect();
         choices.join(" ")

@@ -3,8 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounting;
+mod drain;
 mod early;
 mod framing;
 mod interim;
+mod peers;
+mod pressure;
 mod requests;
 mod retries;
+mod reuse;
+mod tunnel;

@@ -56,6 +56,24 @@ fn a_post_that_was_read_is_never_sent_again() {
 }
 
 #[test]
+fn when_our_own_certificate_has_ended_no_endpoint_is_blamed() {
+    story(async {
+        let (identity, orders) = crate::identity::testing::ended();
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.mesh = Some(orders);
+            setting.identity = Some(identity);
+        })
+        .await;
+        let mut client = stage.client().await;
+        client.send(GET).await;
+        let head = client.head().await;
+        assert!(head.contains("weft-reason: identity_missing"), "{head}");
+        assert_eq!(totals(&stage)[0].local_failures, 0);
+    });
+}
+
+#[test]
 fn a_put_that_was_cut_off_is_sent_again_with_all_of_its_body() {
     story(async {
         let origin = Origin::new().await;

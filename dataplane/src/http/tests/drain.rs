@@ -1,0 +1,120 @@
+//! A core that is about to stop.
+
+use crate::cluster::Speaks;
+use crate::testing::{Origin, Stage, request, story, until};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+
+#[test]
+fn drain_ends_what_is_idle() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        // One that has said nothing yet, and one between two exchanges.
+        let mut silent = stage.client().await;
+        let mut idle = stage.client().await;
+        idle.send(GET).await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint.send(NO_CONTENT).await;
+        idle.head().await;
+        let mut h2 = stage.h2_client().await;
+        let (response, _) = h2.send(request("GET", "/"), true).await;
+        endpoint.head().await;
+        endpoint.send(NO_CONTENT).await;
+        response.await.unwrap();
+        stage.core.drain();
+        assert_eq!(silent.rest().await, "");
+        assert_eq!(idle.rest().await, "");
+        h2.ended().await;
+        until("all seats are free", || stage.seats() == 0).await;
+    });
+}
+
+#[test]
+fn drain_answers_what_is_under_way_and_what_is_on_its_way() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = stage.client().await;
+        let mut late = stage.client().await;
+        for client in [&mut client, &mut late] {
+            client.send(GET).await;
+            let mut endpoint = origin.accept().await;
+            endpoint.head().await;
+            endpoint.send(NO_CONTENT).await;
+            client.head().await;
+            drop(endpoint);
+        }
+        client.send(GET).await;
+        let mut one = origin.accept().await;
+        one.head().await;
+        // In the socket, but nobody has looked yet.
+        late.send(GET).await;
+        stage.core.drain();
+        let mut two = origin.accept().await;
+        for (client, endpoint) in [(&mut client, &mut one), (&mut late, &mut two)] {
+            endpoint.send(NO_CONTENT).await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+            assert!(head.contains("connection: close"), "{head}");
+            client.finish().await;
+            assert_eq!(client.rest().await, "");
+        }
+    });
+}
+
+#[test]
+fn drain_lets_running_bodies_finish() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut h1 = stage.client().await;
+        h1.send(GET).await;
+        let mut one = origin.accept().await;
+        one.head().await;
+        one.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+            .await;
+        h1.read_to("ab").await;
+        let mut h2 = stage.h2_client().await;
+        let (response, _) = h2.send(request("GET", "/"), true).await;
+        let mut two = origin.accept().await;
+        two.head().await;
+        two.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+            .await;
+        let response = response.await.unwrap();
+        stage.core.drain();
+        one.send("cd").await;
+        two.send("cd").await;
+        h1.read_to("cd").await;
+        assert_eq!(h1.rest().await, "", "closed after its exchange");
+        let body = crate::testing::collect(response.into_body()).await;
+        assert_eq!(body.unwrap(), b"abcd");
+        h2.ended().await;
+        until("all seats are free", || stage.seats() == 0).await;
+    });
+}
+
+#[test]
+fn there_are_only_so_many_seats() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
+            setting.connections = 1;
+        })
+        .await;
+        let mut first = stage.client().await;
+        first.send(GET).await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        assert_eq!(stage.client().await.rest().await, "", "refused");
+        endpoint.send(NO_CONTENT).await;
+        first.head().await;
+        drop(first);
+        until("the seat is free", || stage.seats() == 0).await;
+        let mut second = stage.client().await;
+        second.send(GET).await;
+        endpoint.head().await;
+    });
+}

@@ -1,0 +1,186 @@
+//! Whoever does not read stops whoever writes, and nobody else.
+
+use bytes::Bytes;
+
+use crate::cluster::Speaks;
+use crate::testing::{H2Client, Origin, Raw, Stage, collect, request, story, until};
+
+/// What kernels hold between two sockets at most, with room to spare.
+const KERNEL: usize = 32 * 1024 * 1024;
+const ENDLESS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+
+#[test]
+fn a_slow_reader_stops_the_endpoint() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = Raw::connect_narrow(stage.address).await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint.send(ENDLESS).await;
+        let sent = endpoint.send_until_stuck(2 * KERNEL).await;
+        assert!(sent < KERNEL, "{sent} bytes were taken for nobody");
+        // Others are not concerned.
+        let mut other = stage.client().await;
+        other.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+        other.head().await;
+    });
+}
+
+#[test]
+fn a_slow_endpoint_stops_the_upload() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = stage.client().await;
+        client
+            .send("PUT / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000000\r\n\r\n")
+            .await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        let sent = client.send_until_stuck(2 * KERNEL).await;
+        assert!(sent < KERNEL, "{sent} bytes were taken for nobody");
+    });
+}
+
+#[test]
+fn a_stream_that_is_not_read_holds_little_and_stops_no_other() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (_unread, _) = client.send(request("GET", "/"), true).await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint.send(ENDLESS).await;
+        let sent = endpoint.send_until_stuck(2 * KERNEL).await;
+        assert!(sent < KERNEL, "{sent} bytes were taken for nobody");
+        let (response, _) = client.send(request("GET", "/"), true).await;
+        let mut other = origin.accept().await;
+        other.head().await;
+        other
+            .send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await;
+        // The unread stream has used the connection's window up, which is the client's own choice; heads still come.
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn a_client_that_promises_to_read_and_does_not_is_not_believed() {
+    story(async {
+        const STREAMS: usize = 20;
+        const SIZE: usize = 3 * 1024 * 1024;
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = H2Client::connect(stage.address, |builder| {
+            builder
+                .initial_window_size(1 << 30)
+                .initial_connection_window_size(1 << 30);
+        })
+        .await;
+        let mut responses = Vec::new();
+        let mut endpoints = Vec::new();
+        for _ in 0..STREAMS {
+            responses.push(client.send(request("GET", "/"), true).await);
+            let mut endpoint = origin.accept().await;
+            endpoint.head().await;
+            endpoint.narrow();
+            endpoints.push(endpoint);
+        }
+        // From here on nobody reads the client's socket.
+        client.freeze();
+        let mut writers = Vec::new();
+        for mut endpoint in endpoints {
+            writers.push(tokio::task::spawn_local(async move {
+                endpoint
+                    .send(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n"))
+                    .await;
+                endpoint.send_until_stuck(SIZE).await;
+                endpoint
+            }));
+        }
+        let mut held = Vec::new();
+        for writer in writers {
+            held.push(writer.await.unwrap());
+        }
+        drop((client, responses));
+        until("all have ended", || {
+            stage.edge().requests() == STREAMS as u64
+        })
+        .await;
+        let taken = stage.edge().response_bytes as usize;
+        // Of the kernel between us and the client, and ours.
+        assert!(
+            taken < STREAMS * 512 * 1024,
+            "{taken} bytes were taken for nobody"
+        );
+    });
+}
+
+#[test]
+fn a_large_body_crosses_all_codecs_unchanged() {
+    story(async {
+        let body: Bytes = (0..=255)
+            .cycle()
+            .take(3_000_003)
+            .collect::<Vec<u8>>()
+            .into();
+        // Over HTTP/2 from the client, over either to the endpoint.
+        for speaks in [Speaks::Http1, Speaks::Http2] {
+            let origin = Origin::new().await;
+            let stage = Stage::new(speaks, &[origin.address]).await;
+            let mut client = stage.h2_client().await;
+            let (response, mut upload) = client.send(request("POST", "/"), false).await;
+            let sent = body.clone();
+            tokio::task::spawn_local(async move {
+                crate::testing::send_all(&mut upload, sent, true).await;
+            });
+            if speaks == Speaks::Http2 {
+                let mut endpoint = origin.accept_h2().await;
+                let (asked, mut respond) = endpoint.request().await;
+                let _driver = endpoint.run();
+                let received = collect(asked.into_body()).await.unwrap();
+                assert!(received == body);
+                let mut answer = respond
+                    .send_response(crate::testing::answer(200), false)
+                    .unwrap();
+                let answered = body.clone();
+                tokio::task::spawn_local(async move {
+                    crate::testing::send_all(&mut answer, answered, true).await;
+                });
+                assert!(collect(response.await.unwrap().into_body()).await.unwrap() == body);
+            } else {
+                let mut endpoint = origin.accept().await;
+                endpoint.head().await;
+                let mut received = Vec::new();
+                loop {
+                    let line = endpoint.read_to("\r\n").await;
+                    let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+                    received.extend(endpoint.bytes(size).await);
+                    endpoint.read_to("\r\n").await;
+                    if size == 0 {
+                        break;
+                    }
+                }
+                assert!(received == body);
+                let answered = body.clone();
+                let writer = tokio::task::spawn_local(async move {
+                    endpoint
+                        .send(format!(
+                            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+                            answered.len()
+                        ))
+                        .await;
+                    endpoint.send(answered).await;
+                });
+                assert!(collect(response.await.unwrap().into_body()).await.unwrap() == body);
+                writer.await.unwrap();
+            }
+        }
+    });
+}
