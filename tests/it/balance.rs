@@ -12,15 +12,16 @@ async fn three_replicas_under_steady_load_stay_within_a_tenth_of_each_other() {
         .start()
         .await;
     for origin in mesh.origins("orders") {
-        origin.does(Behaviour::Slow(Duration::from_millis(5)));
+        // Long beside what a busy machine adds here and there: least request gives less to who is slower.
+        origin.does(Behaviour::Slow(Duration::from_millis(50)));
     }
     let load = Load::start(&mesh.client, &mesh.url("/orders/1"), 12, Duration::ZERO);
     // A new endpoint warms up: what is promised is promised of the time after.
-    load.more(500).await;
+    load.more(300).await;
     for origin in mesh.origins("orders") {
         origin.forget();
     }
-    load.more(4500).await;
+    load.more(1500).await;
     load.stop().await.assert_all_answered();
     let counts: Vec<usize> = mesh.origins("orders").iter().map(|o| o.total()).collect();
     let (least, most) = (counts.iter().min().copied(), counts.iter().max().copied());

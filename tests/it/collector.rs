@@ -128,8 +128,11 @@ async fn metrics_show_the_gateway_and_the_traffic_between_services() {
     mesh.metric_reaches(host, "weft_gateway_requests_total", &orders, 10.0)
         .await;
     let between = ["source=\"storefront\"", "destination=\"orders\""];
-    mesh.metric_reaches(host, "weft_mesh_requests_total", &between, 10.0)
-        .await;
+    for direction in ["direction=\"outbound\"", "direction=\"inbound\""] {
+        let of_edge = [between[0], between[1], direction];
+        mesh.metric_reaches(host, "weft_mesh_requests_total", &of_edge, 10.0)
+            .await;
+    }
     mesh.metric_reaches(host, "weft_answers_total", &["no_route"], 1.0)
         .await;
     // And each process shows its own side.

@@ -109,10 +109,14 @@ async fn the_last_replica_is_never_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_stall_do_not_get_replicas_ejected() {
     let mesh = Mesh::new()
-        .service(Service::new("orders").replicas(2).with("timeout: 1s"))
+        .service(Service::new("orders").replicas(2).with("timeout: 3s"))
         .route("/orders/*", "orders")
         .start()
         .await;
+    for _ in 0..20 {
+        // So that the connections are there, and nothing else can take long.
+        assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    }
     let mut clients = Vec::new();
     for _ in 0..24 {
         let mut client = crate::harness::Wire::connect(mesh.public()).await;

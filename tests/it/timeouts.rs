@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::harness::{Behaviour, Mesh, Service, Wire, soon};
 
 async fn with_timeout(timeout: &str) -> Mesh {
@@ -47,15 +49,15 @@ async fn an_app_that_never_reads_is_given_up_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_upload_may_take_longer_than_the_timeout() {
-    let mesh = with_timeout("1s").await;
+    let mesh = with_timeout("2s").await;
     mesh.origin("orders", 0).does(Behaviour::Echo);
     let mut client = Wire::connect(mesh.public()).await;
     client
         .write("POST /orders/1 HTTP/1.1\r\nHost: shop\r\nContent-Length: 12\r\n\r\n")
         .await;
     for byte in b"twelve bytes" {
-        // In all three times the timeout.
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        // In all more than twice the timeout.
+        tokio::time::sleep(Duration::from_millis(400)).await;
         client.write([*byte]).await;
     }
     let (head, content) = client.answer().await;
@@ -65,7 +67,8 @@ async fn a_slow_upload_may_take_longer_than_the_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_go_on_with_its_body_is_told_so() {
-    let mesh = with_timeout("1s").await;
+    let mesh = with_timeout("3s").await;
+    assert_eq!(mesh.get("/orders/1").await.code(), 200);
     let mut client = Wire::connect(mesh.public()).await;
     client
         .write("POST /orders/1 HTTP/1.1\r\nHost: shop\r\nContent-Length: 12\r\n\r\ntwel")
@@ -120,7 +123,17 @@ async fn an_app_that_cannot_be_reached_is_said_so_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     let mesh = with_timeout("5s").await;
-    mesh.origin("orders", 0).does(Behaviour::Cut);
+    let (cut, cuts) = watch::channel(false);
+    mesh.origin("orders", 0)
+        .does(Behaviour::script(move |mut wire| {
+            let mut cuts = cuts.clone();
+            async move {
+                wire.head().await;
+                wire.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")
+                    .await;
+                let _ = cuts.wait_for(|cut| *cut).await;
+            }
+        }));
     let mut client = Wire::connect(mesh.public()).await;
     client
         .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
@@ -130,5 +143,34 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
         (head.status(), head.field("content-length")),
         (200, Some("100"))
     );
-    assert_eq!(client.rest().await, b"0123456789");
+    let first = soon("what there is", client.exactly(10)).await;
+    assert_eq!(first.unwrap(), b"0123456789");
+    cut.send_replace(true);
+    // Not filled up, not ended as if it were whole.
+    assert!(client.rest().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_at_once_is_no_whole_answer_either() {
+    let mesh = with_timeout("5s").await;
+    mesh.origin("orders", 0).does(Behaviour::Cut);
+    for _ in 0..20 {
+        let mut client = Wire::connect(mesh.public()).await;
+        client
+            .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
+            .await;
+        let head = soon("a head", client.head()).await.unwrap();
+        // Whether the head got through before the bad news is chance.
+        if head.status() == 200 {
+            assert_eq!(head.field("content-length"), Some("100"));
+            assert!(client.rest().await.len() <= 10);
+        } else {
+            assert_eq!(
+                head.field("weft-reason"),
+                Some("upstream_reset"),
+                "{}",
+                head.text
+            );
+        }
+    }
 }
