@@ -2,6 +2,7 @@
 //! controls. One file per promise, named for it; how a story is told is in [`harness`], and what stands alone against
 //! hostile bytes in [`alone`].
 
+mod access_log;
 mod alone;
 mod authz;
 mod balance;

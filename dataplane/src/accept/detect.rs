@@ -22,12 +22,13 @@ pub(crate) enum Version {
     Http2,
 }
 
-/// Reads until it is clear, and puts back what it read. `None` when the connection ends, or says nothing for `idle`.
+/// Reads until it is clear, and puts back what it read. `None` when the connection ends, says nothing for `idle`, or
+/// begins to say something and does not go on within `head`.
 ///
 /// A method that HTTP/1.1 knows differs from the preface in one of the first bytes, so HTTP/1.1 is not kept waiting.
 pub(crate) async fn version(
     io: &mut Io,
-    idle: Duration,
+    (idle, head): (Duration, Duration),
     seat: &Seat,
     draining: impl Fn() -> bool,
 ) -> Option<Version> {
@@ -65,6 +66,9 @@ pub(crate) async fn version(
                     }
                     return timer.poll_expired(cx).map(|()| None);
                 }
+            }
+            if read.is_empty() {
+                timer.set(Instant::now() + head);
             }
             read.extend_from_slice(buf.filled());
         }

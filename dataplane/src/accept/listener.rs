@@ -131,8 +131,8 @@ async fn enter(
     let config = match &site.door {
         Door::Plain => {
             let mut io = Io::plain(stream);
-            let version =
-                detect::version(&mut io, site.timeouts.idle, seat, || core.is_draining()).await?;
+            let patience = (site.timeouts.idle, site.timeouts.head);
+            let version = detect::version(&mut io, patience, seat, || core.is_draining()).await?;
             return Some((io, None, version));
         }
         Door::Tls(config) => Arc::clone(config),

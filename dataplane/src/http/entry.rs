@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     /// Where the last attempt went.
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) attempts: u32,
+    began: Instant,
+    written: bool,
 }
 
 impl Entry {
@@ -59,6 +61,8 @@ impl Entry {
             tls: caller.tls,
             endpoint: None,
             attempts: 0,
+            began: Instant::now(),
+            written: false,
         }))
     }
 
@@ -77,13 +81,14 @@ impl Entry {
 
     /// The exchange has ended.
     pub(crate) fn write(
-        &self,
+        &mut self,
         status: Option<u16>,
         reason: Option<Reason>,
         duration: Duration,
         request_bytes: u64,
         response_bytes: u64,
     ) {
+        self.written = true;
         let Some(lines) = &self.core.lines else {
             return;
         };
@@ -111,5 +116,15 @@ impl Entry {
             peer: Some(self.peer),
             tls: self.tls.then_some("TLS"),
         });
+    }
+}
+
+impl Drop for Entry {
+    /// An exchange whose client went away before there was an answer has a line too, without a status.
+    fn drop(&mut self) {
+        if !self.written {
+            let duration = self.began.elapsed();
+            self.write(None, None, duration, 0, 0);
+        }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interi
         Ok(answer) => answer,
         Err(error) => {
             let answer = answer::made(&site, caller, rule, &error, grpc, started);
-            if let Some(entry) = entry {
+            if let Some(mut entry) = entry {
                 let bytes = match answer.body.length() {
                     Length::Exact(bytes) => bytes,
                     _ => 0,

@@ -531,7 +531,7 @@ impl Drop for Account {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);
         }
-        if let Some(entry) = &self.entry {
+        if let Some(entry) = &mut self.entry {
             entry.write(status, None, latency, request_bytes, self.response_bytes);
         }
     }

@@ -83,7 +83,7 @@ async fn keep_certificate(identity: &Identity, authority: &Authority, renew_now:
             Ok(()) => {
                 failures = 0;
                 let status = identity.status();
-                info!(serial = %status.serial, not_after = ?status.not_after, "certificate renewed");
+                info!(serial = %status.serial, not_after = %httpdate::fmt_http_date(status.not_after), "certificate renewed");
             }
             Err(error) => {
                 failures += 1;

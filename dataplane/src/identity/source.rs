@@ -49,7 +49,7 @@ impl Source {
                 info!(
                     id = %material.spiffe_id(),
                     serial = material.serial(),
-                    not_after = ?material.not_after(),
+                    not_after = %httpdate::fmt_http_date(material.not_after()),
                     "certificate obtained"
                 );
                 Some(Identity::new(material))
