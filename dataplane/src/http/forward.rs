@@ -295,7 +295,8 @@ async fn attempt(
     let connection: Handle = match idle {
         Some(connection) => connection,
         None => {
-            let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await?;
+            // Boxed: a handshake is large and rare, and each exchange would carry the room for it.
+            let io = Box::pin(connect::open(core, cluster, endpoint.address, Alpn::Http1)).await?;
             Rc::new(std::cell::RefCell::new(Connection::new(
                 Wire::new(io),
                 Peer::Endpoint,

@@ -48,8 +48,8 @@ pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
     if site.is_edge {
         // Nobody in front of us is trusted to have told the truth about these.
         head.headers.remove(FORWARDED);
-        if let Ok(value) = HeaderValue::from_str(&caller.address.ip().to_canonical().to_string()) {
-            head.headers.insert(FORWARDED_FOR, value);
+        if let Some(value) = &caller.forwarded_for {
+            head.headers.insert(FORWARDED_FOR, value.clone());
         }
         let proto = if caller.tls { "https" } else { "http" };
         head.headers

@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 pub use replay::Replayed;
 
 use crate::core::Core;
@@ -33,6 +35,8 @@ pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
     /// The client's identity, when it proved one.
     pub(crate) identity: Option<Arc<SpiffeId>>,
+    /// The client's address as endpoints are told it, spelled once for all exchanges.
+    pub(crate) forwarded_for: Option<HeaderValue>,
     /// Whether the connection is encrypted.
     pub(crate) tls: bool,
     /// Where its listener counts connections.
@@ -50,8 +54,10 @@ impl Caller {
         tls: bool,
         connections: Arc<ConnectionCells>,
     ) -> Rc<Self> {
+        let forwarded_for = HeaderValue::from_str(&address.ip().to_canonical().to_string()).ok();
         Rc::new(Self {
             core,
+            forwarded_for,
             address,
             identity,
             tls,
