@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -17,6 +17,8 @@ use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
 
+use super::pressure::{Pressure, Windows};
+use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::{Cluster, connect};
@@ -27,6 +29,7 @@ use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::Peer as Side;
 use crate::identity::Alpn;
+use crate::plan::Http2;
 use crate::reason::Reason;
 
 /// Interim answers that one exchange may bring.
@@ -35,10 +38,7 @@ const MAX_INTERIM: usize = 16;
 const MOST_CONNECTIONS: usize = 4;
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// Large windows, because a small one stops a fast peer at every round trip.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-const SEND_BUFFER: usize = 1024 * 1024;
+const BOUNDS: Http2 = Http2::MESH;
 const HEAD_BYTES: u32 = 64 * 1024;
 
 /// All peers of one core, by endpoint.
@@ -84,6 +84,7 @@ pub(crate) struct Room {
 #[derive(Debug)]
 struct Load {
     streams: Cell<usize>,
+    pressure: Rc<Pressure>,
     peer: Weak<Peer>,
 }
 
@@ -202,17 +203,19 @@ async fn open(
     drop(core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
-        Ok((sender, connection, flusher)) => {
+        Ok((sender, connection, flusher, pressure)) => {
             *peer.failed.borrow_mut() = None;
+            let load = Rc::new(Load {
+                streams: Cell::new(0),
+                pressure,
+                peer: Rc::downgrade(&peer),
+            });
             peer.open.borrow_mut().push(Open {
                 sender,
-                load: Rc::new(Load {
-                    streams: Cell::new(0),
-                    peer: Rc::downgrade(&peer),
-                }),
+                load: Rc::clone(&load),
                 used: Instant::now(),
             });
-            Some((connection, flusher))
+            Some((connection, flusher, load))
         }
         Err(error) => {
             *peer.failed.borrow_mut() = Some(error);
@@ -221,8 +224,8 @@ async fn open(
     };
     peer.wake_waiting();
     drop(peer);
-    if let Some((connection, flusher)) = driven {
-        drive(connection, &flusher).await;
+    if let Some((connection, flusher, load)) = driven {
+        drive(connection, &flusher, &load, address).await;
     }
 }
 
@@ -232,14 +235,15 @@ async fn handshake(
     core: &Core,
     cluster: &Cluster,
     address: std::net::SocketAddr,
-) -> Result<(SendRequest<Bytes>, Connection, Flusher), Error> {
+) -> Result<(SendRequest<Bytes>, Connection, Flusher, Rc<Pressure>), Error> {
     let io = connect::open(core, cluster, address, Alpn::H2).await?;
-    let (io, flusher) = Coalesce::new(io);
+    let pressure = Rc::new(Pressure::new(Windows::of(&BOUNDS)));
+    let (io, flusher) = Coalesce::new(io, false, Rc::clone(&pressure));
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
+        .initial_window_size(BOUNDS.stream_window)
+        .initial_connection_window_size(BOUNDS.connection_window)
+        .max_send_buffer_size(BOUNDS.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .enable_push(false);
     let mut handshake = pin!(builder.handshake(io));
@@ -257,17 +261,36 @@ async fn handshake(
             format!("HTTP/2 with {address}: {error}"),
         )
     })?;
-    Ok((sender, connection, flusher))
+    Ok((sender, connection, flusher, pressure))
 }
 
-async fn drive(connection: Connection, flusher: &Flusher) {
-    let mut connection = pin!(connection);
+async fn drive(
+    mut connection: Connection,
+    flusher: &Flusher,
+    load: &Load,
+    address: std::net::SocketAddr,
+) {
+    let mut watch = Watch::new(connection.ping_pong());
     poll_fn(|cx| {
-        let ended = connection.as_mut().poll(cx);
-        match flusher.poll_flush(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            _ => ended.map(|_| ()),
+        let ended = Pin::new(&mut connection).poll(cx);
+        if let Some(window) = load.pressure.turn()
+            && connection.set_initial_window_size(window).is_ok()
+        {
+            load.pressure.turned();
+            // To be said to the peer.
+            cx.waker().wake_by_ref();
         }
+        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
+            return Poll::Ready(());
+        }
+        if let Some(trouble) = flusher.trouble() {
+            tracing::warn!(endpoint = %address, problem = trouble.words(), "an endpoint's connection was ended");
+        }
+        if ended.is_pending() && watch.poll_dead(cx, load.streams.get() > 0, flusher.frames()).is_ready() {
+            tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
+            return Poll::Ready(());
+        }
+        ended.map(|_| ())
     })
     .await;
 }
@@ -336,16 +359,41 @@ pub(crate) async fn exchange(
     })
     .await?;
     let (parts, stream) = answer.into_parts();
-    let length = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = content_length(&parts.headers)?;
+    let pressure = Rc::clone(&place.0.pressure);
     Ok(Answered {
         status: parts.status,
         headers: parts.headers,
-        body: Received::new(stream, side, length).at(place),
+        body: Received::new(stream, side, length, pressure).at(place),
         request,
     })
+}
+
+/// The one length that an answer has, if it has one. Where there is no body to hold against it (HEAD, 304), h2 lets
+/// anything pass, and the client of another version of HTTP would get it.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return match headers.contains_key(CONTENT_LENGTH) {
+            true => Err(bad_length("more than one content-length")),
+            false => Ok(None),
+        };
+    };
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length <= i64::MAX as u64 => Ok(Some(length)),
+        _ => Err(bad_length("content-length is not a number")),
+    }
+}
+
+fn bad_length(rule: &str) -> Error {
+    Error::maybe_processed(
+        Reason::UpstreamMalformed,
+        format!("the endpoint's answer breaks HTTP/2: {rule}"),
+    )
 }
 
 fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {

@@ -15,6 +15,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::{Frames, Trouble};
+use super::pressure::Pressure;
 use crate::accept::Io;
 
 /// What is gathered at most before it is sent.
@@ -31,6 +33,8 @@ thread_local! {
 #[derive(Debug)]
 struct Inner {
     io: Io,
+    frames: Frames,
+    trouble: Option<Trouble>,
     gathered: Vec<u8>,
     sent: usize,
     unflushed: bool,
@@ -45,9 +49,12 @@ pub(crate) struct Coalesce(Rc<RefCell<Inner>>);
 pub(crate) struct Flusher(Rc<RefCell<Inner>>);
 
 impl Coalesce {
-    pub(crate) fn new(io: Io) -> (Self, Flusher) {
+    /// `serving`: the peer is a client.
+    pub(crate) fn new(io: Io, serving: bool, pressure: Rc<Pressure>) -> (Self, Flusher) {
         let inner = Rc::new(RefCell::new(Inner {
             io,
+            frames: Frames::new(serving, pressure),
+            trouble: None,
             gathered: Vec::new(),
             sent: 0,
             unflushed: false,
@@ -61,10 +68,23 @@ impl Flusher {
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
     }
+
+    /// How many frames have come in.
+    pub(crate) fn frames(&self) -> u64 {
+        self.0.borrow().frames.count
+    }
+
+    /// Why the connection was ended, if it was for what came on it.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.0.borrow().trouble
+    }
 }
 
 impl Inner {
     fn gather(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         if self.sent >= GATHER {
             // A socket that takes some each time, and never all, must not make this grow with all that was ever sent.
             self.gathered.drain(..self.sent);
@@ -121,7 +141,16 @@ impl AsyncRead for Coalesce {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+        let mut inner = self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
+        if let Err(trouble) = inner.frames.read(&buf.filled()[before..]) {
+            // h2 only hears that the connection has failed, and says nothing more.
+            inner.gather(&trouble.goodbye());
+            inner.trouble = Some(trouble);
+            return Poll::Ready(Err(io::Error::other(trouble.words())));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -133,12 +162,14 @@ impl AsyncWrite for Coalesce {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
+        inner.frames.earn_by(buf);
+        let mut taken = 0;
         if inner.gathered.is_empty() && buf.len() >= PASS_THROUGH {
-            let length = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
+            taken = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
             inner.unflushed = inner.io.is_tls();
-            return Poll::Ready(Ok(length));
         }
-        inner.gather(buf);
+        // All of it in any case: what is gathered always ends where a frame does.
+        inner.gather(&buf[taken..]);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -150,13 +181,21 @@ impl AsyncWrite for Coalesce {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        match bufs {
+            [] => {}
+            [only] => inner.frames.earn_by(only),
+            // A payload that is not copied behind its head: a piece of a body.
+            _ => inner.frames.earn(),
+        }
+        let mut taken = 0;
         if inner.gathered.is_empty() && total >= PASS_THROUGH {
-            let length = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
+            taken = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
             inner.unflushed = inner.io.is_tls();
-            return Poll::Ready(Ok(length));
         }
         for buf in bufs {
-            inner.gather(buf);
+            let skipped = taken.min(buf.len());
+            taken -= skipped;
+            inner.gather(&buf[skipped..]);
         }
         Poll::Ready(Ok(total))
     }
@@ -187,6 +226,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::http2::pressure::Windows;
 
     async fn pair(send_buffer: Option<usize>) -> (Coalesce, Flusher, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -202,7 +242,12 @@ mod tests {
                 .set_recv_buffer_size(size)
                 .unwrap();
         }
-        let (io, flusher) = Coalesce::new(Io::plain(ours));
+        let pressure = Pressure::new(Windows {
+            wide: 1 << 20,
+            narrow: 1 << 15,
+            crowded: 1 << 22,
+        });
+        let (io, flusher) = Coalesce::new(Io::plain(ours), true, Rc::new(pressure));
         (io, flusher, theirs)
     }
 

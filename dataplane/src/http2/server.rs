@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -17,6 +18,8 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::pressure::{Pressure, Windows};
+use super::resets::Resets;
 use super::{Coalesce, Received};
 use crate::accept::Io;
 use crate::body::{Body, Length};
@@ -36,11 +39,15 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
+/// How long an exchange that was taken back keeps its place among those of the connection: until the endpoint has noticed
+/// and has stopped working on it. Otherwise a client could have many times its streams worked on.
+const PARTING: Duration = Duration::from_millis(100);
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let site = caller.site();
-    let (io, flusher) = Coalesce::new(io);
+    let pressure = Rc::new(Pressure::new(Windows::of(&site.http2)));
+    let (io, flusher) = Coalesce::new(io, true, Rc::clone(&pressure));
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(site.http2.stream_window)
@@ -66,8 +73,10 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         return;
     };
     let mut streams = FuturesUnordered::new();
+    let mut resets = Resets::new(std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
+    let mut calming = false;
     let mut busy = true;
     poll_fn(|cx| {
         seat.wake_at_drain(cx);
@@ -78,13 +87,21 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         loop {
             let mut progressed = false;
             while !closed {
+                if streams.len() >= site.http2.streams as usize {
+                    // All places are taken, also by what was taken back a moment ago: the others wait.
+                    closed = connection.poll_closed(cx).is_ready();
+                    break;
+                }
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        streams.push(stream(Rc::clone(&caller), request, respond));
+                        let (caller, pressure) = (Rc::clone(&caller), Rc::clone(&pressure));
+                        streams.push(stream(caller, request, respond, pressure));
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
-                        if error.is_library() && error.is_go_away() {
+                        if (error.is_library() && error.is_go_away())
+                            || flusher.trouble().is_some()
+                        {
                             caller.connections.parse_error();
                         }
                         closed = true;
@@ -93,12 +110,28 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                     Poll::Pending => break,
                 }
             }
-            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+            while let Poll::Ready(Some(ended)) = Pin::new(&mut streams).poll_next(cx) {
                 progressed = true;
+                match ended {
+                    Ended::Whole => resets.completed(),
+                    Ended::TakenBack if calming || resets.taken_back(std::time::Instant::now) => {}
+                    Ended::TakenBack => {
+                        calming = true;
+                        caller.connections.parse_error();
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                }
             }
             if closed || !progressed {
                 break;
             }
+        }
+        if let Some(window) = pressure.turn()
+            && connection.set_initial_window_size(window).is_ok()
+        {
+            pressure.turned();
+            // To be said to the client.
+            cx.waker().wake_by_ref();
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(());
@@ -129,22 +162,45 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     .await;
 }
 
-/// One exchange. Nothing to return: whatever goes wrong ends this stream only.
+/// How an exchange ended for the connection's account.
+enum Ended {
+    /// Its answer was taken.
+    Whole,
+    /// Reset, by the client or for its mistakes, before it had come to its end.
+    TakenBack,
+}
+
+/// One exchange. Whatever goes wrong ends this stream only.
 async fn stream(
     caller: Rc<Caller>,
     request: HttpRequest<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
+    pressure: Rc<Pressure>,
+) -> Ended {
+    if exchanged(&caller, request, respond, pressure).await {
+        return Ended::Whole;
+    }
+    tokio::time::sleep(PARTING).await;
+    Ended::TakenBack
+}
+
+/// Says whether the client took the answer.
+async fn exchanged(
+    caller: &Rc<Caller>,
+    request: HttpRequest<RecvStream>,
+    respond: SendResponse<Bytes>,
+    pressure: Rc<Pressure>,
+) -> bool {
     let (parts, receive) = request.into_parts();
     let respond = RefCell::new(respond);
     let is_head = parts.method == Method::HEAD;
     let answer = match head(parts) {
         Ok((head, length)) => {
-            let body = Body::Http2(Received::new(receive, Peer::Client, length));
+            let body = Body::Http2(Received::new(receive, Peer::Client, length, pressure));
             let body = if body.is_end() { Body::Empty } else { body };
             let interim = Interim::Http2(&respond);
             let mut exchange = pin!(exchange(
-                &caller,
+                caller,
                 Request {
                     head,
                     body,
@@ -163,15 +219,20 @@ async fn stream(
             .await;
             match answer {
                 Some(answer) => answer,
-                None => return,
+                None => return false,
             }
         }
-        Err(error) => answer::refused(&caller, &error),
+        Err(error) => answer::refused(caller, &error),
     };
-    send(&caller, respond.into_inner(), answer, is_head).await;
+    send(caller, respond.into_inner(), answer, is_head).await
 }
 
-async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer, is_head: bool) {
+async fn send(
+    caller: &Caller,
+    mut respond: SendResponse<Bytes>,
+    answer: Answer,
+    is_head: bool,
+) -> bool {
     let Answer {
         status,
         mut headers,
@@ -188,10 +249,10 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     *response.headers_mut() = headers;
     let ends = bodiless || body.is_end();
     let Ok(stream) = respond.send_response(response, ends) else {
-        return;
+        return false;
     };
     if ends {
-        return;
+        return true;
     }
     let idle = caller.site().timeouts.stream_idle;
     let mut timer = Timer::pooled();
@@ -216,6 +277,7 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
         // The end is missing, and the client must know.
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
     }
+    !matches!(sent, Err(Failed::Sink(_)))
 }
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
