@@ -1,8 +1,9 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -13,6 +14,9 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::identity::{Alpn, PeerProblem, server_name};
 use crate::reason::Reason;
+
+/// How long a peer may leave what we sent without an acknowledgement.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// Connects. Whatever fails here, the endpoint has not seen the request.
 pub(crate) async fn open(
@@ -47,6 +51,12 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
+    if alpn == Alpn::H2 {
+        // A peer that has gone without a word. Not with HTTP/1.1: an app that does not read for long is no dead one, and
+        // the kernel takes the one for the other.
+        let _: Result<(), _> =
+            SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    }
     let Some(expected) = &cluster.spec.mesh else {
         return Ok(Io::plain(stream));
     };

@@ -15,6 +15,9 @@ use crate::http1::Handle;
 const MOST_IDLE: usize = 256;
 /// Closed after this time unused. Below the usual keep-alive of servers (60 s and up), so that they do not close first.
 const IDLE: Duration = Duration::from_secs(55);
+/// Not used any more this long before the time after which the endpoint says that it closes it: a request that is on its
+/// way then may be lost.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Idle connections.
 #[derive(Debug, Default)]
@@ -33,7 +36,11 @@ impl Pool {
     pub(crate) fn take(&self, endpoint: u64, cx: &mut Context<'_>) -> Option<Handle> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&endpoint)?;
-        while let Some(Idle { connection, .. }) = list.pop() {
+        while let Some(Idle { connection, since }) = list.pop() {
+            let keeps = connection.borrow().keeps;
+            if keeps.is_some_and(|keeps| since.elapsed() + CLOSING >= keeps) {
+                continue;
+            }
             // One that has something to say, or has ended, is of no use any more.
             if connection.borrow_mut().wire.poll_disturbed(cx).is_pending() {
                 return Some(connection);

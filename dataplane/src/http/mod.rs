@@ -9,6 +9,7 @@ pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
 pub(crate) mod interim;
+pub(crate) mod pace;
 pub(crate) mod relay;
 mod replay;
 pub(crate) mod upgrade;

@@ -10,6 +10,7 @@ mod watch;
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use h2::RecvStream;
 
@@ -18,6 +19,7 @@ use pressure::Pressure;
 
 use crate::body::{Frame, Length};
 use crate::error::Error;
+use crate::http::pace::Pace;
 use crate::http1::Peer;
 use crate::identity::PeerProblem;
 use crate::reason::Reason;
@@ -32,6 +34,8 @@ pub struct Received {
     /// Handed out, and given back to the stream's window when more is asked for: then it has been passed on.
     taken: usize,
     pressure: Rc<Pressure>,
+    /// Where it must keep one.
+    pace: Option<Pace>,
     /// Of the upstream connection's streams, until the answer has ended.
     _place: Option<client::Place>,
 }
@@ -64,8 +68,15 @@ impl Received {
             state: State::Data,
             taken: 0,
             pressure,
+            pace: None,
             _place: None,
         }
+    }
+
+    /// With a least pace.
+    pub(crate) fn paced(mut self) -> Self {
+        self.pace = Some(Pace::default());
+        self
     }
 
     /// Holds this place for as long as the body runs.
@@ -90,6 +101,12 @@ impl Received {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     self.taken = data.len();
+                    if let Some(pace) = &mut self.pace
+                        && !pace.keeps(data.len(), Instant::now())
+                    {
+                        let error = Error::new(Reason::BodyTimeout, Pace::words());
+                        return Poll::Ready(Some(Err(error)));
+                    }
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(failure(&error, self.peer)))),

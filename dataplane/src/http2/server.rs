@@ -196,8 +196,14 @@ async fn exchanged(
     let is_head = parts.method == Method::HEAD;
     let answer = match head(parts) {
         Ok((head, length)) => {
-            let body = Body::Http2(Received::new(receive, Peer::Client, length, pressure));
-            let body = if body.is_end() { Body::Empty } else { body };
+            let body = Received::new(receive, Peer::Client, length, pressure);
+            let body = if body.is_end() {
+                Body::Empty
+            } else if !head.is_grpc() && caller.site().is_edge {
+                Body::Http2(body.paced())
+            } else {
+                Body::Http2(body)
+            };
             let interim = Interim::Http2(&respond);
             let mut exchange = pin!(exchange(
                 caller,
