@@ -46,7 +46,7 @@ mod tests {
     fn an_upload_that_drips_is_given_up() {
         assert_eq!(given_up_after(1), Some(20));
         assert_eq!(given_up_after(200), Some(20));
-        assert_eq!(given_up_after(255), Some(257), "what it had sent counts");
+        assert_eq!(given_up_after(255), Some(256), "what it had sent counts");
         assert_eq!(given_up_after(256), None);
         assert_eq!(given_up_after(100_000), None);
     }

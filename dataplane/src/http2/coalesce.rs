@@ -8,12 +8,14 @@
 //! Nothing is held back for long: 32 KiB go out at once, and so does everything at the end of a wake-up.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 
 use super::frames::{Frames, Trouble};
 use super::pressure::Pressure;
@@ -66,7 +68,13 @@ impl Coalesce {
 impl Flusher {
     /// Sends what was gathered. An error means that the connection has failed.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_send(cx)
+        let mut inner = self.0.borrow_mut();
+        if inner.gathered.is_empty() && !inner.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        // Reading much at this wake-up may have used up what the runtime lets a task do, and would again at the next: a
+        // peer that sends without a pause would never hear from us, least of all that it should pause.
+        pin!(unconstrained(poll_fn(|cx| inner.poll_send(cx)))).poll(cx)
     }
 
     /// How many frames have come in.
@@ -219,8 +227,6 @@ impl AsyncWrite for Coalesce {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use std::future::poll_fn;
 
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
