@@ -37,6 +37,11 @@ pub(crate) async fn open(
         .map_err(too_slow)?
 }
 
+/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
+pub(crate) fn is_starved(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
 async fn dial(
     core: &Core,
     cluster: &Cluster,
@@ -44,6 +49,13 @@ async fn dial(
     alpn: Alpn,
 ) -> Result<Io, Error> {
     let stream = TcpStream::connect(address).await.map_err(|error| {
+        if is_starved(&error) {
+            // No other endpoint could be reached either, and none of them is to blame.
+            return Error::new(
+                Reason::Overloaded,
+                format!("connecting to {address}: {error}"),
+            );
+        }
         Error::not_processed(
             Reason::ConnectFailed,
             format!("connecting to {address}: {error}"),
@@ -54,8 +66,7 @@ async fn dial(
     if alpn == Alpn::H2 {
         // A peer that has gone without a word. Not with HTTP/1.1: an app that does not read for long is no dead one, and
         // the kernel takes the one for the other.
-        let _: Result<(), _> =
-            SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let _: Result<(), _> = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     }
     let Some(expected) = &cluster.spec.mesh else {
         return Ok(Io::plain(stream));

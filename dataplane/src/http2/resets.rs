@@ -76,6 +76,10 @@ mod tests {
     #[test]
     fn who_mostly_waits_for_answers_may_change_their_mind_as_often_as_they_like() {
         assert_eq!(endures(10_000, 60, 1), None);
-        assert_eq!(endures(15, 600, 0), None, "a few a second are nobody's harm");
+        assert_eq!(
+            endures(15, 600, 0),
+            None,
+            "a few a second are nobody's harm"
+        );
     }
 }

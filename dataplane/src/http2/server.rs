@@ -99,8 +99,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
-                        if (error.is_library() && error.is_go_away())
-                            || flusher.trouble().is_some()
+                        if (error.is_library() && error.is_go_away()) || flusher.trouble().is_some()
                         {
                             caller.connections.parse_error();
                         }

@@ -98,7 +98,10 @@ mod tests {
         let mut watch = Watch::new(None);
         let dead = poll_fn(|cx| {
             let elapsed = start.elapsed().as_secs_f64();
-            let frames = frames_at.iter().filter(|at| (**at as f64) < elapsed).count();
+            let frames = frames_at
+                .iter()
+                .filter(|at| (**at as f64) < elapsed)
+                .count();
             watch.poll_dead(cx, true, frames as u64)
         });
         tokio::time::timeout(Duration::from_secs(until), dead)

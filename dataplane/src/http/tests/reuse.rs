@@ -147,7 +147,9 @@ fn a_connection_is_not_used_after_the_time_that_its_endpoint_gave() {
             let mut first = origin.accept().await;
             first.head().await;
             first
-                .send(format!("HTTP/1.1 200 OK\r\n{hint}content-length: 0\r\n\r\n"))
+                .send(format!(
+                    "HTTP/1.1 200 OK\r\n{hint}content-length: 0\r\n\r\n"
+                ))
                 .await;
             client.head().await;
             client.send(GET).await;
