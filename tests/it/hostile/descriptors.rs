@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
 use super::{Scene, good};
-use crate::alone::{PATIENCE, Way, fine};
+use crate::alone::{PATIENCE, Way, fine, until};
 
 /// How many descriptors a process has.
 fn open(id: u32) -> usize {
@@ -53,6 +53,12 @@ async fn a_lack_of_descriptors_is_said_sheds_and_is_got_over() {
     assert!(cost < Duration::from_millis(400), "{cost:?} of two seconds");
     // Those who are in are served, and it is not the endpoint's fault when it cannot be reached.
     drop(clients);
+    until("a client to be served again", async || {
+        let request = b"GET /good HTTP/1.1\r\nhost: plain\r\nconnection: close\r\n\r\n";
+        let answer = public.send(request).await.ok()?;
+        answer.starts_with(b"HTTP/1.1 200 ").then_some(())
+    })
+    .await;
     scene
         .ingress
         .logged(&[("message", "accepting connections again")])

@@ -28,6 +28,9 @@ use crate::forge::{Authority, nobody, service};
 const GROWTH: u64 = 96 << 20;
 /// How long a good client waits for an answer before it counts as lost.
 const LOST: Duration = Duration::from_secs(10);
+/// How long 99 % of a good client's answers take at most. A second is the promise; tests run unhurried code, on a machine
+/// that has more to do.
+const SLOWEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
 /// Answers that a good client gets at least while an attack runs, and after it if it was over sooner.
 const ANSWERS: usize = 100;
 
@@ -101,7 +104,7 @@ ingress:
         ]
     }
 
-    /// Runs an attack beside a good client that comes in by `way`: 99 % of its answers come, 99 % of those within a second
+    /// Runs an attack beside a good client that comes in by `way`: 99 % of its answers come, 99 % of those within [`SLOWEST`]
     /// (more only where the machine needed that before), and neither process grows by more than 96 MiB.
     pub(super) async fn under_attack(
         &mut self,
@@ -132,7 +135,7 @@ ingress:
             served.lost,
             served.times.len()
         );
-        let most = Duration::from_secs(1).max(calm.p99() * 4);
+        let most = SLOWEST.max(calm.p99() * 4);
         assert!(
             served.p99() < most,
             "{what}: p99 was {:?}, and {:?} in peace",
