@@ -29,6 +29,7 @@ use crate::balance;
 use crate::cluster::{Cluster, Speaks, Spec, retry};
 use crate::core::{Core, Open, Shared};
 use crate::discovery::Source;
+use crate::endpoint::place::Place;
 use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
@@ -180,7 +181,7 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
     let (path, mut problems) = (Path::root(), Problems::new());
     Spec {
         name: "orders".into(),
-        source: Source::Fixed(origins.to_vec()),
+        source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
         speaks,
         balance: balance::Config::default(),

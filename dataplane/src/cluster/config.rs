@@ -12,6 +12,7 @@ use super::{Speaks, Spec, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::{Source, dns};
+use crate::endpoint::place::Place;
 use crate::health::outlier;
 use crate::identity::{SpiffeId, TrustDomain};
 
@@ -349,7 +350,9 @@ impl Service {
                 ),
             }
         }
-        Some(Source::Fixed(addresses))
+        Some(Source::Fixed(
+            addresses.into_iter().map(Place::new).collect(),
+        ))
     }
 }
 
@@ -364,7 +367,7 @@ pub fn local_app(
     let path = Path::root();
     Some(Spec {
         name: Arc::from(format!("{name} (app)")),
-        source: Source::Fixed(vec![address]),
+        source: Source::Fixed(vec![Place::new(address)]),
         mesh: None,
         speaks: match service.protocol {
             Protocol::Http => Speaks::Http1,

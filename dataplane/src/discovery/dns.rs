@@ -14,6 +14,7 @@ use weft_runtime::config::{Path, Problems};
 use super::belief::{Answer, Belief};
 use super::resolver::{Family, Pacing, Resolver};
 use super::status::Status;
+use crate::endpoint::place::Place;
 
 /// How soon to ask again at first while nothing is known; processes of a fleet start in any order.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -64,7 +65,7 @@ impl Target {
 /// Both families' beliefs and what was made of them.
 struct State {
     families: [Watched; 2],
-    published: Option<Vec<SocketAddr>>,
+    published: Option<Vec<Place>>,
     stale: bool,
     /// When it was last said that the addresses are expired.
     expired_said: Option<Instant>,
@@ -84,7 +85,7 @@ pub(super) async fn follow(
     target: &Target,
     resolver: &Resolver,
     status: &Status,
-    publish: &(impl Fn(Vec<SocketAddr>) + Sync),
+    publish: &(impl Fn(Vec<Place>) + Sync),
 ) {
     // Both families are watched by this one task, so nobody ever waits for this lock.
     let state = Mutex::new(State {
@@ -149,11 +150,11 @@ impl State {
     }
 
     /// The addresses of both families, sorted.
-    fn addresses(&self, port: u16) -> Vec<SocketAddr> {
+    fn places(&self, port: u16) -> Vec<Place> {
         let known = self.families.iter().filter_map(|f| f.belief.known());
         let mut all: Vec<_> = known
             .flatten()
-            .map(|&ip| SocketAddr::new(ip, port))
+            .map(|&ip| Place::new(SocketAddr::new(ip, port)))
             .collect();
         all.sort_unstable();
         all
@@ -166,16 +167,16 @@ impl State {
             || known.any(|known| known.is_some_and(|known| !known.is_empty()))
     }
 
-    fn publish(&mut self, target: &Target, publish: &impl Fn(Vec<SocketAddr>)) {
-        let addresses = self.addresses(target.port);
+    fn publish(&mut self, target: &Target, publish: &impl Fn(Vec<Place>)) {
+        let places = self.places(target.port);
         let changed = match &self.published {
-            Some(published) => *published != addresses,
+            Some(published) => *published != places,
             // One family that has nothing is not yet a service that has nothing.
             None => self.knows_something(),
         };
         if changed {
-            publish(addresses.clone());
-            self.published = Some(addresses);
+            publish(places.clone());
+            self.published = Some(places);
         }
     }
 

@@ -5,9 +5,9 @@
 //!
 //! To add a source: a file here, a variant of [`Source`] and an arm in [`follow`].
 
-use std::net::SocketAddr;
-
 use tokio::sync::watch;
+
+use crate::endpoint::place::Place;
 
 pub mod belief;
 pub mod dns;
@@ -17,11 +17,11 @@ mod status;
 pub use resolver::{Config, Resolver};
 pub use status::{Report, Status};
 
-/// Where the addresses of a service stand.
+/// Where the places of a service stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// In the configuration.
-    Fixed(Vec<SocketAddr>),
+    Fixed(Vec<Place>),
     /// In DNS: A and AAAA records.
     Dns(dns::Target),
 }
@@ -35,14 +35,14 @@ pub async fn follow(
     source: &Source,
     resolver: &Resolver,
     status: &Status,
-    publish: impl Fn(Vec<SocketAddr>) + Send + Sync,
+    publish: impl Fn(Vec<Place>) + Send + Sync,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let watching = async {
         match source {
-            Source::Fixed(addresses) => {
-                publish(addresses.clone());
-                status.settled(addresses.len());
+            Source::Fixed(places) => {
+                publish(places.clone());
+                status.settled(places.len());
                 std::future::pending::<()>().await;
             }
             Source::Dns(target) => dns::follow(target, resolver, status, &publish).await,

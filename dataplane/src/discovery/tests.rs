@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -197,8 +197,9 @@ fn v6(last: u16) -> IpAddr {
     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])
 }
 
-fn at(ips: &[IpAddr]) -> Vec<SocketAddr> {
-    ips.iter().map(|&ip| SocketAddr::new(ip, 8080)).collect()
+fn at(ips: &[IpAddr]) -> Vec<Place> {
+    let address = |&ip| SocketAddr::new(ip, 8080);
+    ips.iter().map(address).map(Place::new).collect()
 }
 
 fn resolver(servers: &[SocketAddr], timeout: &str) -> Resolver {
@@ -226,7 +227,7 @@ const QUICK: Pacing = Pacing {
 async fn following<R>(
     dns: &FakeDns,
     pacing: Pacing,
-    body: impl AsyncFnOnce(&mut mpsc::Receiver<Vec<SocketAddr>>, &Status) -> R,
+    body: impl AsyncFnOnce(&mut mpsc::Receiver<Vec<Place>>, &Status) -> R,
 ) -> R {
     let resolver = resolver(&[dns.address], "100ms").with_pacing(pacing);
     let (status, source) = (Status::new(), target("orders"));
