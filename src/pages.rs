@@ -32,14 +32,28 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
                     "service": &*row.service,
                     "address": row.address,
                     "state": row.state.as_str(),
+                    "health": row.health,
+                    "problem": row.failure.as_deref(),
                     "ejections": row.ejections,
                     "in_flight": row.in_flight,
                 })
             })
             .collect();
+        let services: Vec<_> = registry
+            .services()
+            .into_iter()
+            .map(|row| {
+                json!({
+                    "service": &*row.service,
+                    "endpoints": row.endpoints,
+                    "available": row.available,
+                    "panic": row.panicking,
+                })
+            })
+            .collect();
         (
             "application/json",
-            format!("{:#}\n", json!({ "endpoints": rows })),
+            format!("{:#}\n", json!({ "services": services, "endpoints": rows })),
         )
     };
     running.admin.page(

@@ -8,12 +8,13 @@ use http::{HeaderMap, StatusCode};
 use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
+use super::knock::knock;
 use super::{Caller, answer, headers};
 use crate::body::{Body, Length};
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::Handle;
-use crate::plan::{Rule, Site};
+use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
 
 /// A request as either codec hands it over.
@@ -116,6 +117,9 @@ async fn admit_and_forward<'a>(
     // Whether.
     rule.authz
         .permit(caller.identity.as_deref(), &head.method, head.path.path())?;
+    if rule.purpose == Purpose::Knock {
+        return Box::pin(knock(&caller.core, rule)).await;
+    }
     // How much.
     for limit in &rule.limits {
         limit.admit(

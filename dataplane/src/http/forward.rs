@@ -497,7 +497,7 @@ impl Account {
         Self {
             cells: [
                 wired.cells.clone(),
-                core.inbound(caller, site),
+                core.inbound(caller, site, rule),
                 core.route(site, rule),
             ]
             .map(|cells| cells.map(ExchangeCells::begin)),

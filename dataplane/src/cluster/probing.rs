@@ -1,0 +1,115 @@
+//! Probes of a service's endpoints: a round of its own for each, beside the data path.
+//!
+//! A probe takes the way that exchanges take: in the mesh by mutual TLS with the peer's identity checked, and through the
+//! peer's sidecar to its app. All services of a process share a bounded number of places, so that probing thousands of
+//! endpoints is slower and not heavier; waiting for a place does not count against an endpoint.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::members::Members;
+use super::{Speaks, Spec, connect};
+use crate::endpoint::Endpoint;
+use crate::health::probe::{self, Wire};
+use crate::health::{Checks, Question};
+use crate::identity::{Alpn, Identity};
+use crate::reason::Reason;
+
+/// Probes that a process has under way at most.
+pub(crate) const AT_ONCE: usize = 64;
+
+/// Probes the endpoints of one service.
+#[derive(Debug)]
+pub(crate) struct Prober {
+    pub(crate) spec: Spec,
+    pub(crate) checks: Checks,
+    pub(crate) members: Arc<Members>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) places: Arc<Semaphore>,
+}
+
+/// What a probe came to.
+enum Outcome {
+    /// This is how the endpoint is.
+    Known(Result<(), String>),
+    /// It could not be asked, and that is our own fault.
+    NotAsked(String),
+}
+
+impl Prober {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let mut watched = HashSet::new();
+        let mut rounds = FuturesUnordered::new();
+        loop {
+            let generation = self.members.generation();
+            for endpoint in self.members.load().endpoints() {
+                if watched.insert(endpoint.id) {
+                    rounds.push(self.watch(Arc::clone(endpoint)));
+                }
+            }
+            tokio::select! {
+                () = self.members.newer_than(generation) => {}
+                Some(gone) = rounds.next(), if !rounds.is_empty() => {
+                    watched.remove(&gone);
+                }
+            }
+        }
+    }
+
+    /// Probes one endpoint as long as it is a member, and gives its number.
+    async fn watch(&self, endpoint: Arc<Endpoint>) -> u64 {
+        sleep(self.checks.first(fastrand::u64(..))).await;
+        while self.members.has(&endpoint) {
+            // Boxed, because a handshake is large, and most of the time there is none.
+            match Box::pin(self.probe(&endpoint)).await {
+                Outcome::Known(outcome) => {
+                    self.members
+                        .probed(&endpoint, outcome, &self.checks, Instant::now());
+                }
+                Outcome::NotAsked(problem) => {
+                    tracing::debug!(service = %self.spec.name, endpoint = %endpoint.address, %problem, "cannot probe");
+                }
+            }
+            sleep(self.checks.next(fastrand::u64(..))).await;
+        }
+        endpoint.id
+    }
+
+    async fn probe(&self, endpoint: &Endpoint) -> Outcome {
+        let Ok(_place) = self.places.acquire().await else {
+            return Outcome::NotAsked("the process ends".to_owned());
+        };
+        let limit = self.checks.timeout;
+        timeout(limit, self.ask(endpoint))
+            .await
+            .unwrap_or_else(|_| Outcome::Known(Err(format!("no answer within {limit:?}"))))
+    }
+
+    async fn ask(&self, endpoint: &Endpoint) -> Outcome {
+        let identity = self.identity.as_deref();
+        let stream = connect::reach(identity, &self.spec, endpoint.address, Alpn::H2).await;
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) if error.reason == Reason::IdentityMissing => {
+                return Outcome::NotAsked(error.to_string());
+            }
+            Err(error) => return Outcome::Known(Err(error.to_string())),
+        };
+        let secure = self.spec.mesh.is_some();
+        let wire = match (self.spec.speaks, &self.checks.question) {
+            // Nothing between us and the app that could be asked more.
+            (_, Question::Tcp) if !secure => return Outcome::Known(Ok(())),
+            (Speaks::Http1, _) => Wire::Http1,
+            (Speaks::Http2, _) => Wire::Http2 { secure },
+        };
+        let authority = &self.spec.name;
+        Outcome::Known(probe::ask(&self.checks.question, authority, wire, stream).await)
+    }
+}
