@@ -113,3 +113,134 @@ impl Prober {
         Outcome::Known(probe::ask(&self.checks.question, authority, wire, stream).await)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::balance;
+    use crate::endpoint::State;
+    use crate::health::outlier::Rules;
+    use crate::testing::{nowhere, spec};
+
+    fn prober(addresses: &[SocketAddr], places: usize) -> Prober {
+        let spec = spec(Speaks::Http1, addresses);
+        let members = Members::new("orders", balance::Config::default(), Rules::default());
+        members.apply(addresses.to_vec(), Instant::now());
+        Prober {
+            spec,
+            checks: Checks {
+                interval: Duration::from_millis(20),
+                ..Checks::default()
+            },
+            members: Arc::new(members),
+            identity: None,
+            places: Arc::new(Semaphore::new(places)),
+        }
+    }
+
+    async fn states(members: &Members, wanted: &[State]) {
+        let look = async {
+            loop {
+                let states: Vec<_> = members
+                    .load()
+                    .endpoints()
+                    .iter()
+                    .map(|endpoint| endpoint.state(Instant::now()))
+                    .collect();
+                if states == wanted {
+                    return;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), look).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_takes_connections_is_well_and_members_that_join_are_asked_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (well, sick) = (listener.local_addr().unwrap(), nowhere().await);
+        let prober = prober(&[well], 4);
+        let members = Arc::clone(&prober.members);
+        let story = async {
+            while members.summary().probes_passed < 3 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let mut both = [well, sick];
+            both.sort_unstable();
+            members.apply(both.to_vec(), Instant::now());
+            let wanted = both.map(|address| match address == well {
+                true => State::Healthy,
+                false => State::Unhealthy,
+            });
+            states(&members, &wanted).await;
+            let view = members.view();
+            let failed = view.iter().find(|view| view.endpoint.address == sick);
+            let failure = failed.unwrap().failure.clone().unwrap();
+            assert!(failure.contains("connecting to"), "{failure}");
+
+            // One that has left is not asked any more, and asked again when it is back.
+            members.apply(vec![sick], Instant::now());
+            drop(listener);
+            let listener = TcpListener::bind(sick).await.unwrap();
+            states(&members, &[State::Healthy]).await;
+            drop(listener);
+        };
+        tokio::select! {
+            () = prober.run() => unreachable!("it runs until it is dropped"),
+            () = story => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_are_asked_at_once_than_there_are_places() {
+        let (came, mut coming) = tokio::sync::mpsc::channel(20);
+        let mut addresses = Vec::new();
+        let mut apps = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            let came = came.clone();
+            // Takes connections, and says nothing on them.
+            apps.spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    came.send(stream).await.unwrap();
+                }
+            });
+        }
+        let mut prober = prober(&addresses, 3);
+        prober.checks.timeout = Duration::from_secs(1000);
+        prober.checks.question = Question::Http {
+            target: "/healthz".parse().unwrap(),
+            status: Vec::new(),
+            body: None,
+        };
+        let members = Arc::clone(&prober.members);
+        let asked = async {
+            let mut held = std::collections::VecDeque::new();
+            for _ in 0..40 {
+                held.push_back(coming.recv().await.unwrap());
+                assert!(held.len() <= 3, "more than there are places");
+                if held.len() == 3 {
+                    assert!(coming.try_recv().is_err());
+                    // Its probe fails, and its place goes to the next.
+                    held.pop_front();
+                }
+            }
+        };
+        let story = timeout(Duration::from_secs(60), asked);
+        tokio::select! {
+            () = prober.run() => unreachable!("it runs until it is dropped"),
+            done = story => done.unwrap(),
+        }
+        // Nobody was passed over for those that were first.
+        assert!(members.view().iter().all(|view| view.failure.is_some()));
+    }
+}

@@ -63,6 +63,8 @@ pub(crate) async fn exchange(
         &mut entry,
     );
     let outcome = match admitted {
+        // Boxed: rare, and each exchange would carry the room for it.
+        Ok(rule) if rule.purpose == Purpose::Knock => Box::pin(knock(&caller.core, rule)).await,
         // And away.
         Ok(rule) => forward(caller, &site, rule, request, interim, started, &mut entry).await,
         Err(error) => Err(error),
@@ -102,10 +104,7 @@ fn admit<'a>(
 ) -> Result<&'a Rule, Error> {
     headers::normalize(head)?;
     // Where.
-    let rule = site
-        .routes
-        .find(head)
-        .ok_or_else(|| site.unmatched(head))?;
+    let rule = site.routes.find(head).ok_or_else(|| site.unmatched(head))?;
     *found = Some(rule);
     if let Some(entry) = entry {
         entry.matched(rule);
@@ -122,9 +121,6 @@ fn admit<'a>(
     // Whether.
     rule.authz
         .permit(caller.identity.as_deref(), &head.method, head.path.path())?;
-    if rule.purpose == Purpose::Knock {
-        return Box::pin(knock(&caller.core, rule)).await;
-    }
     // How much.
     for limit in &rule.limits {
         limit.admit(
