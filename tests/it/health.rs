@@ -67,6 +67,14 @@ fn app(name: &'static str, well: &Arc<AtomicBool>) -> Behaviour {
     })
 }
 
+/// Puts such apps beside all replicas of `orders`. On new connections only: the old ones would answer as before.
+async fn replace_apps(mesh: &Mesh, well: [&Arc<AtomicBool>; 3]) {
+    for (number, (name, well)) in ["a", "b", "c"].into_iter().zip(well).enumerate() {
+        mesh.origin("orders", number).does(app(name, well));
+        mesh.origin("orders", number).resume().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_active_probe_takes_a_sick_replica_out_and_back() {
     let mesh = Mesh::new()
@@ -80,9 +88,7 @@ async fn an_active_probe_takes_a_sick_replica_out_and_back() {
         .start()
         .await;
     let well = [(); 3].map(|()| Arc::new(AtomicBool::new(true)));
-    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
-        mesh.origin("orders", number).does(app(name, &well[number]));
-    }
+    replace_apps(&mesh, well.each_ref()).await;
     let hosts = [0, 1, 2].map(|number| mesh.replica("orders", number).host);
     for host in hosts {
         until(&mesh, host, "health", "passing").await;
@@ -337,9 +343,7 @@ async fn when_all_fail_their_probes_all_are_used_and_it_is_loud() {
         .start()
         .await;
     let well = Arc::new(AtomicBool::new(false));
-    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
-        mesh.origin("orders", number).does(app(name, &well));
-    }
+    replace_apps(&mesh, [&well; 3]).await;
     for number in 0..3 {
         until(
             &mesh,
