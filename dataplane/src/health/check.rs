@@ -34,7 +34,7 @@ pub struct Config {
     /// Ask only whether the app takes connections.
     pub tcp: bool,
     /// The statuses that are good, with `http`. From 200 to 299 when left out.
-    pub status: Vec<u16>,
+    pub status: Vec<u32>,
     /// A text that the first 64 KiB of a good answer contain, with `http`.
     pub body: Option<String>,
     /// Time from one probe of an endpoint to the next.
@@ -204,7 +204,11 @@ impl Config {
         if let Some(text) = &self.http {
             return Some(Question::Http {
                 target: check_target(text, &path.key("http"), problems)?,
-                status: self.status.clone(),
+                status: self
+                    .status
+                    .iter()
+                    .filter_map(|status| u16::try_from(*status).ok())
+                    .collect(),
                 body: self.body.clone(),
             });
         }
