@@ -156,9 +156,15 @@ pub async fn run<D: Design>(
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
 
+    let mut leaving = false;
     loop {
         let design = tokio::select! {
             () = process.drain.draining() => break,
+            () = process.drain.leaving(), if !leaving => {
+                leaving = true;
+                cores.leave().await;
+                continue;
+            }
             design = changes.next() => match design {
                 Some(design) => design,
                 // Nobody can change the configuration any more.

@@ -69,7 +69,7 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     registry: Arc<Registry>,
     open: Arc<Open>,
-    listening: JoinHandle<()>,
+    listening: accept::Listening,
 }
 
 /// A stage before it stands: what a story wants otherwise than usual.
