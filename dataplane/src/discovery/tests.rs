@@ -213,7 +213,8 @@ fn resolver(servers: &[SocketAddr], timeout: &str) -> Resolver {
 
 fn target(name: &str) -> Source {
     let mut problems = Problems::new();
-    Source::Dns(dns::Target::build(name, 8080, &Path::root(), &mut problems).unwrap())
+    let target = dns::Target::build(name, 8080, &Path::root(), &mut problems);
+    Source::Dns(vec![target.unwrap()])
 }
 
 const QUICK: Pacing = Pacing {
