@@ -7,7 +7,7 @@
 //!
 //! Each address is an endpoint: an A and an AAAA record of one name are two, each judged by what becomes of its own
 //! exchanges. There is no race between families (RFC 8305) here, because a service's name stands for its replicas and not
-//! for one host; that is for dialling one thing by its name.
+//! for one host; that is for dialling one thing by its name ([`crate::dial`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use hickory_resolver::proto::rr::Name;
 use weft_runtime::config::{Path, Problems};
 
 use super::belief::{Answer, Belief};
-use super::resolver::{Family, Instance, LookupError, Pacing, Resolver};
+use super::resolver::{Family, Found, FoundInstances, Instance, LookupError, Pacing, Resolver};
 use super::status::Status;
 use crate::endpoint::place::Place;
 
@@ -153,11 +153,8 @@ fn family(key: KeyFamily) -> Family {
 }
 
 enum Heard {
-    Addresses(
-        (Name, KeyFamily),
-        Result<super::resolver::Found, LookupError>,
-    ),
-    Instances(Name, Result<super::resolver::FoundInstances, LookupError>),
+    Addresses((Name, KeyFamily), Result<Found, LookupError>),
+    Instances(Name, Result<FoundInstances, LookupError>),
 }
 
 async fn ask(resolver: &Resolver, question: Question) -> Heard {
@@ -655,5 +652,47 @@ mod pure_tests {
             check(Worth::Failure, false, misses, millis);
             check(good(600), false, misses, millis);
         }
+    }
+
+    #[test]
+    fn no_more_hosts_are_followed_than_there_may_be_and_none_that_is_gone() {
+        let pacing = Pacing {
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(5),
+            stale: Duration::from_secs(3600),
+            absent_for: Duration::from_secs(10),
+        };
+        let mut problems = Problems::new();
+        let target = Target::instances("_x._tcp.a", None, &Path::root(), &mut problems).unwrap();
+        let (targets, now) = ([target], Instant::now());
+        let mut state = State::new(&targets, pacing, now);
+        let host = |n: usize| Name::from_ascii(format!("h{n}.")).unwrap();
+        let address = |n: usize| IpAddr::from([10, 1, (n >> 8) as u8, n as u8]);
+        let answer = |hosts: std::ops::Range<usize>| {
+            let instance = |n| Instance {
+                priority: 0,
+                weight: 1,
+                port: 80,
+                host: host(n),
+            };
+            let found = FoundInstances {
+                instances: hosts.clone().map(instance).collect(),
+                hosts: hosts.map(|n| (host(n), address(n))).collect(),
+                ttl: None,
+            };
+            Heard::Instances(targets[0].name.clone(), Ok(found))
+        };
+        state.hear(answer(0..MOST_HOSTS + 50), now, 0);
+        assert_eq!(state.places().len(), MOST_HOSTS);
+        assert_eq!(state.addresses.len(), 2 * MOST_HOSTS);
+        // Again and again: what is remembered of what is due does not grow.
+        for second in 1..100 {
+            let now = now + Duration::from_secs(second);
+            state.hear(answer(0..3), now, 0);
+            while state.due(now).is_some() {}
+        }
+        assert_eq!(state.addresses.len(), 6);
+        assert_eq!(state.places().len(), 3);
+        assert!(state.agenda.len() < 100, "{}", state.agenda.len());
     }
 }

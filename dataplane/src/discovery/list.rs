@@ -88,6 +88,15 @@ pub fn build(items: &[Item], path: &Path, problems: &mut Problems) -> Option<Vec
             Item::Address(text) => (text, at.clone()),
             Item::Place(described) => (&described.address, at.key("address")),
         };
+        if let Item::Place(described) = item
+            && described.zone.as_deref() == Some("")
+        {
+            problems.at(
+                &at.key("zone"),
+                "a zone without a name",
+                "write its name, or remove `zone`",
+            );
+        }
         let mut wrong = |what: String, cure: &str| problems.at(&at_address, what, cure);
         let address = match text.parse::<SocketAddr>() {
             Ok(address) if !listed.insert(address) => {
@@ -118,13 +127,6 @@ pub fn build(items: &[Item], path: &Path, problems: &mut Problems) -> Option<Vec
             place.weight = described.weight;
             place.priority = described.priority;
             place.zone = described.zone.as_deref().map(Arc::from);
-            if described.zone.as_deref() == Some("") {
-                problems.at(
-                    &at.key("zone"),
-                    "a zone without a name",
-                    "write its name, or remove `zone`",
-                );
-            }
         }
         places.push(place);
     }
@@ -187,7 +189,7 @@ mod tests {
         );
         check(
             "- 10.0.0.7:1\n- { address: 10.0.0.7:1, weight: 2 }",
-            &["list:2:5", "twice"],
+            &["list:2:14", "twice"],
         );
         check(
             "- { address: x, zone: '' }",
