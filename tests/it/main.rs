@@ -27,4 +27,5 @@ mod protocols;
 mod reload;
 mod renewal;
 mod retry;
+mod rolling;
 mod timeouts;

@@ -222,6 +222,11 @@ impl Endpoint {
         self.withdrawn.load(Relaxed) != 0
     }
 
+    /// Whether it said that it is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.withdrawn.load(Relaxed) & DRAINING != 0
+    }
+
     /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.
     pub fn is_ejected(&self) -> bool {
         self.health.load(Relaxed) != 0

@@ -19,7 +19,7 @@ use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
+use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
@@ -163,16 +163,18 @@ async fn attempts(
         })
         .await;
         let random = fastrand::u64(..);
-        let error = match outcome {
+        let error = match outcome.map(|answered| answered.hears(core, cluster, &endpoint)) {
             Ok(answered) => match answered.passed_on_failure(cluster) {
                 // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
                 Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::RemoteFailure,
-                        Instant::now(),
-                        random,
-                    );
+                    // Who stops in good order is not to blame.
+                    let outcome = match error.reason {
+                        Reason::Draining => Outcome::Pushback,
+                        _ => Outcome::RemoteFailure,
+                    };
+                    cluster
+                        .members
+                        .record(&mut flight, outcome, Instant::now(), random);
                     error
                 }
                 _ => {
@@ -185,6 +187,17 @@ async fn attempts(
                     return Ok(answered.into_beginning(carried));
                 }
             },
+            Err(error)
+                if cluster.is_local
+                    && core.is_leaving()
+                    && error.reason == Reason::ConnectFailed =>
+            {
+                // It was told to stop as we were, and was faster. Another instance can take this.
+                return Err(Error::not_processed(
+                    Reason::Draining,
+                    format!("the app has ended already: {}", error.detail),
+                ));
+            }
             Err(error) => {
                 if error.reason.is_of_endpoint() {
                     cluster.members.record(
@@ -339,6 +352,15 @@ struct Answered {
 }
 
 impl Answered {
+    /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
+    fn hears(mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) -> Self {
+        // An app that says so is not believed: there is no sidecar that would have taken it out.
+        if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
+            departure::noticed(core, cluster, endpoint);
+        }
+        self
+    }
+
     /// The failure behind an answer that the peer's own sidecar made.
     fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
         if !cluster.is_mesh() || !self.status.is_server_error() {

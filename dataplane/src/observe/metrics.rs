@@ -57,6 +57,8 @@ names! {
     counter SERVICE_PANICS = "weft_service_panics_total", "How often it came to that.";
     counter SERVICE_PANIC_PICKS = "weft_service_panic_picks_total", "Exchanges that were given to any endpoint for that reason.";
     counter HEALTH_PROBES = "weft_health_probes_total", "Probes of endpoints by service and result: passed or failed.";
+    gauge DISCOVERY_ENDPOINTS = "weft_discovery_endpoints", "Endpoints of a service that its source (DNS, a file, the configuration) names.";
+    gauge DISCOVERY_FAILING = "weft_discovery_failing", "1 while a service's source cannot be asked, or not be understood; what it said last stays in use.";
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
@@ -311,6 +313,20 @@ impl Registry {
         for (address, row) in &rows {
             let labels = [("service", &*row.service), ("endpoint", address.as_str())];
             page.sample(ENDPOINT_EJECTIONS, &labels, row.ejections);
+        }
+        let sources = self.sources();
+        page.family(DISCOVERY_ENDPOINTS, Kind::Gauge, help(DISCOVERY_ENDPOINTS));
+        for row in &sources {
+            page.sample(
+                DISCOVERY_ENDPOINTS,
+                &[("service", &row.service)],
+                row.endpoints,
+            );
+        }
+        page.family(DISCOVERY_FAILING, Kind::Gauge, help(DISCOVERY_FAILING));
+        for row in &sources {
+            let failing = u8::from(row.stale || row.error.is_some());
+            page.sample(DISCOVERY_FAILING, &[("service", &row.service)], failing);
         }
     }
 }

@@ -322,7 +322,9 @@ fn nobody_is_stuck_whatever_happened() {
                         some.truncate(rng.usize(..=size));
                         members.apply(some, now);
                     }
-                    (1 | 2, Some(one)) => members.set_draining(one.address, rng.bool()),
+                    (1 | 2, Some(one)) => {
+                        members.set_draining(one.address, rng.bool());
+                    }
                     (3..=10, Some(one)) => {
                         let outcome = if rng.u8(..3) == 0 {
                             Ok(())
