@@ -14,6 +14,7 @@ mod knock;
 pub(crate) mod relay;
 mod replay;
 pub(crate) mod upgrade;
+mod verdict;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
