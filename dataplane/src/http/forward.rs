@@ -143,64 +143,45 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = pin!(attempt(
-            core, cluster, &endpoint, head, body, upgrade, interim, now
-        ));
-        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
-            if upload.is_some_and(Replay::is_starving) {
-                return Error::new(
-                    Reason::BodyTimeout,
-                    format!("nothing came of the body for {:?}", spec.timeout),
-                );
-            }
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
-        })
-        .await;
+        let outcome = {
+            let attempt = pin!(attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now
+            ));
+            within(&mut timer, spec.timeout, upload, attempt, || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
+                    format!(
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
+                    ),
+                )
+            })
+            .await
+        };
         let random = fastrand::u64(..);
-        let error = match outcome {
-            Ok(answered) => match answered.passed_on_failure(cluster) {
-                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::RemoteFailure,
-                        Instant::now(),
-                        random,
-                    );
-                    error
-                }
-                _ => {
-                    let outcome = judge_status(
-                        answered.status,
-                        answered.headers.contains_key(http::header::RETRY_AFTER),
-                    );
-                    cluster.members.record(&mut flight, outcome, now, random);
-                    carried.flight = Some(flight);
-                    return Ok(answered.into_beginning(carried));
-                }
-            },
-            Err(error) => {
-                if error.reason.is_of_endpoint() {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::LocalFailure,
-                        Instant::now(),
-                        random,
-                    );
-                }
-                if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, upload, retries, &error, started)
-                {
-                    return Err(error);
-                }
-                error
+        let judged = judge(
+            outcome,
+            cluster,
+            head,
+            upload,
+            &mut flight,
+            retries,
+            random,
+            (started, now),
+        );
+        let error = match judged {
+            Judged::Answer(answered) => {
+                carried.flight = Some(flight);
+                return Ok(answered.into_beginning(carried));
             }
+            Judged::Fail(error) => return Err(error),
+            Judged::Again(error) => error,
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -218,6 +199,65 @@ async fn attempts(
             Ok(())
         });
         within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
+    }
+}
+
+/// What becomes of an exchange after an attempt.
+enum Judged {
+    /// The client gets this answer.
+    Answer(Answered),
+    /// Another attempt is made; this one failed so.
+    Again(Error),
+    /// The client is told of this failure.
+    Fail(Error),
+}
+
+/// Says how the endpoint fared, and whether there is another attempt. Apart from the attempt, so that the room of an
+/// answer is not kept through the pause before the next.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one attempt, handed down once"
+)]
+fn judge(
+    outcome: Result<Answered, Error>,
+    cluster: &Cluster,
+    head: &Head,
+    upload: Option<&Replay>,
+    flight: &mut InFlight,
+    retries: u32,
+    random: u64,
+    (started, now): (Instant, Instant),
+) -> Judged {
+    match outcome {
+        Ok(answered) => match answered.passed_on_failure(cluster) {
+            // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
+            Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
+                let (outcome, now) = (Outcome::RemoteFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Again(error)
+            }
+            _ => {
+                let outcome = judge_status(
+                    answered.status,
+                    answered.headers.contains_key(http::header::RETRY_AFTER),
+                );
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Answer(answered)
+            }
+        },
+        Err(error) => {
+            if error.reason.is_of_endpoint() {
+                let (outcome, now) = (Outcome::LocalFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+            }
+            if error.reason == Reason::UpstreamTimeout
+                || !may_retry(cluster, head, upload, retries, &error, started)
+            {
+                Judged::Fail(error)
+            } else {
+                Judged::Again(error)
+            }
+        }
     }
 }
 
@@ -282,8 +322,8 @@ async fn attempt(
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 && !upgrade {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
-        let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
+        let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -332,7 +372,7 @@ struct Answered {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
     lease: Option<Handle>,
     upgraded: Option<Handle>,
@@ -406,7 +446,7 @@ impl Beginning {
 pub struct UpstreamBody {
     body: Body,
     length: Length,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// Why the rest of the request cannot be had.
     broken: Option<Error>,
     lease: Option<Handle>,
