@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::balance::{self, EndpointSet};
+use crate::endpoint::place::Place;
 use crate::endpoint::{Endpoint, InFlight, Outcome, SLOW_START, State};
 use crate::health::outlier::{Record, Rules, Trip};
 
@@ -111,37 +112,53 @@ impl Members {
         self.readmit(&mut known, now);
     }
 
-    /// Makes these the addresses of the service. Order and repetition do not matter. Returns whether anything changed.
-    pub fn apply(&self, mut addresses: Vec<SocketAddr>, now: Instant) -> bool {
-        addresses.sort_unstable();
-        addresses.dedup();
-        if addresses.len() > MOST_ENDPOINTS {
+    /// Makes these the places of the service. Order and repetition do not matter; of an address that is named more than
+    /// once the lowest tier counts. What is known of an address stays when its tier, weight or zone changes. Returns
+    /// whether anything changed.
+    pub fn apply<P: Into<Place>>(&self, places: Vec<P>, now: Instant) -> bool {
+        let mut places: Vec<Place> = places.into_iter().map(Into::into).collect();
+        places.sort_unstable();
+        places.dedup_by_key(|place| place.address);
+        if places.len() > MOST_ENDPOINTS {
             tracing::warn!(
                 service = %self.service,
-                found = addresses.len(),
+                found = places.len(),
                 used = MOST_ENDPOINTS,
                 "service has more endpoints than can be used"
             );
-            addresses.truncate(MOST_ENDPOINTS);
+            places.truncate(MOST_ENDPOINTS);
         }
         let mut known = self.lock();
         let unchanged = {
             let current = self.set.load();
-            let current = current.endpoints().iter().map(|e| e.address);
-            current.eq(addresses.iter().copied())
+            let current = current.endpoints();
+            current.len() == places.len()
+                && current
+                    .iter()
+                    .zip(&places)
+                    .all(|(e, place)| *e.place() == *place)
         };
         if unchanged {
             return false;
         }
 
         let mut before = std::mem::take(&mut known.present);
-        let mut endpoints = Vec::with_capacity(addresses.len());
+        let mut endpoints = Vec::with_capacity(places.len());
         let mut added = 0_usize;
-        for address in addresses {
-            let member = before.remove(&address).unwrap_or_else(|| {
-                added += 1;
-                known.arrive(address, now)
-            });
+        for place in places {
+            let address = place.address;
+            let member = match before.remove(&address) {
+                Some(member) => {
+                    if *member.endpoint.place() != place {
+                        member.endpoint.set_place(place);
+                    }
+                    member
+                }
+                None => {
+                    added += 1;
+                    known.arrive(place, now)
+                }
+            };
             endpoints.push(Arc::clone(&member.endpoint));
             known.present.insert(address, member);
         }
@@ -184,14 +201,19 @@ impl Members {
         }
     }
 
-    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left.
-    pub fn set_draining(&self, address: SocketAddr, draining: bool) {
+    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left. Returns whether
+    /// that is news.
+    pub fn set_draining(&self, address: SocketAddr, draining: bool) -> bool {
         let mut known = self.lock();
         let Some(member) = known.present.get(&address) else {
-            return;
+            return false;
         };
+        if member.endpoint.is_draining() == draining {
+            return false;
+        }
         member.endpoint.set_draining(draining);
         self.changed(&mut known);
+        true
     }
 
     /// The probe is back.
@@ -351,18 +373,19 @@ impl Known {
     }
 
     /// An address that was not there before; maybe an old acquaintance.
-    fn arrive(&mut self, address: SocketAddr, now: Instant) -> Member {
-        match self.gone.remove(&address) {
+    fn arrive(&mut self, place: Place, now: Instant) -> Member {
+        match self.gone.remove(&place.address) {
             Some(gone) if now.saturating_duration_since(gone.since) < REMEMBER_GONE => {
                 // A record that was away for a moment is not a process that was started anew.
                 if now.saturating_duration_since(gone.since) >= SLOW_START {
                     gone.member.endpoint.warm(now);
                 }
                 gone.member.endpoint.set_draining(false);
+                gone.member.endpoint.set_place(place);
                 gone.member
             }
             _ => {
-                let endpoint = Endpoint::new(address);
+                let endpoint = Endpoint::at(place);
                 endpoint.warm(now);
                 Member {
                     endpoint,

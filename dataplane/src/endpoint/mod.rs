@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 pub mod place;
 pub mod window;
 
+use place::Place;
 use window::{Sums, Window, instant, stamp};
 
 /// How long a new or returned endpoint takes to reach its full share.
@@ -101,6 +104,8 @@ pub struct Endpoint {
     pub id: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What discovery says of it now. Read where a set is built, not for each exchange.
+    place: ArcSwap<Place>,
     in_flight: AtomicU32,
     local_in_a_row: AtomicU32,
     remote_in_a_row: AtomicU32,
@@ -119,12 +124,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A healthy endpoint that has seen nothing yet.
+    /// A healthy endpoint that has seen nothing yet, at an address of which nothing else is known.
     pub fn new(address: SocketAddr) -> Arc<Self> {
+        Self::at(Place::new(address))
+    }
+
+    /// A healthy endpoint that has seen nothing yet.
+    pub fn at(place: Place) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
-            address,
+            address: place.address,
+            place: ArcSwap::from_pointee(place),
             in_flight: AtomicU32::new(0),
             local_in_a_row: AtomicU32::new(0),
             remote_in_a_row: AtomicU32::new(0),
@@ -139,6 +150,18 @@ impl Endpoint {
             ejections: AtomicU64::new(0),
             window: Window::default(),
         })
+    }
+
+    /// What discovery says of it now: its tier, weight and zone. A membership's [`crate::balance::EndpointSet`] is built
+    /// anew when that changes, so a policy reads it once.
+    pub fn place(&self) -> Arc<Place> {
+        self.place.load_full()
+    }
+
+    /// Takes over what discovery says of it; what is known about it stays.
+    pub(crate) fn set_place(&self, place: Place) {
+        debug_assert_eq!(place.address, self.address, "an endpoint is its address");
+        self.place.store(Arc::new(place));
     }
 
     /// Begins an exchange, whatever the state: from here it counts as load, a connection that is still being made too.
@@ -183,6 +206,11 @@ impl Endpoint {
     /// Whether it is ejected, probing or draining: not among those that carry the service.
     pub fn is_out(&self) -> bool {
         self.is_ejected() || self.draining.load(Relaxed)
+    }
+
+    /// Whether it said that it is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.

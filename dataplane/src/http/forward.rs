@@ -19,7 +19,7 @@ use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
+use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
@@ -143,7 +143,7 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let outcome = {
+        let mut outcome = {
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now
             ));
@@ -165,6 +165,10 @@ async fn attempts(
             .await
         };
         let random = fastrand::u64(..);
+        match &mut outcome {
+            Ok(answered) => answered.hear(core, cluster, &endpoint),
+            Err(error) => explain(error, core, cluster),
+        }
         let judged = judge(
             outcome,
             cluster,
@@ -232,8 +236,14 @@ fn judge(
         Ok(answered) => match answered.passed_on_failure(cluster) {
             // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
             Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                let (outcome, now) = (Outcome::RemoteFailure, Instant::now());
-                cluster.members.record(flight, outcome, now, random);
+                let outcome = match error.reason {
+                    // Who stops in good order is not to blame.
+                    Reason::Draining => Outcome::Pushback,
+                    _ => Outcome::RemoteFailure,
+                };
+                cluster
+                    .members
+                    .record(flight, outcome, Instant::now(), random);
                 Judged::Again(error)
             }
             _ => {
@@ -258,6 +268,14 @@ fn judge(
                 Judged::Again(error)
             }
         }
+    }
+}
+
+/// An app that was told to stop as we were, and was faster: another instance can take this.
+fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+    if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
+        let detail = format!("the app has ended already: {}", error.detail);
+        *error = Error::not_processed(Reason::Draining, detail);
     }
 }
 
@@ -379,6 +397,14 @@ struct Answered {
 }
 
 impl Answered {
+    /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
+    fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
+        // An app that says so is not believed: there is no sidecar that would have taken it out.
+        if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
+            departure::noticed(core, cluster, endpoint);
+        }
+    }
+
     /// The failure behind an answer that the peer's own sidecar made.
     fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
         if !cluster.is_mesh() || !self.status.is_server_error() {

@@ -87,19 +87,19 @@ impl Carried {
         if let Some(old) = old.filter(|old| old.spec.mesh == cluster.spec.mesh) {
             // Until the next answer of DNS, also by another name: an exchange in between would fail for nothing.
             let endpoints = old.members.load();
-            let addresses = endpoints
+            let places = endpoints
                 .endpoints()
                 .iter()
-                .map(|endpoint| endpoint.address)
-                .collect();
-            cluster.members.apply(addresses, Instant::now());
+                .map(|endpoint| endpoint.place().as_ref().clone())
+                .collect::<Vec<_>>();
+            cluster.members.apply(places, Instant::now());
         }
         let (alive, shutdown) = watch::channel(false);
         let (found, resolver) = (Arc::clone(&cluster), Arc::clone(&self.resolver));
         self.tasks
             .spawn(format!("discovery of {}", cluster.name), async move {
-                let publish = |addresses| {
-                    found.members.apply(addresses, Instant::now());
+                let publish = |places| {
+                    found.members.apply(places, Instant::now());
                 };
                 follow(
                     &found.spec.source,

@@ -424,7 +424,7 @@ fn memberships_are_sorted_deduplicated_and_swapped_only_when_they_change() {
     let members = members();
     let now = Instant::now();
     assert_eq!(members.generation(), 0);
-    assert!(!members.apply(vec![], now));
+    assert!(!members.apply(Vec::<Place>::new(), now));
     let mut twice = [addresses(3), addresses(3)].concat();
     twice.reverse();
     assert!(members.apply(twice, now));
@@ -438,9 +438,40 @@ fn memberships_are_sorted_deduplicated_and_swapped_only_when_they_change() {
     assert_eq!(members.generation(), 1);
     assert!(!members.apply(addresses(3), now));
     assert_eq!(members.generation(), 1);
-    assert!(members.apply(vec![], now));
+    assert!(members.apply(Vec::<Place>::new(), now));
     assert!(members.load().endpoints().is_empty());
     assert_eq!(members.generation(), 2);
+}
+
+#[test]
+fn what_discovery_says_of_an_address_may_change_and_nothing_known_is_lost() {
+    let (members, now) = warm(4);
+    let sick = endpoint(&members, 0);
+    fail(&members, &sick, 5, now);
+    assert!(sick.is_ejected());
+    let mut places: Vec<Place> = addresses(4).into_iter().map(Place::new).collect();
+    places[0].weight = 3;
+    places[0].priority = 1;
+    places[0].zone = Some("a".into());
+    let before = members.generation();
+    assert!(members.apply(places.clone(), now));
+    assert_eq!(members.generation(), before + 1, "policies see it");
+    let same = endpoint(&members, 0);
+    assert_eq!(same.id, sick.id);
+    assert_eq!(*same.place(), places[0]);
+    assert!(same.is_ejected());
+    assert!(!members.apply(places.clone(), now));
+    // Twice the same address: the tier that is used first counts, whatever the order.
+    let mut twice = vec![places[0].clone(), Place::new(places[0].address)];
+    twice.extend_from_slice(&places[1..]);
+    assert!(members.apply(twice, now));
+    assert_eq!(endpoint(&members, 0).place().priority, 0);
+    assert_eq!(members.load().endpoints().len(), 4);
+    // One that comes back is where discovery says it is now.
+    members.apply(places[1..].to_vec(), now);
+    assert!(members.apply(places.clone(), now));
+    assert_eq!(*endpoint(&members, 0).place(), places[0]);
+    assert!(endpoint(&members, 0).is_ejected());
 }
 
 #[test]
@@ -461,7 +492,7 @@ fn no_more_than_a_thousand_and_some_are_remembered_the_ejected_before_all() {
     let sick = endpoint(&members, MOST_GONE + 499);
     fail(&members, &sick, 5, now);
     assert!(sick.is_ejected());
-    members.apply(vec![], now);
+    members.apply(Vec::<Place>::new(), now);
     assert_eq!(members.lock().gone.len(), MOST_GONE);
     members.apply(addresses(MOST_GONE + 500), now);
     assert_eq!(endpoint(&members, MOST_GONE + 499).id, sick.id);
