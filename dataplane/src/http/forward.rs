@@ -144,84 +144,50 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = pin!(attempt(
-            core, cluster, &endpoint, head, body, upgrade, interim, now
-        ));
-        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
-            if upload.is_some_and(Replay::is_starving) {
-                return Error::new(
-                    Reason::BodyTimeout,
-                    format!("nothing came of the body for {:?}", spec.timeout),
-                );
-            }
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
-        })
-        .await;
+        let mut outcome = {
+            let attempt = pin!(attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now
+            ));
+            within(&mut timer, spec.timeout, upload, attempt, || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
+                    format!(
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
+                    ),
+                )
+            })
+            .await
+        };
         let random = fastrand::u64(..);
-        let error = match outcome.map(|answered| answered.hears(core, cluster, &endpoint)) {
-            Ok(answered) => match answered.passed_on_failure(cluster) {
-                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    // Who stops in good order is not to blame.
-                    let outcome = match error.reason {
-                        Reason::Draining => Outcome::Pushback,
-                        _ => Outcome::RemoteFailure,
-                    };
-                    cluster
-                        .members
-                        .record(&mut flight, outcome, Instant::now(), random);
-                    error
-                }
-                _ => {
-                    let outcome = verdict::of_head(
-                        head.is_grpc(),
-                        answered.status,
-                        &answered.headers,
-                        answered.body.is_end(),
-                    );
-                    // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
-                    let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
-                    match outcome {
-                        Some(outcome) => cluster.members.record(&mut flight, outcome, now, random),
-                        None => carried.pending = Some(Pending::new(cluster)),
-                    }
-                    carried.flight = Some(flight);
-                    return Ok(answered.into_beginning(carried));
-                }
-            },
-            Err(error)
-                if cluster.is_local
-                    && core.is_leaving()
-                    && error.reason == Reason::ConnectFailed =>
-            {
-                // It was told to stop as we were, and was faster. Another instance can take this.
-                return Err(Error::not_processed(
-                    Reason::Draining,
-                    format!("the app has ended already: {}", error.detail),
-                ));
+        match &mut outcome {
+            Ok(answered) => answered.hear(core, cluster, &endpoint),
+            Err(error) => explain(error, core, cluster),
+        }
+        let judged = judge(
+            outcome,
+            cluster,
+            head,
+            upload,
+            &mut flight,
+            retries,
+            random,
+            (started, now),
+        );
+        let error = match judged {
+            Judged::Answer { answered, told } => {
+                carried.flight = Some(flight);
+                carried.pending = (!told).then(|| Pending::new(cluster));
+                return Ok(answered.into_beginning(carried));
             }
-            Err(error) => {
-                if error.reason.is_of_endpoint() {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::LocalFailure,
-                        Instant::now(),
-                        random,
-                    );
-                }
-                if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, upload, retries, &error, started)
-                {
-                    return Err(error);
-                }
-                error
-            }
+            Judged::Fail(error) => return Err(error),
+            Judged::Again(error) => error,
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -239,6 +205,90 @@ async fn attempts(
             Ok(())
         });
         within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
+    }
+}
+
+/// What becomes of an exchange after an attempt.
+enum Judged {
+    /// The client gets this answer.
+    Answer {
+        answered: Answered,
+        /// Whether its head told how the endpoint fared.
+        told: bool,
+    },
+    /// Another attempt is made; this one failed so.
+    Again(Error),
+    /// The client is told of this failure.
+    Fail(Error),
+}
+
+/// Says how the endpoint fared, and whether there is another attempt. Apart from the attempt, so that the room of an
+/// answer is not kept through the pause before the next.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one attempt, handed down once"
+)]
+fn judge(
+    outcome: Result<Answered, Error>,
+    cluster: &Cluster,
+    head: &Head,
+    upload: Option<&Replay>,
+    flight: &mut InFlight,
+    retries: u32,
+    random: u64,
+    (started, now): (Instant, Instant),
+) -> Judged {
+    match outcome {
+        Ok(answered) => match answered.passed_on_failure(cluster) {
+            // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
+            Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
+                let outcome = match error.reason {
+                    // Who stops in good order is not to blame.
+                    Reason::Draining => Outcome::Pushback,
+                    _ => Outcome::RemoteFailure,
+                };
+                cluster
+                    .members
+                    .record(flight, outcome, Instant::now(), random);
+                Judged::Again(error)
+            }
+            _ => {
+                let outcome = verdict::of_head(
+                    head.is_grpc(),
+                    answered.status,
+                    &answered.headers,
+                    answered.body.is_end(),
+                );
+                // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
+                if let Some(outcome) = outcome {
+                    cluster.members.record(flight, outcome, now, random);
+                }
+                let told = outcome.is_some();
+                Judged::Answer { answered, told }
+            }
+        },
+        Err(error) => {
+            if error.reason.is_of_endpoint() {
+                let (outcome, now) = (Outcome::LocalFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+            }
+            if error.reason == Reason::UpstreamTimeout
+                || !may_retry(cluster, head, upload, retries, &error, started)
+            {
+                Judged::Fail(error)
+            } else {
+                Judged::Again(error)
+            }
+        }
+    }
+}
+
+/// An app that was told to stop as we were, and was faster: another instance can take this.
+fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+    if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
+        let detail = format!("the app has ended already: {}", error.detail);
+        *error = Error::not_processed(Reason::Draining, detail);
     }
 }
 
@@ -303,8 +353,8 @@ async fn attempt(
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 && !upgrade {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
-        let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
+        let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -353,7 +403,7 @@ struct Answered {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
     lease: Option<Handle>,
     upgraded: Option<Handle>,
@@ -361,12 +411,11 @@ struct Answered {
 
 impl Answered {
     /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
-    fn hears(mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) -> Self {
+    fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
         // An app that says so is not believed: there is no sidecar that would have taken it out.
         if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
             departure::noticed(core, cluster, endpoint);
         }
-        self
     }
 
     /// The failure behind an answer that the peer's own sidecar made.
@@ -436,7 +485,7 @@ impl Beginning {
 pub struct UpstreamBody {
     body: Body,
     length: Length,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// Why the rest of the request cannot be had.
     broken: Option<Error>,
     lease: Option<Handle>,

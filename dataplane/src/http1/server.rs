@@ -184,6 +184,18 @@ impl Server {
         is_head: bool,
         keep_alive: bool,
     ) -> ControlFlow<()> {
+        let (relay, keep_alive) = self.begin(answer, version, is_head, keep_alive);
+        self.finish(relay, keep_alive).await
+    }
+
+    /// Stages the head of an answer; returns its body on its way, and whether another request may follow.
+    fn begin(
+        &mut self,
+        answer: Answer,
+        version: Version,
+        is_head: bool,
+        keep_alive: bool,
+    ) -> (Relay, bool) {
         let Answer {
             status,
             headers,
@@ -214,16 +226,21 @@ impl Server {
             keep_alive,
             &self.caller.core.date(),
         );
-        drop(headers);
         // An answer without a body has nothing to relay, but its exchange may have more to settle.
         let body = if bodiless { Body::Empty } else { body };
-        let mut relay = Relay::new(
+        let connection = self.connection.clone();
+        let relay = Relay::new(
             body,
             Sink::Http1 {
-                connection: self.connection.clone(),
+                connection,
                 framing,
             },
         );
+        (relay, keep_alive)
+    }
+
+    /// Sends what is staged and the body behind it.
+    async fn finish(&mut self, mut relay: Relay, keep_alive: bool) -> ControlFlow<()> {
         let (caller, timer) = (&self.caller, &mut self.timer);
         let mut idle = None;
         let mut moved = 0;
