@@ -181,9 +181,9 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer { answered, told } => {
+            Judged::Answer(answered, judged) => {
+                carried.pending = (!judged).then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
-                carried.pending = (!told).then(|| Pending::new(cluster));
                 return Ok(answered.into_beginning(carried));
             }
             Judged::Fail(error) => return Err(error),
@@ -210,12 +210,8 @@ async fn attempts(
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer.
-    Answer {
-        answered: Answered,
-        /// Whether its head told how the endpoint fared.
-        told: bool,
-    },
+    /// The client gets this answer; whether its head has said how the endpoint fared.
+    Answer(Answered, bool),
     /// Another attempt is made; this one failed so.
     Again(Error),
     /// The client is told of this failure.
@@ -264,8 +260,7 @@ fn judge(
                 if let Some(outcome) = outcome {
                     cluster.members.record(flight, outcome, now, random);
                 }
-                let told = outcome.is_some();
-                Judged::Answer { answered, told }
+                Judged::Answer(answered, outcome.is_some())
             }
         },
         Err(error) => {
