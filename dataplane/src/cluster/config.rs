@@ -18,7 +18,7 @@ use crate::balance;
 use crate::discovery::list::{self, Item};
 use crate::discovery::{Source, dns};
 use crate::endpoint::place::Place;
-use crate::health::outlier;
+use crate::health::{self, Question, outlier};
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// What a service's app speaks on its port.
@@ -61,6 +61,8 @@ pub struct Defaults {
     pub retry: retry::Config,
     /// When an endpoint that fails is left alone.
     pub outlier: outlier::Config,
+    /// How endpoints are asked whether they are well. They are not when this is left out.
+    pub health: Option<health::Config>,
     /// How much may be under way.
     pub limits: Limits,
 }
@@ -73,6 +75,7 @@ impl Default for Defaults {
             connect_timeout: Period::seconds(1),
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
+            health: None,
             limits: Limits::default(),
         }
     }
@@ -82,6 +85,9 @@ impl Defaults {
     /// Checks them, as they stand in the file.
     pub fn check(&self, path: &Path, problems: &mut Problems) {
         self.build(path, |_| true, problems);
+        if let Some(health) = &self.health {
+            health.build(&path.key("health"), problems);
+        }
     }
 
     /// Checks those values whose keys `tell` says; of the others only whether they are good comes back.
@@ -164,6 +170,8 @@ pub struct Service {
     pub retry: Option<retry::Config>,
     /// As in `defaults`.
     pub outlier: Option<outlier::Config>,
+    /// As in `defaults`.
+    pub health: Option<health::Config>,
     /// As in `defaults`.
     pub limits: Option<Limits>,
 }
@@ -334,6 +342,7 @@ impl Service {
                 .outlier
                 .clone()
                 .unwrap_or_else(|| defaults.outlier.clone()),
+            health: None,
             limits: self.limits.unwrap_or(defaults.limits),
         };
         // What is wrong with the defaults is said once, where they stand.
@@ -345,6 +354,7 @@ impl Service {
             _ => self.limits.is_some(),
         };
         let reach = own.build(path, said, problems);
+        let health = self.health(defaults, path, problems);
         if problems.len() > before {
             return None;
         }
@@ -365,11 +375,42 @@ impl Service {
             speaks,
             balance: own.balance,
             outlier,
+            health,
             retry,
             timeout: own.timeout.as_duration(),
             connect_timeout: own.connect_timeout.as_duration(),
             in_flight: own.limits.in_flight as usize,
         })
+    }
+
+    /// How its endpoints are probed, by itself or by the defaults.
+    fn health(
+        &self,
+        defaults: &Defaults,
+        path: &Path,
+        problems: &mut Problems,
+    ) -> Option<health::Checks> {
+        let (config, place) = match (&self.health, &defaults.health) {
+            (Some(own), _) => (own, path.key("health")),
+            (None, Some(default)) => (default, path.clone()),
+            (None, None) => return None,
+        };
+        let mut found = Problems::new();
+        let checks = config.build(&place, &mut found);
+        // What is wrong with the defaults is said once, where they stand.
+        if self.health.is_some() {
+            problems.append(found);
+        }
+        let checks = checks?;
+        if matches!(checks.question, Question::Grpc { .. }) && self.protocol != Protocol::Grpc {
+            problems.at(
+                &place,
+                "its health is asked by gRPC, which its app does not speak",
+                "write `protocol: grpc`, or a `health:` of its own with `http: /PATH` or `tcp: true`",
+            );
+            return None;
+        }
+        Some(checks)
     }
 
     /// What depends on whether there is a sidecar beside it.
@@ -497,6 +538,7 @@ pub fn local_app(
             ..outlier::Config::default()
         }
         .build(&path, &mut ignored)?,
+        health: None,
         // Its callers try again, elsewhere if they can.
         retry: retry::Config {
             attempts: 0,

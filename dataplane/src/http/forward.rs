@@ -17,6 +17,7 @@ use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
@@ -24,7 +25,6 @@ use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::head::Head;
-use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
@@ -63,6 +63,7 @@ pub(crate) async fn forward(
         core: Rc::clone(core),
         flight: None,
         ticket: None,
+        pending: None,
         account: Account::new(caller, site, rule, &wired, started, upload),
     });
     let attempted = match cluster.admit() {
@@ -180,7 +181,8 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer(answered) => {
+            Judged::Answer(answered, judged) => {
+                carried.pending = (!judged).then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried));
             }
@@ -208,8 +210,8 @@ async fn attempts(
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer.
-    Answer(Answered),
+    /// The client gets this answer; whether its head has said how the endpoint fared.
+    Answer(Answered, bool),
     /// Another attempt is made; this one failed so.
     Again(Error),
     /// The client is told of this failure.
@@ -247,12 +249,18 @@ fn judge(
                 Judged::Again(error)
             }
             _ => {
-                let outcome = judge_status(
+                let outcome = verdict::of_head(
+                    head.is_grpc(),
                     answered.status,
-                    answered.headers.contains_key(http::header::RETRY_AFTER),
+                    &answered.headers,
+                    answered.body.is_end(),
                 );
-                cluster.members.record(flight, outcome, now, random);
-                Judged::Answer(answered)
+                // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
+                if let Some(outcome) = outcome {
+                    cluster.members.record(flight, outcome, now, random);
+                }
+                Judged::Answer(answered, outcome.is_some())
             }
         },
         Err(error) => {
@@ -480,6 +488,8 @@ pub struct UpstreamBody {
     /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
     flight: Option<InFlight>,
     ticket: Option<Ticket>,
+    /// What it says of the endpoint, when its head did not tell.
+    pending: Option<Pending>,
     account: Account,
 }
 
@@ -508,6 +518,11 @@ impl UpstreamBody {
                 None => return Poll::Pending,
             },
         };
+        if let Some(pending) = self.pending.take()
+            && let Some(flight) = &mut self.flight
+        {
+            pending.conclude(flight, frame.as_ref());
+        }
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) | None => {}
@@ -577,7 +592,7 @@ impl Account {
         Self {
             cells: [
                 wired.cells.clone(),
-                core.inbound(caller, site),
+                core.inbound(caller, site, rule),
                 core.route(site, rule),
             ]
             .map(|cells| cells.map(ExchangeCells::begin)),
