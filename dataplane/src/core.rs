@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -25,12 +25,13 @@ use crate::accept;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
+use crate::http1::encode;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
-use crate::plan::{Plan, Rule, Site};
+use crate::plan::{Plan, Purpose, Rule, Site};
 
 /// Commands to a core that are under way at most; a core takes them at once.
 const COMMANDS: usize = 16;
@@ -87,11 +88,13 @@ enum Command {
         site: Arc<str>,
         listener: TcpListener,
     },
+    /// Stop listening for a site, or for all.
     Close {
-        site: Arc<str>,
+        site: Option<Arc<str>>,
         /// Dropped when the socket is closed.
         closed: oneshot::Sender<()>,
     },
+    Leave,
     Drain,
 }
 
@@ -148,11 +151,15 @@ impl Cores {
 
     /// Stops listening for a site; its connections go on. The address is free when this returns.
     pub async fn close(&self, site: &Arc<str>) {
+        self.stop_listening(Some(site)).await;
+    }
+
+    async fn stop_listening(&self, site: Option<&Arc<str>>) {
         let mut closing = Vec::new();
         for sender in &self.commands {
             let (closed, is_closed) = oneshot::channel();
             let command = Command::Close {
-                site: Arc::clone(site),
+                site: site.cloned(),
                 closed,
             };
             let _: Result<_, _> = sender.send(command).await;
@@ -164,9 +171,19 @@ impl Cores {
         }
     }
 
+    /// Has every answer to a peer of the mesh say that we are about to stop.
+    pub async fn leave(&self) {
+        for sender in &self.commands {
+            let _: Result<_, _> = sender.send(Command::Leave).await;
+        }
+    }
+
     /// Stops listening, tells every connection to end after its exchange, and waits for that or for the deadline. Returns
     /// how many connections were still open then.
     pub async fn drain(self, deadline: impl Future<Output = ()>) -> usize {
+        // All cores have closed before any connection is told: who is told and finds somebody listening knows that it is
+        // not us any more.
+        self.stop_listening(None).await;
         for sender in &self.commands {
             let _: Result<_, _> = sender.send(Command::Drain).await;
         }
@@ -187,7 +204,10 @@ pub struct Core {
     pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
+    /// What a `Date` says, at most a moment more than a second old.
+    date: Cell<[u8; 29]>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
     pub(crate) peers: Peers,
@@ -206,7 +226,9 @@ impl Core {
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
+            leaving: Cell::new(false),
             draining: Cell::new(false),
+            date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
             pool: Pool::default(),
             peers: Peers::default(),
@@ -221,9 +243,23 @@ impl Core {
         Arc::clone(self.plan.borrow_mut().load())
     }
 
+    /// Whether peers are to be told that this process is about to stop.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    pub(crate) fn announce(&self) {
+        self.leaving.set(true);
+    }
+
     /// Whether connections are to end after their exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// The time of day, as an answer's `date` field has it.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.get()
     }
 
     /// A place for one more connection, if there is one.
@@ -265,8 +301,20 @@ impl Core {
         wired
     }
 
-    /// The counters of a caller that comes in from the mesh.
-    pub(crate) fn inbound(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
+    /// The counters of a caller that comes in from the mesh, for what is traffic.
+    pub(crate) fn inbound(
+        &self,
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+    ) -> Option<Arc<EdgeCells>> {
+        if rule.purpose != Purpose::Traffic {
+            return None;
+        }
+        self.edge_from(caller, site)
+    }
+
+    fn edge_from(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
         if !site.tells_identity {
             return None;
         }
@@ -323,7 +371,10 @@ impl Core {
         let status = Some(error.reason.status().as_u16());
         let cells = [
             rule.and_then(|rule| self.route(site, rule)),
-            self.inbound(caller, site),
+            match rule {
+                Some(rule) => self.inbound(caller, site, rule),
+                None => self.edge_from(caller, site),
+            },
         ];
         for cells in cells.into_iter().flatten() {
             cells.answered(error.reason);
@@ -332,6 +383,7 @@ impl Core {
     }
 
     pub(crate) fn drain(&self) {
+        self.announce();
         self.draining.set(true);
         let wakers: Vec<Waker> = self
             .seats
@@ -348,7 +400,8 @@ impl Core {
             lines.flush();
         }
         let now = Instant::now();
-        self.pool.sweep(now);
+        self.date.set(encode::date(SystemTime::now()));
+        self.pool.sweep();
         self.peers.sweep(now);
         let plan = self.plan();
         self.wired
@@ -406,7 +459,7 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                     match accept::listen(Rc::clone(&core), Arc::clone(&site), listener) {
                         Ok(task) => {
                             if let Some(old) = listeners.insert(site, task) {
-                                old.abort();
+                                old.close().await;
                             }
                         }
                         // The other listeners and all connections go on.
@@ -416,19 +469,18 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                     }
                 }
                 Some(Command::Close { site, closed }) => {
-                    if let Some(listener) = listeners.remove(&site) {
-                        listener.abort();
-                        // The socket goes with the task, which ends a moment after it was told to.
-                        let _: Result<_, _> = listener.await;
-                    }
+                    let closing: Vec<_> = match site {
+                        Some(site) => listeners.remove(&site).into_iter().collect(),
+                        None => listeners.drain().map(|(_, listener)| listener).collect(),
+                    };
+                    futures_util::future::join_all(
+                        closing.into_iter().map(accept::Listening::close),
+                    )
+                    .await;
                     drop(closed);
                 }
-                Some(Command::Drain) => {
-                    for (_, listener) in listeners.drain() {
-                        listener.abort();
-                    }
-                    core.drain();
-                }
+                Some(Command::Leave) => core.announce(),
+                Some(Command::Drain) => core.drain(),
                 // The process has finished draining, or gave up; what is still open is cut.
                 None => return Ok(()),
             }

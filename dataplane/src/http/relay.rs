@@ -38,7 +38,8 @@ pub(crate) struct Relay {
     sink: Sink,
     /// Taken from the source, waiting for the sink's window.
     waiting: Bytes,
-    trailers: Option<HeaderMap>,
+    /// Boxed: few bodies have any, and every exchange has room for this.
+    trailers: Option<Box<HeaderMap>>,
     ended: bool,
     finished: bool,
     /// Body bytes that the sink has accepted.
@@ -96,7 +97,9 @@ impl Relay {
                         wire.stage_piece(data, b"");
                     }
                 }
-                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => self.trailers = Some(trailers),
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                    self.trailers = Some(Box::new(trailers));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Source(error))),
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => {
@@ -130,6 +133,14 @@ impl Relay {
         let broken = |error: h2::Error| Failed::Sink(error.to_string());
         while !self.finished {
             if !self.waiting.is_empty() {
+                if self.moved == 0 && self.source.is_end() {
+                    // All of it in one piece: h2 holds what the window does not take yet, which we would do otherwise.
+                    self.moved = self.waiting.len() as u64;
+                    self.finished = true;
+                    let whole = std::mem::take(&mut self.waiting);
+                    stream.send_data(whole, true).map_err(broken)?;
+                    break;
+                }
                 if stream.capacity() < self.waiting.len() {
                     stream.reserve_capacity(self.waiting.len());
                 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
@@ -21,8 +21,9 @@ use super::pressure::{Pressure, Windows};
 use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Cluster, connect, departure};
 use crate::core::Core;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http::interim::Interim;
@@ -38,6 +39,9 @@ const MAX_INTERIM: usize = 16;
 const MOST_CONNECTIONS: usize = 4;
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
+/// idle for too long, to the peer's mind.
+const IN_USE: Duration = Duration::from_secs(30);
 const BOUNDS: Http2 = Http2::MESH;
 const HEAD_BYTES: u32 = 64 * 1024;
 
@@ -67,6 +71,11 @@ struct Open {
 }
 
 impl Open {
+    /// A connection that has ended, or is about to, is never ready again.
+    fn lasts(&mut self, cx: &mut Context<'_>) -> bool {
+        matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+    }
+
     fn is_full(&self) -> bool {
         self.load.streams.get() >= self.sender.current_max_send_streams()
     }
@@ -114,7 +123,7 @@ impl Peers {
         &self,
         core: &Rc<Core>,
         cluster: &Arc<Cluster>,
-        endpoint: &Arc<crate::endpoint::Endpoint>,
+        endpoint: &Arc<Endpoint>,
         now: Instant,
     ) -> Result<Room, Error> {
         let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
@@ -140,7 +149,7 @@ impl Peers {
                 tokio::task::spawn_local(open(
                     Rc::clone(core),
                     Arc::clone(cluster),
-                    endpoint.address,
+                    Arc::clone(endpoint),
                     Rc::clone(&peer),
                 ));
             }
@@ -154,6 +163,12 @@ impl Peers {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether a connection to this endpoint can still take exchanges.
+    pub(crate) fn is_open(&self, endpoint: u64, cx: &mut Context<'_>) -> bool {
+        let peers = self.peers.borrow();
+        peers.get(&endpoint).is_some_and(|peer| peer.is_open(cx))
     }
 
     #[cfg(test)]
@@ -176,14 +191,19 @@ impl Peer {
     /// A place on an open connection, if one has any.
     fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
-        // A connection that has ended, or is about to, is never ready again.
-        open.retain_mut(|open| matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(()))));
+        open.retain_mut(|open| open.lasts(cx));
         let found = open.iter_mut().find(|open| !open.is_full())?;
         found.used = now;
         Some(Room {
             sender: found.sender.clone(),
             place: Place::new(&found.load),
         })
+    }
+
+    fn is_open(&self, cx: &mut Context<'_>) -> bool {
+        let mut open = self.open.borrow_mut();
+        open.retain_mut(|open| open.lasts(cx));
+        !open.is_empty()
     }
 
     fn wake_waiting(&self) {
@@ -193,14 +213,10 @@ impl Peer {
 }
 
 /// Connects and then drives the connection to its end.
-async fn open(
-    core: Rc<Core>,
-    cluster: Arc<Cluster>,
-    address: std::net::SocketAddr,
-    peer: Rc<Peer>,
-) {
-    let connected = handshake(&core, &cluster, address).await;
-    drop(core);
+async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
+    let connected = handshake(&core, &cluster, endpoint.address).await;
+    // Nothing that lives as long as a connection may keep the core.
+    let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
         Ok((sender, connection, flusher, pressure)) => {
@@ -224,8 +240,22 @@ async fn open(
     };
     peer.wake_waiting();
     drop(peer);
-    if let Some((connection, flusher, load)) = driven {
-        drive(connection, &flusher, &load, address).await;
+    let Some((connection, flusher, load)) = driven else {
+        return;
+    };
+    let in_order = drive(connection, &flusher, &load, endpoint.address).await;
+    let was_used = load.peer.upgrade().is_some_and(|peer| {
+        let open = peer.open.borrow();
+        // What is not among them any more was closed by us.
+        let ours = open.iter().find(|open| Rc::ptr_eq(&open.load, &load));
+        ours.is_some_and(|open| open.used.elapsed() < IN_USE)
+    });
+    if in_order
+        && was_used
+        && cluster.is_mesh()
+        && let Some(core) = core.upgrade()
+    {
+        departure::noticed(&core, &cluster, &endpoint);
     }
 }
 
@@ -264,12 +294,13 @@ async fn handshake(
     Ok((sender, connection, flusher, pressure))
 }
 
+/// Returns whether the connection ended without an error.
 async fn drive(
     mut connection: Connection,
     flusher: &Flusher,
     load: &Load,
     address: std::net::SocketAddr,
-) {
+) -> bool {
     let mut watch = Watch::new(connection.ping_pong());
     poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
@@ -281,18 +312,18 @@ async fn drive(
             cx.waker().wake_by_ref();
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         if let Some(trouble) = flusher.trouble() {
             tracing::warn!(endpoint = %address, problem = trouble.words(), "an endpoint's connection was ended");
         }
         if ended.is_pending() && watch.poll_dead(cx, load.streams.get() > 0, flusher.frames()).is_ready() {
             tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
-        ended.map(|_| ())
+        ended.map(|ended| ended.is_ok())
     })
-    .await;
+    .await
 }
 
 /// The head of an endpoint's answer, and what is left to send of the request.
@@ -301,42 +332,54 @@ pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Received,
-    pub(crate) request: Option<Relay>,
+    pub(crate) request: Option<Box<Relay>>,
 }
 
-/// Sends a request and waits for the head of its answer. Dropping the future resets the stream.
-pub(crate) async fn exchange(
-    room: Room,
-    head: &Head,
-    body: Body,
-    tls: bool,
-    interim: &Interim<'_>,
-) -> Result<Answered, Error> {
-    let side = Side::Endpoint;
+/// A request on its way over a stream, whose answer has not come yet. Dropping it resets the stream.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    response: ResponseFuture,
+    place: Option<Place>,
+    pressure: Rc<Pressure>,
+    request: Option<Box<Relay>>,
+    interims: usize,
+}
+
+/// Sends a request, the beginning of it at least.
+pub(crate) fn ask(room: Room, head: &Head, body: Body, tls: bool) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls)?;
     let bodiless = body.is_end();
     let Room { mut sender, place } = room;
-    let (mut response, stream) = sender
+    let (response, stream) = sender
         .send_request(request, bodiless)
-        .map_err(|error| failure(&error, side))?;
-    drop(sender);
-    let mut request = (!bodiless).then(|| Relay::new(body, Sink::Http2 { stream }));
-    let mut interims = 0;
-    let mut failed = None;
-    let answer = poll_fn(|cx| {
-        if let Some(relay) = &mut request {
+        .map_err(|error| failure(&error, Side::Endpoint))?;
+    Ok(Asked {
+        response,
+        pressure: Rc::clone(&place.0.pressure),
+        place: Some(place),
+        request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
+        interims: 0,
+    })
+}
+
+impl Asked {
+    /// The head of the answer; sends on what is left of the request meanwhile.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &Interim<'_>,
+    ) -> Poll<Result<Answered, Error>> {
+        let side = Side::Endpoint;
+        if let Some(relay) = &mut self.request {
             match relay.poll(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(())) => request = None,
+                Poll::Ready(Ok(())) => self.request = None,
                 Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
                 // The endpoint takes no more; it may have answered all the same.
-                Poll::Ready(Err(Failed::Sink(failure))) => {
-                    failed = Some(failure);
-                    request = None;
-                }
+                Poll::Ready(Err(Failed::Sink(_))) => self.request = None,
             }
         }
-        while let Poll::Ready(Some(answer)) = response.poll_informational(cx) {
+        while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
             let answer = answer.map_err(|error| failure(&error, side))?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
@@ -345,8 +388,8 @@ pub(crate) async fn exchange(
                     "the endpoint's answer breaks HTTP/2: 101",
                 )));
             }
-            interims += 1;
-            if interims > MAX_INTERIM {
+            self.interims += 1;
+            if self.interims > MAX_INTERIM {
                 return Poll::Ready(Err(Error::maybe_processed(
                     Reason::UpstreamMalformed,
                     format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
@@ -354,19 +397,17 @@ pub(crate) async fn exchange(
             }
             interim.send(cx, answer.status(), answer.headers());
         }
-        let answer = ready!(pin!(&mut response).poll(cx));
-        Poll::Ready(answer.map_err(|error| failure(&error, side)))
-    })
-    .await?;
-    let (parts, stream) = answer.into_parts();
-    let length = content_length(&parts.headers)?;
-    let pressure = Rc::clone(&place.0.pressure);
-    Ok(Answered {
-        status: parts.status,
-        headers: parts.headers,
-        body: Received::new(stream, side, length, pressure).at(place),
-        request,
-    })
+        let answer = ready!(Pin::new(&mut self.response).poll(cx));
+        let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        let length = content_length(&parts.headers)?;
+        let pressure = Rc::clone(&self.pressure);
+        Poll::Ready(Ok(Answered {
+            status: parts.status,
+            headers: parts.headers,
+            body: Received::new(stream, side, length, pressure).at(self.place.take()),
+            request: self.request.take(),
+        }))
+    }
 }
 
 /// The one length that an answer has, if it has one. Where there is no body to hold against it (HEAD, 304), h2 lets

@@ -80,8 +80,8 @@ impl Received {
     }
 
     /// Holds this place for as long as the body runs.
-    pub(crate) fn at(mut self, place: client::Place) -> Self {
-        self._place = Some(place);
+    pub(crate) fn at(mut self, place: Option<client::Place>) -> Self {
+        self._place = place;
         self
     }
 
