@@ -31,6 +31,7 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, clap::Args)]
+#[group(id = "run")]
 pub(crate) struct Args {
     #[command(flatten)]
     sidecar: sidecar::Args,
