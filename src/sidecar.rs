@@ -1,5 +1,6 @@
 //! `weft sidecar`: the proxy beside one instance of a service.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -91,14 +92,23 @@ fn reporting(
     let Some(collector) = &checked.file.collector else {
         return Ok(None);
     };
-    let mut admin = checked.admin.address();
-    if let Some(host) = host {
-        admin.set_ip(host);
-    }
+    let admin = checked.admin.address();
+    let place = match host {
+        Some(host) => SocketAddr::new(host, admin.port()).to_string(),
+        // The loopback of every host has the same address.
+        None if admin.ip().to_canonical().is_loopback() => {
+            let name = rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned();
+            format!("{name}:{}", admin.port())
+        }
+        None => admin.to_string(),
+    };
     let settings = report::Settings {
         address: collector.address.clone(),
         interval: collector.interval.as_duration(),
-        instance: format!("{service} at {admin}"),
+        instance: format!("{service} at {place}"),
         run: report::draw_run(),
     };
     let (resolver, address) = (Arc::clone(resolver), collector.address.clone());
