@@ -208,6 +208,7 @@ impl Keeper {
         );
         tracing::info!(why, ?delay, timeout = ?limit, grace = ?self.grace, "draining");
         beside.readiness.leave("draining");
+        beside.trigger.leave();
         let trigger = beside.trigger;
         let steps = async {
             sleep(delay).await;
