@@ -4,9 +4,11 @@ mod ca;
 mod check;
 mod config;
 mod demo;
+mod health;
 mod ingress;
 mod pages;
 mod role;
+mod run;
 mod sidecar;
 
 use std::process::ExitCode;
@@ -30,8 +32,12 @@ enum Command {
     Ingress(ingress::Args),
     /// The proxy beside one instance of a service
     Sidecar(sidecar::Args),
+    /// A sidecar that starts the app when it is ready, passes on signals, drains, and ends with the app's exit code
+    Run(run::Args),
     /// The certificate authority
     Ca(ca::Args),
+    /// Asks the process beside it whether it is ready, for the health checks of images without a shell
+    Health(health::Args),
     #[command(hide = true)]
     DemoApp(demo::app::Args),
 }
@@ -42,7 +48,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Ingress(args) => ingress::run(args),
         Command::Sidecar(args) => sidecar::run(args),
+        Command::Run(args) => run::run(args),
         Command::Ca(args) => ca::run(args),
+        Command::Health(args) => health::run(&args),
         Command::DemoApp(args) => demo::app::run(&args),
     }
 }

@@ -59,6 +59,43 @@ pub struct Process {
     pub access_log: Arc<AccessLog>,
     /// Where it counts.
     pub registry: Arc<Registry>,
+    /// Keeps the app's way out open longer than what comes in, where somebody knows when the app ends.
+    pub way_out: Option<WayOut>,
+}
+
+/// Between who runs the app and the data path: the way out stays open until the app has ended.
+#[derive(Debug, Clone)]
+pub struct WayOut {
+    /// Whether what came in has drained.
+    quiet: Arc<watch::Sender<bool>>,
+    /// Whether the app needs its way out no longer.
+    over: Arc<watch::Sender<bool>>,
+}
+
+impl Default for WayOut {
+    fn default() -> Self {
+        Self {
+            quiet: Arc::new(watch::Sender::new(false)),
+            over: Arc::new(watch::Sender::new(false)),
+        }
+    }
+}
+
+impl WayOut {
+    /// Waits until everything that came in has ended. May be dropped at any time.
+    pub async fn quiet(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.quiet.subscribe().wait_for(|&quiet| quiet).await;
+    }
+
+    /// The app has ended.
+    pub fn close(&self) {
+        self.over.send_replace(true);
+    }
+
+    async fn closed(&self) {
+        let _ = self.over.subscribe().wait_for(|&over| over).await;
+    }
 }
 
 /// The size of a process.
@@ -183,6 +220,15 @@ pub async fn run<D: Design>(
             Err(problem) => {
                 tracing::error!(%problem, "the new configuration is not usable; the last good one stays in force");
             }
+        }
+    }
+    // First what comes in, while the app that works on it can still call others.
+    cores.drain_first(process.drain.ended()).await;
+    if let Some(way_out) = &process.way_out {
+        way_out.quiet.send_replace(true);
+        tokio::select! {
+            () = way_out.closed() => {}
+            () = process.drain.ended() => {}
         }
     }
     let cut = cores.drain(process.drain.ended()).await;

@@ -229,6 +229,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         timeouts: Timeouts::default(),
         http1: Limits::default(),
         http2: Http2::EDGE,
+        outlasts: false,
     }
 }
 

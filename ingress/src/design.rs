@@ -304,6 +304,7 @@ impl node::Design for Design {
                 timeouts: Timeouts::default(),
                 http1: Limits::default(),
                 http2: Http2::EDGE,
+                outlasts: false,
             }));
         }
         Some(Plan::new(generation, sites))

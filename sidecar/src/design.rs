@@ -89,6 +89,11 @@ impl Design {
         })
     }
 
+    /// Where the app beside it finds the others.
+    pub fn outbound_address(&self) -> SocketAddr {
+        self.settings.outbound
+    }
+
     fn outbound(
         &self,
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
@@ -225,6 +230,7 @@ impl Design {
             timeouts: Timeouts::default(),
             http1: Limits::default(),
             http2: Http2::MESH,
+            outlasts: !is_mesh,
         }
     }
 }

@@ -28,4 +28,5 @@ mod reload;
 mod renewal;
 mod retry;
 mod rolling;
+mod run;
 mod timeouts;

@@ -120,11 +120,13 @@ pub(crate) fn listen(
                 starved = false;
             }
             let plan = core.plan();
-            let (Some(seat), Some(found)) = (core.seat(), plan.site(&site)) else {
+            let Some((found, seat)) = plan
+                .site(&site)
+                .and_then(|found| Some((Arc::clone(found), core.seat(found.outlasts)?)))
+            else {
                 cells.refused();
                 continue;
             };
-            let found = Arc::clone(found);
             let open = cells.accepted();
             let (core, cells) = (Rc::clone(&core), Arc::clone(&cells));
             tokio::task::spawn_local(async move {
@@ -196,7 +198,9 @@ async fn enter(
         Door::Plain => {
             let mut io = Io::plain(stream);
             let patience = (site.timeouts.idle, site.timeouts.head);
-            let version = detect::version(&mut io, patience, seat, || core.is_draining()).await?;
+            let version =
+                detect::version(&mut io, patience, seat, || core.is_draining(site.outlasts))
+                    .await?;
             return Some((io, None, version));
         }
         Door::Tls(config) => Arc::clone(config),

@@ -44,6 +44,8 @@ pub(crate) struct Caller {
     pub(crate) tls: bool,
     /// Where its listener counts connections.
     pub(crate) connections: Arc<ConnectionCells>,
+    /// Whether its listener outlasts the others in a drain.
+    outlasts: bool,
     current: RefCell<(Arc<Plan>, Arc<Site>)>,
     /// What endpoints are told of the client's identity, spelled once for all exchanges, and our name in it.
     client_cert: RefCell<Option<(Arc<str>, HeaderValue)>>,
@@ -67,9 +69,15 @@ impl Caller {
             identity,
             tls,
             connections,
+            outlasts: site.outlasts,
             current: RefCell::new((plan, site)),
             client_cert: RefCell::new(None),
         })
+    }
+
+    /// Whether the connection is to end after its exchange.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.core.is_draining(self.outlasts)
     }
 
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it

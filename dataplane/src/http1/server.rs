@@ -97,7 +97,7 @@ impl Server {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Pending => {
-                        if seen == 0 && !leaving && caller.core.is_draining() {
+                        if seen == 0 && !leaving && caller.is_draining() {
                             // Not at once: a request that is on its way is answered, and not reset.
                             leaving = true;
                             timer.set(Instant::now() + LEAVE);
@@ -215,8 +215,7 @@ impl Server {
         // An answer of ours does not wait for the body it refuses; an endpoint's early answer lets it run on.
         let ends_by_closing = framing == Framing::Chunked && version == Version::HTTP_10;
         let unread = ours && !self.connection.borrow().is_complete();
-        let keep_alive =
-            keep_alive && !ends_by_closing && !unread && !self.caller.core.is_draining();
+        let keep_alive = keep_alive && !ends_by_closing && !unread && !self.caller.is_draining();
         let framing = encode::response_head(
             self.connection.borrow_mut().wire.stage(),
             status,

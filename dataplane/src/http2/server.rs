@@ -71,7 +71,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let mut busy = true;
     poll_fn(|cx| {
         seat.wake_at_drain(cx);
-        if !told && caller.core.is_draining() {
+        if !told && caller.is_draining() {
             told = true;
             connection.graceful_shutdown();
         }

@@ -113,6 +113,9 @@ pub struct Site {
     pub http1: Limits,
     /// Bounds on HTTP/2 connections.
     pub http2: Http2,
+    /// Whether it stays open until the other listeners have drained: it is the app's way out, and an app that finishes
+    /// what came in by the others needs it.
+    pub outlasts: bool,
 }
 
 impl Site {

@@ -441,6 +441,32 @@ impl Mesh {
         self.until_ready(host, service).await;
     }
 
+    /// An instance of a service that has no replicas, as `weft run FLAGS -- COMMAND`. In DNS, and not waited for.
+    pub(crate) async fn run(&self, wrapper: &[&str], service: &str, words: &[&str]) -> Process {
+        let host = self.run_host(service);
+        let name = format!("{service}-run");
+        let mut arguments = self.arguments(&["run", "--service", service], &name, host);
+        arguments.extend(["--workers", "1"].map(str::to_owned));
+        arguments.extend(words.iter().map(|&word| word.to_owned()));
+        self.dns.add(service, host);
+        let directory = self.directory.path();
+        if self.spec.ca.is_none() {
+            let leaf = self.authority.service(service);
+            self.authority.write(&leaf, &directory.join(&name));
+            return Process::start_in(wrapper, directory, &name, &arguments, &[]);
+        }
+        let token = self.join_token(service).await;
+        let environment = [("WEFT_JOIN_TOKEN", token.as_str())];
+        Process::start_in(wrapper, directory, &name, &arguments, &environment)
+    }
+
+    /// Where [`run`](Self::run) puts it.
+    pub(crate) fn run_host(&self, service: &str) -> IpAddr {
+        let mut services = self.spec.services.iter();
+        let index = services.position(|known| known.name == service).unwrap();
+        self.address(index, 0)
+    }
+
     // ---- Starting
 
     async fn spawn_ingress(&self) -> Process {
