@@ -235,13 +235,8 @@ fn tunnel() -> Behaviour {
             return;
         };
         assert_eq!(head.field("upgrade"), Some("websocket"), "{}", head.text);
-        assert_eq!(
-            head.field("sec-websocket-key"),
-            Some("dGhlIHNhbXBsZSBub25jZQ==")
-        );
-        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nwelcome ";
-        wire.write(answer).await;
+        wire.write(super::websocket::agreed(&head)).await;
+        wire.write("welcome ").await;
         loop {
             let piece = std::mem::take(&mut wire.read);
             if wire.try_write(&piece).await.is_err() || !wire.more().await.unwrap_or(false) {

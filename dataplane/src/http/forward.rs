@@ -16,6 +16,7 @@ use super::exchange::Answer;
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::upgrade;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
@@ -30,6 +31,7 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
+use crate::tcp::end::End;
 use crate::timer::Timer;
 
 /// Endpoints that one exchange remembers to have failed at.
@@ -277,7 +279,12 @@ async fn attempt(
     interim: &Interim<'_>,
     now: Instant,
 ) -> Result<Answered, Error> {
-    if cluster.spec.speaks == Speaks::Http2 && !upgrade {
+    if upgrade {
+        // Boxed: rare, and each exchange would carry the room for it.
+        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now);
+        return Box::pin(attempt).await;
+    }
+    if cluster.spec.speaks == Speaks::Http2 {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
         let answered =
             http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
@@ -304,35 +311,31 @@ async fn attempt(
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
-    let (upgraded, body, lease) = if answered.upgraded {
-        (Some(connection), Body::Empty, None)
-    } else {
-        let body = match answered.framing {
-            Framing::None | Framing::Length(0) => Body::Empty,
-            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-        };
-        (None, body, answered.keep_alive.then_some(connection))
+        http1::client::exchange(&connection, head, body, false, &limits, interim).await?;
+    let body = match answered.framing {
+        Framing::None | Framing::Length(0) => Body::Empty,
+        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
     };
     Ok(Answered {
         status: answered.status,
         headers: answered.headers,
         body,
         request: answered.request,
-        lease,
-        upgraded,
+        lease: answered.keep_alive.then_some(connection),
+        upgraded: None,
     })
 }
 
 /// An endpoint's answer before it is anybody's.
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Body,
-    request: Option<Relay>,
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) request: Option<Relay>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
-    lease: Option<Handle>,
-    upgraded: Option<Handle>,
+    pub(super) lease: Option<Handle>,
+    /// The tunnel's other end.
+    pub(super) upgraded: Option<Box<End>>,
 }
 
 impl Answered {
@@ -458,6 +461,12 @@ impl UpstreamBody {
         self.length
     }
 
+    /// So many bytes went up and down the tunnel that this exchange has become.
+    pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
+        self.account.tunnelled += up;
+        self.account.response_bytes += down;
+    }
+
     /// How much of the request has come so far.
     pub(crate) fn received(&self) -> u64 {
         self.account.upload.as_ref().map_or(0, Replay::received)
@@ -486,6 +495,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     upload: Option<Replay>,
+    /// What the client sent after the exchange had become a tunnel.
+    tunnelled: u64,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -505,6 +516,7 @@ impl Account {
             status: None,
             cut: false,
             upload: None,
+            tunnelled: 0,
             response_bytes: 0,
             entry: None,
         }
@@ -527,7 +539,10 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = self.started.elapsed();
-        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
+        let request_bytes = self
+            .upload
+            .as_ref()
+            .map_or(self.tunnelled, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
@@ -27,10 +28,11 @@ use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
-use crate::http::{Caller, answer};
+use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
 use crate::tcp;
+use crate::tcp::end::End;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -53,7 +55,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        // WebSocket, by RFC 8441.
+        .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
@@ -160,7 +164,7 @@ async fn stream(
     let (parts, receive) = request.into_parts();
     if parts.method == Method::CONNECT {
         // Boxed: rare, and it would make every exchange as large.
-        return Box::pin(connect(&caller, &parts, receive, respond)).await;
+        return Box::pin(connect(&caller, parts, receive, respond)).await;
     }
     let respond = RefCell::new(respond);
     let is_head = parts.method == Method::HEAD;
@@ -197,17 +201,82 @@ async fn stream(
     send(&caller, respond.into_inner(), answer, is_head).await;
 }
 
-/// A tunnel, to its end.
+/// CONNECT, to its tunnel's end.
 async fn connect(
     caller: &Caller,
-    parts: &http::request::Parts,
+    parts: http::request::Parts,
     receive: RecvStream,
     mut respond: SendResponse<Bytes>,
 ) {
-    let authority = parts.uri.authority();
-    let refused = tcp::tunnel(caller, authority, receive, &mut respond).await;
+    let protocol = parts.extensions.get::<Protocol>();
+    let refused = match protocol.map(Protocol::as_str) {
+        None => tcp::tunnel(caller, parts.uri.authority(), receive, &mut respond).await,
+        Some("websocket") => return websocket_exchange(caller, parts, receive, respond).await,
+        Some(_) => Some(answer::refused(
+            caller,
+            &Error::new(
+                Reason::MethodUnsupported,
+                "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
+            ),
+        )),
+    };
     if let Some(answer) = refused {
         send(caller, respond, answer, false).await;
+    }
+}
+
+/// A WebSocket (RFC 8441): everybody after us sees the request that HTTP/1.1 would have made.
+async fn websocket_exchange(
+    caller: &Caller,
+    mut parts: http::request::Parts,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
+    parts.method = Method::GET;
+    let respond = RefCell::new(respond);
+    let mut answer = match head(parts) {
+        Ok((head, _)) => {
+            let interim = Interim::Http2(&respond);
+            let request = Request {
+                head,
+                body: Body::Empty,
+                upgrade: true,
+            };
+            let mut exchange = pin!(exchange(caller, request, &interim));
+            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
+                    Poll::Ready(None)
+                }
+                answer => answer.map(Some),
+            })
+            .await;
+            match answer {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
+        Err(error) => answer::refused(caller, &error),
+    };
+    let mut respond = respond.into_inner();
+    let Some(mut endpoint) = answer.upgraded.take() else {
+        if let Some(error) = websocket::not_a_tunnel(answer.status) {
+            if caller.identity.is_some() {
+                // A sidecar, which can tell its client.
+                let yes = HeaderValue::from_static("true");
+                answer.headers.insert(upgrade::NOT_UPGRADED, yes);
+            } else {
+                answer = answer::refused(caller, &error);
+            }
+        }
+        return send(caller, respond, answer, false).await;
+    };
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = answer.headers;
+    if let Ok(stream) = respond.send_response(response, false) {
+        let mut client = End::stream(stream, receive, None);
+        let idle = caller.site().timeouts.tunnel_idle;
+        upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
     }
 }
 
