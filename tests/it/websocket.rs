@@ -144,12 +144,18 @@ struct Stream {
 impl Stream {
     /// The next piece; `None` at the end.
     async fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
-        let piece = soon("a piece", self.receive.data()).await;
-        if let Some(Ok(piece)) = &piece {
-            let flow = self.receive.flow_control();
-            flow.release_capacity(piece.len()).unwrap();
+        loop {
+            match soon("a piece", self.receive.data()).await {
+                // The frame that only says that it is the last.
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) => {
+                    let flow = self.receive.flow_control();
+                    flow.release_capacity(piece.len()).unwrap();
+                    return Some(Ok(piece));
+                }
+                end => return end,
+            }
         }
-        piece
     }
 
     async fn exactly(&mut self, length: usize) -> Vec<u8> {
