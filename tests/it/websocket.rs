@@ -92,13 +92,13 @@ async fn upgraded(door: SocketAddr) -> Wire {
 }
 
 /// A client of HTTP/2 that opens streams.
-struct H2 {
-    sender: h2::client::SendRequest<Bytes>,
+pub(crate) struct H2 {
+    pub(crate) sender: h2::client::SendRequest<Bytes>,
     _driver: JoinSet<()>,
 }
 
 impl H2 {
-    async fn connect(door: SocketAddr) -> Self {
+    pub(crate) async fn connect(door: SocketAddr) -> Self {
         let stream = TcpStream::connect(door).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();

@@ -118,6 +118,8 @@ async fn over_http1(
     };
     let mut answered =
         http1::client::exchange(&connection, &head, Body::Empty, true, &limits, interim).await?;
+    // Only a sidecar says so.
+    answered.headers.remove(NOT_UPGRADED);
     if answered.upgraded {
         if let Some(key) = key {
             websocket::check(&mut answered.headers, &key)?;
