@@ -72,7 +72,7 @@ async fn over_http2(room: Room, head: &Head, mesh: bool) -> Result<Answered, Err
         return Ok(Answered {
             status,
             headers,
-            body: Body::Http2(Received::new(receive, Peer::Endpoint, length).at(place)),
+            body: Body::Http2(Received::new(receive, Peer::Endpoint, length).at(Some(place))),
             request: None,
             lease: None,
             upgraded: None,
