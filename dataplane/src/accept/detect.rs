@@ -170,13 +170,11 @@ fn request_line(read: &[u8]) -> Option<Detected> {
     if method == 0 || method > LONGEST_METHOD {
         return Some(Detected::Opaque);
     }
-    let Some(rest) = line.get(method..).filter(|rest| !rest.is_empty()) else {
-        return None;
-    };
+    let rest = line.get(method..).filter(|rest| !rest.is_empty())?;
     if rest[0] != b' ' {
         return Some(Detected::Opaque);
     }
-    let Some(end) = rest.iter().position(|byte| byte.is_ascii_control()) else {
+    let Some(end) = rest.iter().position(u8::is_ascii_control) else {
         // Too long a line for the codec too; it says so in the protocol's own words.
         return (rest.len() > MOST).then_some(Detected::Http1);
     };

@@ -65,29 +65,31 @@ async fn over_http2(room: Room, head: &Head, mesh: bool) -> Result<Answered, Err
         place,
     } = http2::client::extended_connect(room, &head, mesh).await?;
     let refused = mesh && headers.remove(NOT_UPGRADED).is_some();
-    if refused || !websocket::agrees(status) {
-        // Nothing more comes from us; the answer is an ordinary one.
-        let _: Result<(), _> = send.send_data(bytes::Bytes::new(), true);
-        let length = http2::client::content_length(&headers);
+    let is_tunnel = !refused && websocket::agrees(status);
+    let length = http2::client::content_length(&headers).filter(|_| !is_tunnel);
+    let receive = Received::new(receive, Peer::Endpoint, length).at(Some(place));
+    if is_tunnel {
+        if let Some(key) = key {
+            websocket::prove(&mut headers, &key);
+        }
         return Ok(Answered {
             status,
             headers,
-            body: Body::Http2(Received::new(receive, Peer::Endpoint, length).at(Some(place))),
+            body: Body::Empty,
             request: None,
             lease: None,
-            upgraded: None,
+            upgraded: Some(Box::new(End::stream(send, receive))),
         });
     }
-    if let Some(key) = key {
-        websocket::prove(&mut headers, &key);
-    }
+    // Nothing more comes from us; the answer is an ordinary one.
+    let _: Result<(), _> = send.send_data(bytes::Bytes::new(), true);
     Ok(Answered {
         status,
         headers,
-        body: Body::Empty,
+        body: Body::Http2(receive),
         request: None,
         lease: None,
-        upgraded: Some(Box::new(End::stream(send, receive, Some(place)))),
+        upgraded: None,
     })
 }
 

@@ -300,7 +300,7 @@ async fn websocket_exchange(
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = answer.headers;
     if let Ok(stream) = respond.send_response(response, false) {
-        let mut client = End::stream(stream, receive, None);
+        let mut client = End::stream(stream, Received::new(receive, Peer::Client, None));
         let idle = caller.site().timeouts.tunnel_idle;
         upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
     }

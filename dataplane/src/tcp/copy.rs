@@ -153,7 +153,7 @@ impl Direction {
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
         loop {
-            let sunk = match self.poll_sink(from, to, cx) {
+            let sunk = match self.poll_sink(to, cx) {
                 Poll::Ready(sunk) => sunk,
                 Poll::Pending => return Ok(()),
             };
@@ -185,18 +185,11 @@ impl Direction {
     }
 
     /// Ready when the sink has what there is.
-    fn poll_sink(
-        &mut self,
-        from: &mut End,
-        to: &mut End,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_sink(&mut self, to: &mut End, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.piece.is_empty() {
             let before = self.piece.len();
             ready!(to.poll_take(cx, &mut self.piece))?;
-            let count = before - self.piece.len();
-            self.moved += count as u64;
-            from.went_on(count)?;
+            self.moved += (before - self.piece.len()) as u64;
         }
         if self.state == State::Ending {
             match ready!(to.poll_finish(cx)) {

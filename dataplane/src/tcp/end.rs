@@ -11,12 +11,13 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::accept::Io;
+use crate::body::Frame;
 use crate::http1::Handle;
-use crate::http2::client::Place;
+use crate::http2::Received;
 
 /// What is read in one go, and so what is held of one direction beyond HTTP/2's windows.
 pub(crate) const PIECE: usize = 32 * 1024;
@@ -49,10 +50,8 @@ enum Carrier {
 #[derive(Debug)]
 struct Stream {
     send: SendStream<Bytes>,
-    receive: RecvStream,
+    receive: Received,
     finished: bool,
-    /// Of the upstream connection's streams, for as long as the tunnel lasts.
-    _place: Option<Place>,
 }
 
 impl End {
@@ -67,16 +66,11 @@ impl End {
     }
 
     /// A stream that CONNECT opened.
-    pub(crate) fn stream(
-        send: SendStream<Bytes>,
-        receive: RecvStream,
-        place: Option<Place>,
-    ) -> Self {
+    pub(crate) fn stream(send: SendStream<Bytes>, receive: Received) -> Self {
         Self::new(Carrier::Stream(Box::new(Stream {
             send,
             receive,
             finished: false,
-            _place: place,
         })))
     }
 
@@ -108,27 +102,15 @@ impl End {
                 }
                 poll_read(wire.io(), cx, space, small_is_copied)
             }
-            Carrier::Stream(stream) => loop {
-                return match ready!(stream.receive.poll_data(cx)) {
-                    // An empty frame is not the end.
-                    Some(Ok(data)) if data.is_empty() => continue,
-                    Some(Ok(data)) => Poll::Ready(Ok(data)),
-                    Some(Err(error)) => Poll::Ready(Err(broken(&error))),
-                    None => Poll::Ready(Ok(Bytes::new())),
-                };
+            Carrier::Stream(stream) => match ready!(stream.receive.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => Poll::Ready(Ok(data)),
+                // Trailers say nothing in a tunnel but that it ends.
+                Some(Ok(Frame::Trailers(_))) | None => Poll::Ready(Ok(Bytes::new())),
+                Some(Err(error)) => Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::ConnectionReset,
+                    error.detail,
+                ))),
             },
-        }
-    }
-
-    /// So many bytes that came from here have gone on: the peer may send as many more.
-    pub(super) fn went_on(&mut self, count: usize) -> io::Result<()> {
-        match &mut self.carrier {
-            Carrier::Stream(stream) => stream
-                .receive
-                .flow_control()
-                .release_capacity(count)
-                .map_err(|error| broken(&error)),
-            _ => Ok(()),
         }
     }
 

@@ -28,6 +28,8 @@ use crate::core::Seat;
 use crate::error::Error;
 use crate::http::exchange::Answer;
 use crate::http::{Caller, answer};
+use crate::http1::Peer;
+use crate::http2::Received;
 use crate::plan::{Opaque, Rule, Site};
 use crate::reason::Reason;
 use account::Account;
@@ -123,7 +125,7 @@ pub(crate) async fn tunnel(
         return None;
     };
     account.established();
-    let mut client = End::stream(send, receive, None);
+    let mut client = End::stream(send, Received::new(receive, Peer::Client, None));
     let patience = Patience::of(site.timeouts.tunnel_idle);
     copy(&mut client, &mut reached.end, patience, |up, down| {
         account.moved(up, down);

@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::http1::Peer;
-use crate::http2::{client::Room, failure};
+use crate::http2::{Received, client::Room, failure};
 use crate::identity::Alpn;
 use crate::plan::Site;
 use crate::reason::Reason;
@@ -184,5 +184,6 @@ async fn open(room: Room, authority: &Authority) -> Result<End, Failed> {
     if !response.status().is_success() {
         return Err(Failed::There(refusal(&response)));
     }
-    Ok(End::stream(send, response.into_body(), Some(place)))
+    let receive = Received::new(response.into_body(), Peer::Endpoint, None).at(Some(place));
+    Ok(End::stream(send, receive))
 }
