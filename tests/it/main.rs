@@ -29,4 +29,6 @@ mod renewal;
 mod retry;
 mod rolling;
 mod run;
+mod tcp;
 mod timeouts;
+mod websocket;
