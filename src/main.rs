@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod demo;
 mod ingress;
+mod intercept;
 mod pages;
 mod role;
 mod sidecar;
@@ -30,6 +31,8 @@ enum Command {
     Ingress(ingress::Args),
     /// The proxy beside one instance of a service
     Sidecar(sidecar::Args),
+    /// Installs, removes and shows the rules that bring a host's connections to its sidecar
+    Intercept(intercept::Args),
     /// The certificate authority
     Ca(ca::Args),
     #[command(hide = true)]
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Ingress(args) => ingress::run(args),
         Command::Sidecar(args) => sidecar::run(args),
+        Command::Intercept(args) => intercept::run(&args),
         Command::Ca(args) => ca::run(args),
         Command::DemoApp(args) => demo::app::run(&args),
     }
