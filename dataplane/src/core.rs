@@ -22,6 +22,7 @@ use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::accept;
+use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     /// How many of them there may be.
     pub max_connections: usize,
+    /// Connections that the process makes itself.
+    pub dials: Arc<Dials>,
 }
 
 /// How many downstream connections are open.
@@ -187,6 +190,7 @@ pub struct Core {
     pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
+    pub(crate) dials: Arc<Dials>,
     draining: Cell<bool>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
@@ -206,6 +210,7 @@ impl Core {
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
+            dials: Arc::clone(&shared.dials),
             draining: Cell::new(false),
             seats: RefCell::default(),
             pool: Pool::default(),

@@ -149,6 +149,7 @@ pub async fn run<D: Design>(
         access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
+        dials: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
@@ -350,6 +351,7 @@ mod tests {
             registry,
             open: Arc::new(Open::default()),
             max_connections: 100,
+            dials: Arc::default(),
         }
     }
 

@@ -116,6 +116,7 @@ impl Stage {
                 AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
             ),
             max_connections: setting.connections,
+            dials: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();

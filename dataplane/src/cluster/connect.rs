@@ -47,8 +47,9 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
+    let noted = core.dials.note(&stream);
     let Some(expected) = &cluster.spec.mesh else {
-        return Ok(Io::plain(stream));
+        return Ok(Io::plain(stream).with_dial(noted));
     };
     let identity = core.identity.as_ref().ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
@@ -62,7 +63,7 @@ async fn dial(
         .connect(server_name(), stream)
         .await
     {
-        Ok(stream) => Ok(Io::tls(stream.into())),
+        Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
             let reason = match &problem {

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub(crate) mod connect;
+pub mod dials;
 pub mod members;
 mod pool;
 pub mod retry;
