@@ -204,6 +204,7 @@ fn check_sidecars(
 ) -> Option<weft_sidecar::Design> {
     let place = Path::root().key("sidecar");
     let settings = file.sidecar.build(host, &place, problems)?;
+    weft_sidecar::listens::check(services, &settings, problems);
     let reads = |name: &str| reader == (Reader::Sidecar { service: name });
     let mut own = None;
     for (name, service) in &services.file {

@@ -4,7 +4,7 @@
 //! the bodies, and `answer` is the one place where an error becomes a response.
 
 pub(crate) mod answer;
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;

@@ -79,6 +79,13 @@ pub(crate) struct Room {
     place: Place,
 }
 
+impl Room {
+    /// To send by, and to hold for as long as the stream lasts.
+    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
+        (self.sender, self.place)
+    }
+}
+
 /// The exchanges on a connection. Counted here, since h2 keeps whatever is beyond the peer's limit in a queue of its own
 /// and says that it is ready.
 #[derive(Debug)]

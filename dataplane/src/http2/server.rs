@@ -15,6 +15,7 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::{Coalesce, Received};
@@ -29,6 +30,7 @@ use crate::http::relay::{Failed, Relay, Sink};
 use crate::http::{Caller, answer};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
+use crate::tcp;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -36,6 +38,8 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
+/// For how many bytes a peer that was refused is listened to.
+const GOODBYE_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
@@ -129,6 +133,24 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     .await;
 }
 
+/// Ends a connection that began as HTTP/2 and went on as nothing, in HTTP/2's own words (RFC 9113 §3.4).
+pub(crate) async fn refuse_preface(mut io: Io) {
+    // Empty SETTINGS, then GOAWAY: no stream was taken, PROTOCOL_ERROR.
+    const GOAWAY: [u8; 26] = *b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    if io.write_all(&GOAWAY).await.is_err() || io.shutdown().await.is_err() {
+        return;
+    }
+    // Closed with bytes unread, the connection would be reset and the words lost.
+    let mut rest = [0; 1024];
+    let mut left = GOODBYE_BYTES;
+    while let Ok(length @ 1..) = io.read(&mut rest).await {
+        left = match left.checked_sub(length) {
+            Some(left) => left,
+            None => return,
+        };
+    }
+}
+
 /// One exchange. Nothing to return: whatever goes wrong ends this stream only.
 async fn stream(
     caller: Rc<Caller>,
@@ -136,6 +158,10 @@ async fn stream(
     respond: SendResponse<Bytes>,
 ) {
     let (parts, receive) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        // Boxed: rare, and it would make every exchange as large.
+        return Box::pin(connect(&caller, &parts, receive, respond)).await;
+    }
     let respond = RefCell::new(respond);
     let is_head = parts.method == Method::HEAD;
     let answer = match head(parts) {
@@ -169,6 +195,20 @@ async fn stream(
         Err(error) => answer::refused(&caller, &error),
     };
     send(&caller, respond.into_inner(), answer, is_head).await;
+}
+
+/// A tunnel, to its end.
+async fn connect(
+    caller: &Caller,
+    parts: &http::request::Parts,
+    receive: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
+    let authority = parts.uri.authority();
+    let refused = tcp::tunnel(caller, authority, receive, &mut respond).await;
+    if let Some(answer) = refused {
+        send(caller, respond, answer, false).await;
+    }
 }
 
 async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer, is_head: bool) {
@@ -221,12 +261,6 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
-    if parts.method == Method::CONNECT {
-        return Err(Error::new(
-            Reason::MethodUnsupported,
-            "CONNECT is not forwarded",
-        ));
-    }
     let mut headers = parts.headers;
     join_cookies(&mut headers);
     let limits = parse::Limits::default();
