@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -26,6 +26,7 @@ use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
+use crate::http1::encode;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
 use crate::observe::{
@@ -192,6 +193,8 @@ pub struct Core {
     max_connections: usize,
     pub(crate) dials: Arc<Dials>,
     draining: Cell<bool>,
+    /// What a `Date` says, at most a moment more than a second old.
+    date: Cell<[u8; 29]>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
     pub(crate) peers: Peers,
@@ -212,6 +215,7 @@ impl Core {
             max_connections: shared.max_connections,
             dials: Arc::clone(&shared.dials),
             draining: Cell::new(false),
+            date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
             pool: Pool::default(),
             peers: Peers::default(),
@@ -229,6 +233,11 @@ impl Core {
     /// Whether connections are to end after their exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// The time of day, as an answer's `date` field has it.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.get()
     }
 
     /// A place for one more connection, if there is one.
@@ -353,7 +362,8 @@ impl Core {
             lines.flush();
         }
         let now = Instant::now();
-        self.pool.sweep(now);
+        self.date.set(encode::date(SystemTime::now()));
+        self.pool.sweep();
         self.peers.sweep(now);
         let plan = self.plan();
         self.wired

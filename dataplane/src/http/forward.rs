@@ -1,7 +1,8 @@
 //! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::DerefMut;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
-use super::exchange::Answer;
+use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
@@ -30,24 +31,18 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
 const TRIED: usize = 8;
 
 /// Sends the request to an endpoint of the rule's service, again if that may and can help, and returns the head of the
 /// answer with a body that carries on what is left of both.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one exchange, handed down once"
-)]
 pub(crate) async fn forward(
     caller: &Caller,
     site: &Site,
     rule: &Rule,
-    head: Head,
-    body: Body,
-    upgrade: bool,
+    request: &mut Request,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
@@ -55,34 +50,44 @@ pub(crate) async fn forward(
     let core = &caller.core;
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
-    let mut account = Account::new(caller, site, rule, &wired, started);
-    account.upload = match body {
+    let upload = match std::mem::take(&mut request.body) {
         Body::Empty => None,
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
-    let result = match cluster.admit() {
+    let mut answer = Box::new(UpstreamBody {
+        body: Body::Empty,
+        length: Length::None,
+        request: None,
+        broken: None,
+        lease: None,
+        core: Rc::clone(core),
+        flight: None,
+        ticket: None,
+        account: Account::new(caller, site, rule, &wired, started, upload),
+    });
+    let attempted = match cluster.admit() {
         Ok(ticket) => {
-            let upload = account.upload.as_ref();
+            answer.ticket = Some(ticket);
+            let answer = &mut answer;
             attempts(
-                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
+                core, cluster, &wired, request, interim, started, entry, answer,
             )
             .await
-            .map(|(answered, flight)| (answered, flight, ticket))
         }
         Err(error) => Err(error),
     };
-    match result {
-        Ok((answered, flight, ticket)) => {
-            account.status = Some(answered.status);
-            if let Some(upload) = &account.upload {
+    match attempted {
+        Ok(beginning) => {
+            answer.account.status = Some(beginning.status);
+            if let Some(upload) = &answer.account.upload {
                 upload.forget();
             }
-            account.entry = entry.take();
-            Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
+            answer.account.entry = entry.take();
+            Ok(beginning.answer(cluster, answer))
         }
         Err(error) => {
             // Counted by route and by caller where the answer is made; here only for the edge to the service.
-            account.refuse(&error);
+            answer.account.refuse(&error);
             Err(error)
         }
     }
@@ -96,14 +101,14 @@ async fn attempts(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     wired: &Wired,
-    head: &Head,
-    upload: Option<&Replay>,
-    upgrade: bool,
+    request: &Request,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
-) -> Result<(Answered, InFlight), Error> {
+    carried: &mut UpstreamBody,
+) -> Result<Beginning, Error> {
     let spec = &cluster.spec;
+    let (head, upgrade) = (&request.head, request.upgrade);
     let mut timer = Timer::pooled();
     timer.set((started + spec.timeout).into());
     cluster.budget.request(started);
@@ -131,13 +136,16 @@ async fn attempts(
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
         }
+        let upload = carried.account.upload.as_ref();
         let body = match upload {
             Some(upload) => upload
                 .body()
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
+        let attempt = pin!(attempt(
+            core, cluster, &endpoint, head, body, upgrade, interim, now
+        ));
         let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
             if upload.is_some_and(Replay::is_starving) {
                 return Error::new(
@@ -173,7 +181,8 @@ async fn attempts(
                         answered.headers.contains_key(http::header::RETRY_AFTER),
                     );
                     cluster.members.record(&mut flight, outcome, now, random);
-                    return Ok((answered, flight));
+                    carried.flight = Some(flight);
+                    return Ok(answered.into_beginning(carried));
                 }
             },
             Err(error) => {
@@ -203,17 +212,12 @@ async fn attempts(
         }
         tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
         let pause = retry::backoff(retries, random);
-        within(
-            &mut timer,
-            spec.timeout,
-            None,
-            async {
-                let _: () = tokio::time::sleep(pause).await;
-                Ok(())
-            },
-            || error.clone(),
-        )
-        .await?;
+        // Boxed: few exchanges get here.
+        let sleep = Box::pin(async {
+            let _: () = tokio::time::sleep(pause).await;
+            Ok(())
+        });
+        within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
     }
 }
 
@@ -243,10 +247,9 @@ async fn within<T>(
     timer: &mut Timer,
     timeout: Duration,
     upload: Option<&Replay>,
-    future: impl Future<Output = Result<T, Error>>,
+    mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
-    let mut future = pin!(future);
     let mut received = upload.map_or(0, Replay::received);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
@@ -357,37 +360,39 @@ impl Answered {
         }
     }
 
-    fn into_answer(
-        self,
-        core: &Rc<Core>,
-        cluster: &Cluster,
-        flight: InFlight,
-        ticket: Ticket,
-        account: Account,
-        _started: Instant,
-    ) -> Answer {
-        let mut headers = self.headers;
+    /// Puts what goes on after the head where it is carried on, and returns the head.
+    fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
+        carried.length = self.body.length();
+        carried.body = self.body;
+        carried.request = self.request;
+        carried.lease = self.lease;
+        if carried.body.is_end() {
+            carried.settle();
+        }
+        Beginning {
+            status: self.status,
+            headers: self.headers,
+            upgraded: self.upgraded,
+        }
+    }
+}
+
+/// The beginning of an endpoint's answer.
+struct Beginning {
+    status: StatusCode,
+    headers: HeaderMap,
+    upgraded: Option<Handle>,
+}
+
+impl Beginning {
+    fn answer(mut self, cluster: &Cluster, body: Box<UpstreamBody>) -> Answer {
         if !cluster.is_mesh() {
             // Only Weft gives reasons; an app that says so is not believed.
-            headers.remove(REASON);
-        }
-        let mut body = Box::new(UpstreamBody {
-            length: self.body.length(),
-            body: self.body,
-            request: self.request,
-            broken: None,
-            lease: self.lease,
-            core: Rc::clone(core),
-            flight,
-            _ticket: ticket,
-            account,
-        });
-        if body.is_end() {
-            body.settle();
+            self.headers.remove(REASON);
         }
         Answer {
             status: self.status,
-            headers,
+            headers: self.headers,
             body: Body::Upstream(body),
             ours: false,
             upgraded: self.upgraded,
@@ -406,8 +411,9 @@ pub struct UpstreamBody {
     broken: Option<Error>,
     lease: Option<Handle>,
     core: Rc<Core>,
-    flight: InFlight,
-    _ticket: Ticket,
+    /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
+    flight: Option<InFlight>,
+    ticket: Option<Ticket>,
     account: Account,
 }
 
@@ -470,8 +476,9 @@ impl UpstreamBody {
             && self.request.is_none()
             && connection.borrow().wire.is_flushed()
             && connection.borrow().wire.input.is_empty()
+            && let Some(flight) = &self.flight
         {
-            self.core.pool.put(self.flight.endpoint().id, connection);
+            self.core.pool.put(flight.endpoint().id, connection);
         }
     }
 }
@@ -492,7 +499,14 @@ struct Account {
 }
 
 impl Account {
-    fn new(caller: &Caller, site: &Site, rule: &Rule, wired: &Wired, started: Instant) -> Self {
+    fn new(
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+        wired: &Wired,
+        started: Instant,
+        upload: Option<Replay>,
+    ) -> Self {
         let core = &caller.core;
         Self {
             cells: [
@@ -504,7 +518,7 @@ impl Account {
             started,
             status: None,
             cut: false,
-            upload: None,
+            upload,
             response_bytes: 0,
             entry: None,
         }
@@ -526,7 +540,7 @@ impl Drop for Account {
             .status
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
-        let latency = self.started.elapsed();
+        let latency = timer::now().saturating_duration_since(self.started);
         let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);

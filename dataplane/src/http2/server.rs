@@ -169,15 +169,12 @@ async fn stream(
             let body = Body::Http2(Received::new(receive, Peer::Client, length));
             let body = if body.is_end() { Body::Empty } else { body };
             let interim = Interim::Http2(&respond);
-            let mut exchange = pin!(exchange(
-                &caller,
-                Request {
-                    head,
-                    body,
-                    upgrade: false
-                },
-                &interim
-            ));
+            let mut request = Request {
+                head,
+                body,
+                upgrade: false,
+            };
+            let mut exchange = pin!(exchange(&caller, &mut request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // Whoever asked has gone away, and so does the attempt.
@@ -233,16 +230,16 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     if ends {
         return;
     }
-    let idle = caller.site().timeouts.stream_idle;
     let mut timer = Timer::pooled();
-    timer.set(Instant::now() + idle);
+    let mut idle = None;
     let mut relay = Relay::new(body, Sink::Http2 { stream });
     let mut moved = 0;
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
         if outcome.is_pending() {
-            if relay.progress() != moved {
+            if idle.is_none() || relay.progress() != moved {
                 moved = relay.progress();
+                let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
                 timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {
