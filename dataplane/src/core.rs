@@ -133,11 +133,11 @@ impl Cores {
 
     /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours.
     pub async fn listen(&self, site: &Site) -> io::Result<()> {
-        for (sender, listener) in self
-            .commands
-            .iter()
-            .zip(accept::bind(site.address, self.commands.len())?)
-        {
+        for (sender, listener) in self.commands.iter().zip(accept::bind(
+            site.address,
+            site.capture.is_some(),
+            self.commands.len(),
+        )?) {
             let command = Command::Listen {
                 site: Arc::clone(&site.name),
                 listener,

@@ -153,6 +153,9 @@ pub async fn run<D: Design>(
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
+    if shared.plan.load().captures() {
+        shared.dials.watch();
+    }
     let mut bound: HashMap<Arc<str>, SocketAddr> = HashMap::new();
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
@@ -172,6 +175,9 @@ pub async fn run<D: Design>(
         generation += 1;
         match compile(&*design, generation, &mut carried, &clusters) {
             Ok(plan) => {
+                if plan.captures() {
+                    shared.dials.watch();
+                }
                 shared.plan.store(Arc::new(plan));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");

@@ -215,6 +215,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
         opaque: Opaque::Refused,
+        capture: None,
         unmatched: Reason::NoRoute,
         service: "storefront".into(),
         identity: "".into(),

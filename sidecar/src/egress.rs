@@ -69,7 +69,7 @@ impl Config {
         );
         problems.append(found);
         (problems.len() == before).then_some(Arc::new(Egress::AllowList {
-            hosts: hosts.filter(|_| !list.hosts.is_empty()),
+            hosts: hosts.filter(|_| !list.hosts.is_empty()).map(Box::new),
             networks,
         }))
     }

@@ -33,10 +33,19 @@ fn say(service: &str, permit: &Permit, now: SystemTime) {
     match permit.until.duration_since(now) {
         Ok(left) if !left.is_zero() => {
             let days = left.as_secs() / AGAIN.as_secs();
-            tracing::warn!(service, ?ports, days, "plaintext is let in beside mutual TLS; it will be refused after so many days");
+            tracing::warn!(
+                service,
+                ?ports,
+                days,
+                "plaintext is let in beside mutual TLS; it will be refused after so many days"
+            );
         }
         _ => {
-            tracing::warn!(service, ?ports, "the time in which plaintext was let in is over: it is refused");
+            tracing::warn!(
+                service,
+                ?ports,
+                "the time in which plaintext was let in is over: it is refused"
+            );
         }
     }
 }

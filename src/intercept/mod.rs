@@ -63,7 +63,7 @@ struct Install {
     /// Where the sidecar takes what the app sends (`sidecar.outbound`)
     #[arg(long, value_name = "PORT", default_value_t = 15_001, value_parser = port())]
     outbound_port: u16,
-    /// Where the sidecar takes plaintext that the app is sent (`sidecar.intercept.inbound`)
+    /// Where the sidecar takes plaintext that the app is sent (`sidecar.intercept.inbound_port`)
     #[arg(long, value_name = "PORT", default_value_t = 15_006, value_parser = port())]
     inbound_port: u16,
     /// Where the sidecar takes mutual TLS (`sidecar.inbound`): arrives directly

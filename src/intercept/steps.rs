@@ -87,16 +87,16 @@ fn outbound(wish: &Outbound) -> Vec<Step> {
             user: Some(user),
             ..When::default()
         };
-        list.spare(when, format!("user {user} (the sidecar)"));
+        list.spare(when, &format!("user {user} (the sidecar)"));
     }
-    list.spare(loopback(), "what stays on this host (loopback)".to_owned());
-    list.spare(ports([DNS]), format!("DNS over TCP ({})", named([DNS])));
+    list.spare(loopback(), "what stays on this host (loopback)");
+    list.spare(ports([DNS]), &format!("DNS over TCP ({})", named([DNS])));
     if !wish.exclude_ports.is_empty() {
         let which = wish.exclude_ports.iter().copied();
-        list.spare(ports(which.clone()), format!("to {}", named(which)));
+        list.spare(ports(which.clone()), &format!("to {}", named(which)));
     }
     for &network in &wish.exclude_networks {
-        list.spare(to_network(network), format!("to {network}"));
+        list.spare(to_network(network), &format!("to {network}"));
     }
     list.take(&wish.include_networks, &wish.include_ports, wish.to);
     list.steps
@@ -104,19 +104,19 @@ fn outbound(wish: &Outbound) -> Vec<Step> {
 
 fn inbound(wish: &Inbound) -> Vec<Step> {
     let mut list = List::new(Way::Inbound);
-    list.spare(loopback(), "what stays on this host (loopback)".to_owned());
+    list.spare(loopback(), "what stays on this host (loopback)");
     let own = wish.own_ports.iter().copied().chain([wish.to]);
     let own: BTreeSet<u16> = own.collect();
     list.spare(
         ports(own.iter().copied()),
-        format!("{} (the sidecar)", named(own)),
+        &format!("{} (the sidecar)", named(own)),
     );
     if !wish.include_ports.contains(&SSH) {
-        list.spare(ports([SSH]), format!("SSH ({})", named([SSH])));
+        list.spare(ports([SSH]), &format!("SSH ({})", named([SSH])));
     }
     if !wish.exclude_ports.is_empty() {
         let which = wish.exclude_ports.iter().copied();
-        list.spare(ports(which.clone()), format!("to {}", named(which)));
+        list.spare(ports(which.clone()), &format!("to {}", named(which)));
     }
     list.take(&BTreeSet::new(), &wish.include_ports, wish.to);
     list.steps
@@ -135,7 +135,7 @@ impl List {
         }
     }
 
-    fn spare(&mut self, when: When, words: String) {
+    fn spare(&mut self, when: When, words: &str) {
         self.steps.push(Step {
             way: self.way,
             when,

@@ -47,7 +47,10 @@ fn unknown_destinations_get_every_byte_and_nothing_else() {
     let name = "weft_redirected_connections_total";
     let passed = ["outcome=\"passthrough\""];
     assert_eq!(world.metric(&world.storefront, name, &passed), 8.0);
-    assert_eq!(world.metric(&world.storefront, "weft_answers_total", &[]), 0.0);
+    assert_eq!(
+        world.metric(&world.storefront, "weft_answers_total", &[]),
+        0.0
+    );
 }
 
 #[test]
@@ -90,14 +93,27 @@ fn what_is_not_on_the_list_is_refused_with_the_reason() {
     world.outside.system("ip addr add 10.77.2.200/24 dev net2");
     let web = App::start(&world.outside, &format!("{OUTSIDE}:80"), Does::Http("web"));
     let address = format!("{OUTSIDE}:80");
-    assert_eq!(get(&world.storefront, &address, "web.example").unwrap().status, 200);
-    assert_eq!(get(&world.storefront, &address, "a.good.example").unwrap().status, 200);
+    assert_eq!(
+        get(&world.storefront, &address, "web.example")
+            .unwrap()
+            .status,
+        200
+    );
+    assert_eq!(
+        get(&world.storefront, &address, "a.good.example")
+            .unwrap()
+            .status,
+        200
+    );
     assert_eq!(web.callers().len(), 2);
     // Every request on such a connection is told why.
     let mut stream = connect(&world.storefront, &address).unwrap();
     for _ in 0..2 {
         let answer = get_on(&mut stream, "bad.example", "/").unwrap();
-        assert_eq!((answer.status, answer.reason()), (403, Some("egress_denied")));
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (403, Some("egress_denied"))
+        );
         assert!(answer.body.contains("bad.example"), "{answer:?}");
     }
     assert_eq!(web.callers().len(), 2);
@@ -119,7 +135,11 @@ fn what_is_not_on_the_list_is_refused_with_the_reason() {
     assert_eq!(echo.callers().len(), 2);
 
     let near = App::start(&world.outside, "10.77.2.200:7000", Does::Greet("near"));
-    let far = App::start(&world.outside, &format!("{OUTSIDE}:7000"), Does::Greet("far"));
+    let far = App::start(
+        &world.outside,
+        &format!("{OUTSIDE}:7000"),
+        Does::Greet("far"),
+    );
     let mut stream = connect(&world.storefront, "10.77.2.200:7000").unwrap();
     assert_eq!(take(&mut stream, 4).unwrap(), "near");
     let mut stream = connect(&world.storefront, &format!("{OUTSIDE}:7000")).unwrap();
@@ -129,5 +149,8 @@ fn what_is_not_on_the_list_is_refused_with_the_reason() {
     let denied = ["outcome=\"egress_denied\""];
     assert_eq!(world.metric(&world.storefront, name, &denied), 3.0);
     let log = world.storefront_sidecar.log();
-    assert!(log.contains("egress_denied") && log.contains("bad.example"), "{log}");
+    assert!(
+        log.contains("egress_denied") && log.contains("bad.example"),
+        "{log}"
+    );
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
 
@@ -53,10 +54,12 @@ pub(crate) struct Host {
 const RUN: &str = "/run/netns";
 
 impl Host {
-    /// A new one. `letter` tells it from the others of the test.
-    pub(crate) fn new(letter: char) -> Self {
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         sweep();
-        let name = format!("weft-{}-{letter}", std::process::id());
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weft-{}-{number}", std::process::id());
         system(&format!("ip netns add {name}"));
         let host = Self { name };
         host.system("ip link set lo up");
@@ -112,7 +115,9 @@ impl Host {
         for (host, number) in [(self, 1), (other, 2)] {
             host.system(&format!("ip addr add 10.77.{net}.{number}/24 dev net{net}"));
             // Without the wait for somebody else who may have it.
-            host.system(&format!("ip addr add fd77:{net}::{number}/64 dev net{net} nodad"));
+            host.system(&format!(
+                "ip addr add fd77:{net}::{number}/64 dev net{net} nodad"
+            ));
             host.system(&format!("ip link set net{net} up"));
         }
     }

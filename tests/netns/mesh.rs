@@ -2,9 +2,7 @@
 
 use super::app::{App, Does, connect, connect_as, get, get_on, rest};
 use super::ground::{self, APP};
-use super::{
-    ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says,
-};
+use super::{ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says};
 
 const CALLER: &str = "URI=spiffe://test.internal/service/storefront";
 
@@ -12,7 +10,10 @@ const CALLER: &str = "URI=spiffe://test.internal/service/storefront";
 fn speaks(world: &World, to: &str, name: &str) {
     let answer = get(&world.storefront, to, name).unwrap();
     assert_eq!(answer.status, 200, "{name} at {to}: {answer:?}");
-    assert!(answer.body.starts_with("orders called by By="), "{answer:?}");
+    assert!(
+        answer.body.starts_with("orders called by By="),
+        "{answer:?}"
+    );
     assert!(answer.body.ends_with(CALLER), "{answer:?}");
 }
 
@@ -29,17 +30,24 @@ fn apps_speak_through_both_sidecars_and_nothing_is_in_plaintext() {
     speaks(&world, &format!("{ORDERS}:8080"), &format!("{ORDERS}:8080"));
     speaks(&world, &format!("{ORDERS}:8080"), "orders.example");
     speaks(&world, &format!("{ORDERS_V6}:8080"), "orders");
-    speaks(&world, &format!("{ORDERS_V6}:8080"), &format!("{ORDERS_V6}:8080"));
+    speaks(
+        &world,
+        &format!("{ORDERS_V6}:8080"),
+        &format!("{ORDERS_V6}:8080"),
+    );
     // A service's name counts more than the address: DNS may say something that we do not know.
     speaks(&world, &format!("{OUTSIDE}:80"), "orders");
     assert_eq!(counted(&world.orders, "app"), 0);
     assert!(counted(&world.orders, "mesh") > 0);
     let local = app.callers();
-    assert!(local.iter().all(|caller| caller.ip().is_loopback()), "{local:?}");
+    assert!(
+        local.iter().all(|caller| caller.ip().is_loopback()),
+        "{local:?}"
+    );
     let through = ["listener=\"outbound\"", "outcome=\"service\""];
     let name = "weft_redirected_connections_total";
     assert_eq!(world.metric(&world.storefront, name, &through), 4.0);
-    let through = ["listener=\"outbound-v6\"", "outcome=\"service\""];
+    let through = ["listener=\"outbound6\"", "outcome=\"service\""];
     assert_eq!(world.metric(&world.storefront, name, &through), 2.0);
     // What the test would see if there were no interception.
     for host in [&world.storefront, &world.orders] {
@@ -92,7 +100,11 @@ fn dns_and_the_host_itself_are_spared() {
     let dns = App::start(&world.outside, &format!("{OUTSIDE}:53"), Does::Greet("dns"));
     let stream = connect(&world.storefront, &format!("{OUTSIDE}:53")).unwrap();
     until("the name server is called", || !dns.callers().is_empty());
-    assert_eq!(dns.callers(), [stream.local_addr().unwrap()], "nobody is between");
+    assert_eq!(
+        dns.callers(),
+        [stream.local_addr().unwrap()],
+        "nobody is between"
+    );
     let beside = App::start(&world.storefront, "10.77.1.1:9000", Does::Greet("beside"));
     let stream = connect(&world.storefront, "10.77.1.1:9000").unwrap();
     until("the neighbour is called", || !beside.callers().is_empty());
@@ -106,7 +118,11 @@ fn a_sidecar_whose_user_is_not_spared_says_so_and_does_not_call_itself_for_ever(
     }
     let world = World::without_rules("", "");
     let _app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
-    let echo = App::start(&world.outside, &format!("{OUTSIDE}:7000"), Does::Greet("hello"));
+    let echo = App::start(
+        &world.outside,
+        &format!("{OUTSIDE}:7000"),
+        Does::Greet("hello"),
+    );
     // Everybody's, the sidecar's own connections too.
     weft_says(&world.storefront, "intercept install --user 4242");
     let mut stream = connect(&world.storefront, &format!("{OUTSIDE}:7000")).unwrap();
@@ -133,7 +149,11 @@ fn the_user_who_runs_the_sidecar_is_not_redirected() {
         return;
     }
     let world = World::new("", "");
-    let echo = App::start(&world.outside, &format!("{OUTSIDE}:7000"), Does::Greet("hello"));
+    let echo = App::start(
+        &world.outside,
+        &format!("{OUTSIDE}:7000"),
+        Does::Greet("hello"),
+    );
     let address = format!("{OUTSIDE}:7000");
     let spared = connect_as(&world.storefront, 0, &address).unwrap();
     until("it arrives", || echo.callers().len() == 1);

@@ -17,7 +17,10 @@ fn plaintext_is_refused_and_both_ends_say_why() {
     let app = App::start(&world.orders, "0.0.0.0:8080", Does::Http("orders"));
     for ip in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
         let answer = get(&world.outside, &format!("{ip}:8080"), "orders").unwrap();
-        assert_eq!((answer.status, answer.reason()), (403, Some("plaintext_refused")));
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (403, Some("plaintext_refused"))
+        );
         assert!(answer.body.contains("port 8080 of `orders`"), "{answer:?}");
         // What is not HTTP cannot be told, and neither can who speaks to a port of the sidecar's.
         for port in [8080, 9090, 15_006] {
@@ -32,7 +35,7 @@ fn plaintext_is_refused_and_both_ends_say_why() {
         world.metric(&world.orders, NAME, &labels)
     };
     assert_eq!(refused("listener=\"plaintext\""), 4.0);
-    assert_eq!(refused("listener=\"plaintext-v6\""), 4.0);
+    assert_eq!(refused("listener=\"plaintext6\""), 4.0);
     let log = world.orders_sidecar.log();
     assert!(log.contains("plaintext_refused"), "{log}");
     // The host's own checks of the app come by loopback.
@@ -60,16 +63,31 @@ fn plaintext_is_let_in_where_and_while_it_is_permitted() {
         assert!(rest(&mut stream).is_err());
     }
     // The mesh goes on as ever.
-    let answer = get(&world.storefront, &format!("{}:8080", super::ORDERS), "orders").unwrap();
+    let answer = get(
+        &world.storefront,
+        &format!("{}:8080", super::ORDERS),
+        "orders",
+    )
+    .unwrap();
     assert!(answer.body.contains("/service/storefront"), "{answer:?}");
     let permitted = ["outcome=\"plaintext_permitted\""];
     assert_eq!(world.metric(&world.orders, NAME, &permitted), 4.0);
     let inbound = ["source=\"unknown\"", "mtls=\"false\"", "class=\"2xx\""];
-    assert_eq!(world.metric(&world.orders, "weft_requests_total", &inbound), 2.0);
-    let left = world.metric(&world.orders, "weft_plaintext_permitted_seconds", &["port=\"9090\""]);
+    assert_eq!(
+        world.metric(&world.orders, "weft_requests_total", &inbound),
+        2.0
+    );
+    let left = world.metric(
+        &world.orders,
+        "weft_plaintext_permitted_seconds",
+        &["port=\"9090\""],
+    );
     assert!(left > 900.0 * 365.0 * 24.0 * 3600.0, "{left}");
     let log = world.orders_sidecar.log();
-    assert!(log.contains("plaintext is let in beside mutual TLS"), "{log}");
+    assert!(
+        log.contains("plaintext is let in beside mutual TLS"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -98,11 +116,20 @@ fn after_the_last_day_it_is_refused_again() {
     }
     let world = World::new("    mtls: { permissive: { until: 2020-01-31 } }\n", "");
     let app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
-    let answer = get(&world.outside, &format!("{ORDERS_FROM_OUTSIDE}:8080"), "orders").unwrap();
+    let answer = get(
+        &world.outside,
+        &format!("{ORDERS_FROM_OUTSIDE}:8080"),
+        "orders",
+    )
+    .unwrap();
     assert_eq!(answer.reason(), Some("plaintext_refused"), "{answer:?}");
     assert!(answer.body.contains("the time is over"), "{answer:?}");
     assert!(app.callers().is_empty());
-    let left = world.metric(&world.orders, "weft_plaintext_permitted_seconds", &["port=\"8080\""]);
+    let left = world.metric(
+        &world.orders,
+        "weft_plaintext_permitted_seconds",
+        &["port=\"8080\""],
+    );
     assert!(left < 0.0, "{left}");
     let log = world.orders_sidecar.log();
     assert!(log.contains("is over: it is refused"), "{log}");

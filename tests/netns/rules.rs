@@ -7,14 +7,15 @@ use super::ground::{self, Host};
 use super::{weft, weft_says};
 use crate::harness::process::WEFT;
 
-const INSTALL: &str = "intercept install --user 1337 --exclude-port 5432 --exclude-network 192.168.0.0/16,fe80::/10";
+const INSTALL: &str =
+    "intercept install --user 1337 --exclude-port 5432 --exclude-network 192.168.0.0/16,fe80::/10";
 
 #[test]
 fn rules_are_installed_once_shown_in_words_and_removed_whole() {
     if !ground::is_possible() {
         return;
     }
-    let host = Host::new('r');
+    let host = Host::new();
     assert_eq!(
         weft_says(&host, "intercept show"),
         "Nothing is installed in this network namespace.\n"
@@ -50,7 +51,7 @@ fn printed_rules_are_not_installed_and_are_those_that_would_be() {
     if !ground::is_possible() {
         return;
     }
-    let host = Host::new('p');
+    let host = Host::new();
     let printed = weft_says(&host, &format!("{INSTALL} --print"));
     assert_eq!(host.rules(), "");
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -97,7 +98,7 @@ fn where_there_is_no_nft_iptables_does_it() {
     if !ground::is_possible() {
         return;
     }
-    let host = Host::new('i');
+    let host = Host::new();
     let path = path_with(&[
         "iptables",
         "iptables-restore",
@@ -112,15 +113,24 @@ fn where_there_is_no_nft_iptables_does_it() {
     let install = INSTALL.strip_prefix("intercept ").unwrap();
     for _ in 0..2 {
         let (good, said) = with_path(&host, &path, install);
-        assert!(good && said.starts_with("Installed with iptables.\n"), "{said}");
+        assert!(
+            good && said.starts_with("Installed with iptables.\n"),
+            "{said}"
+        );
         for rules in table() {
             let jumps = rules.matches("-j WEFT_").count();
             assert_eq!(jumps, 2, "twice is once: {rules}");
         }
     }
     let (_, shown) = with_path(&host, &path, "show");
-    assert!(shown.contains("# IPv4\n") && shown.contains("# IPv6\n"), "{shown}");
-    assert!(shown.contains("  spared: user 1337 (the sidecar)\n"), "{shown}");
+    assert!(
+        shown.contains("# IPv4\n") && shown.contains("# IPv6\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("  spared: user 1337 (the sidecar)\n"),
+        "{shown}"
+    );
     // Whoever removes need not know how it was installed.
     weft_says(&host, "intercept remove");
     assert_eq!(table(), before);
@@ -131,9 +141,12 @@ fn what_is_missing_is_said() {
     if !ground::is_possible() {
         return;
     }
-    let host = Host::new('m');
+    let host = Host::new();
     let (good, said) = with_path(&host, &path_with(&[]), "install --user 0");
-    assert!(!good && said.contains("neither `nft` nor `iptables`"), "{said}");
+    assert!(
+        !good && said.contains("neither `nft` nor `iptables`"),
+        "{said}"
+    );
     for words in ["install --user 0", "show", "remove"] {
         let output = host.run(|| {
             Command::new("setpriv")

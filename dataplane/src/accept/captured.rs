@@ -16,7 +16,8 @@ use crate::core::Core;
 use crate::observe::{ConnectionCells, Detected, Redirected};
 use crate::plan::Site;
 use crate::plan::capture::{Capture, Inbound, Outbound, Permitted};
-use crate::tcp::{End, Patience, copy};
+use crate::tcp::copy::{Patience, copy};
+use crate::tcp::end::End;
 
 /// For a connection to where another was going. The system's own limit is minutes, and what was accepted already gives its
 /// client no sign.
@@ -116,7 +117,10 @@ impl Door<'_> {
         let name = match detected {
             Detected::Http1 => {
                 let head = name::head(&mut io, &self.site.http1, patience).await;
-                if head.as_ref().is_some_and(|head| self.site.routes.find(head).is_some()) {
+                if head
+                    .as_ref()
+                    .is_some_and(|head| self.site.routes.find(head).is_some())
+                {
                     self.cells.redirected(Redirected::Service);
                     return Some((io, Version::Http1));
                 }
@@ -145,10 +149,18 @@ impl Door<'_> {
     ) -> Option<(Io, Version)> {
         let now = SystemTime::now();
         let permit = inbound.permit(to.port(), now);
-        if let Some(Permitted::Connections(app)) = permit {
-            self.cells.redirected(Redirected::PlaintextPermitted);
-            self.pass_on(io, *app).await;
-            return None;
+        match permit {
+            Some(Permitted::Connections(app)) => {
+                self.cells.redirected(Redirected::PlaintextPermitted);
+                self.pass_on(io, *app).await;
+                return None;
+            }
+            // The app's protocol is none of ours to understand.
+            Some(Permitted::Exchanges(rule)) if rule.target.spec.authority.is_some() => {
+                self.cells.redirected(Redirected::PlaintextPermitted);
+                return Some((io, Version::Opaque));
+            }
+            _ => {}
         }
         let detected = detect::protocol(&mut io, self.site.timeouts.detection).await?;
         self.cells.detected(detected);
@@ -205,7 +217,7 @@ impl Door<'_> {
                 let patience = Patience::of(self.site.timeouts.tunnel_idle);
                 let passed = |up, down| self.cells.passed(up, down);
                 let ending = copy(&mut client, &mut server, patience, passed).await;
-                tracing::debug!(client = %self.from, destination = %to, ?ending, "a connection that was passed on has ended");
+                tracing::debug!(client = %self.from, destination = %to, %ending, "a connection that was passed on has ended");
                 return;
             }
             Ok(Err(error)) => error.to_string(),

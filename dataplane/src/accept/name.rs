@@ -22,13 +22,16 @@ const HELLO: usize = 16 * 1024 + 5;
 
 /// The head of the first request, as strict as we read requests; `None` when there is none that we would take.
 pub(super) async fn head(io: &mut Io, limits: &Limits, patience: Duration) -> Option<Head> {
-    ahead(io, limits.head_bytes, patience, |read, _| {
-        match parse::request(read, limits) {
+    ahead(
+        io,
+        limits.head_bytes,
+        patience,
+        |read, _| match parse::request(read, limits) {
             Ok(Some(request)) => Poll::Ready(Some(request.head)),
             Ok(None) => Poll::Pending,
             Err(_) => Poll::Ready(None),
-        }
-    })
+        },
+    )
     .await
 }
 

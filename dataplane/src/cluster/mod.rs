@@ -4,6 +4,7 @@ pub mod config;
 pub(crate) mod connect;
 pub mod dials;
 pub mod members;
+pub mod mtls;
 mod pool;
 pub mod retry;
 

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use time::Date;
 use time::macros::format_description;
-use time::{Date, UtcDateTime};
 use weft_runtime::config::{Path, Problems};
 
 /// Whom a service's sidecars let in: `strict`, or `permissive: { until: DATE, ports: [PORT] }`.
@@ -103,7 +103,10 @@ impl Config {
         {
             problems.at(
                 &path.key("permissive").key("until"),
-                format!("`{}` is over, and nothing is let in in plaintext any more", permissive.until),
+                format!(
+                    "`{}` is over, and nothing is let in in plaintext any more",
+                    permissive.until
+                ),
                 "remove `mtls` for `strict`, or write a later day",
             );
         }
@@ -114,7 +117,7 @@ impl Config {
 fn end_of(day: &str) -> Option<SystemTime> {
     let date = Date::parse(day, format_description!("[year]-[month]-[day]")).ok()?;
     let next = date.next_day()?;
-    Some(UtcDateTime::new(next, time::Time::MIDNIGHT).into())
+    Some(next.midnight().assume_utc().into())
 }
 
 #[cfg(test)]
@@ -143,7 +146,9 @@ mod tests {
 
     #[test]
     fn it_ends_with_its_last_day() {
-        let permit = build(&permissive("1970-01-02", None), false).unwrap().unwrap();
+        let permit = build(&permissive("1970-01-02", None), false)
+            .unwrap()
+            .unwrap();
         assert_eq!(
             permit.until,
             SystemTime::UNIX_EPOCH + Duration::from_secs(2 * 24 * 3600)
@@ -158,13 +163,25 @@ mod tests {
             let said = build(config, has_rules).unwrap_err();
             assert!(said.contains(words), "{said}");
         };
-        for day in ["", "tomorrow", "2026-13-01", "2026-02-30", "2026-1-1", "20261231", "9999-12-31 "] {
+        for day in [
+            "",
+            "tomorrow",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-1-1",
+            "20261231",
+            "9999-12-31 ",
+        ] {
             told(&permissive(day, None), false, "is not a date");
         }
         told(&permissive("2030-01-01", Some(&[])), false, "empty");
         told(&permissive("2030-01-01", Some(&[0])), false, "port 0");
         told(&permissive("2030-01-01", Some(&[80, 80])), false, "twice");
-        told(&permissive("2030-01-01", Some(&[8080, 9090])), true, "`allow` rules");
+        told(
+            &permissive("2030-01-01", Some(&[8080, 9090])),
+            true,
+            "`allow` rules",
+        );
         assert!(build(&permissive("2030-01-01", Some(&[8080, 9090])), false).is_ok());
         assert!(build(&permissive("2030-01-01", Some(&[8080])), true).is_ok());
     }

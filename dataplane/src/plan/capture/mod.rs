@@ -53,6 +53,21 @@ impl Capture {
         }
     }
 
+    /// The rule for a connection that was meant for `original` and whose bytes are not looked at.
+    pub(crate) fn connection_rule(
+        &self,
+        original: SocketAddr,
+        now: SystemTime,
+    ) -> Option<&Arc<Rule>> {
+        match self {
+            Self::Outbound(outbound) => outbound.service(original),
+            Self::Inbound(inbound) => match inbound.permit(original.port(), now)? {
+                Permitted::Exchanges(rule) => Some(rule),
+                Permitted::Connections(_) => None,
+            },
+        }
+    }
+
     /// The rules that it leads to.
     pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         let (outbound, inbound) = match self {
@@ -120,7 +135,7 @@ pub enum Egress {
     /// Only there.
     AllowList {
         /// By the name that the connection gives: `Host` of HTTP, or the server's name of TLS.
-        hosts: Option<Table<()>>,
+        hosts: Option<Box<Table<()>>>,
         /// By address.
         networks: Vec<Network>,
     },
@@ -198,7 +213,9 @@ impl Inbound {
             Some(permit) if now >= permit.until => format!(
                 "plaintext on port {port} of `{service}` was permitted for a time, and the time is over"
             ),
-            _ => format!("port {port} of `{service}` is for mutual TLS, and this connection was in plaintext"),
+            _ => format!(
+                "port {port} of `{service}` is for mutual TLS, and this connection was in plaintext"
+            ),
         };
         Error::new(Reason::PlaintextRefused, detail)
     }
