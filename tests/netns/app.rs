@@ -150,6 +150,12 @@ pub(crate) fn rest(stream: &mut TcpStream) -> std::io::Result<String> {
     Ok(rest)
 }
 
+/// Whether a connection on which this is sent breaks, whichever side comes first.
+pub(crate) fn breaks(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    let sent = stream.write_all(bytes);
+    sent.is_err() || rest(stream).is_err()
+}
+
 /// So many bytes, as text.
 pub(crate) fn take(stream: &mut TcpStream, count: usize) -> std::io::Result<String> {
     let mut bytes = vec![0; count];

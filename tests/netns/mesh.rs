@@ -1,6 +1,9 @@
 //! Between two hosts that intercept, nothing goes in plaintext, and neither app knows.
 
-use super::app::{App, Does, connect, connect_as, get, get_on, rest};
+use std::io::Write;
+use std::net::Shutdown;
+
+use super::app::{App, Does, connect, connect_as, get, get_on, rest, take};
 use super::ground::{self, APP};
 use super::{ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says};
 
@@ -73,6 +76,42 @@ fn rules_of_iptables_do_the_same() {
     speaks(&world, &format!("{ORDERS}:8080"), "orders");
     speaks(&world, &format!("{ORDERS_V6}:8080"), "orders");
     assert_eq!(counted(&world.orders, "app"), 0);
+}
+
+#[test]
+fn a_service_that_is_not_http_is_reached_at_its_address_and_may_speak_first() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("    protocol: tcp\n", "");
+    let app = App::start(&world.orders, "127.0.0.1:8080", Does::Greet("ready\r\n"));
+    count_packets(&world.orders);
+    for ip in [ORDERS, ORDERS_V6] {
+        let mut stream = connect(&world.storefront, &format!("{ip}:8080")).unwrap();
+        assert_eq!(take(&mut stream, 7).unwrap(), "ready\r\n");
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n\x00").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&mut stream).unwrap(), "GET / HTTP/1.1\r\n\r\n\x00");
+    }
+    assert_eq!(app.callers().len(), 2);
+    assert_eq!(counted(&world.orders, "app"), 0);
+    assert!(counted(&world.orders, "mesh") > 0);
+}
+
+#[test]
+fn a_connection_to_a_service_may_be_silent_at_first() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("", "");
+    let _app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+    let mut kept = connect(&world.storefront, &format!("{ORDERS}:8080")).unwrap();
+    // One to somebody else that says nothing either is passed on when its silence has lasted long enough.
+    let echo = App::start(&world.outside, &format!("{OUTSIDE}:7000"), Does::Greet(""));
+    let _silent = connect(&world.storefront, &format!("{OUTSIDE}:7000")).unwrap();
+    until("the silent one is passed on", || echo.callers().len() == 1);
+    let answer = get_on(&mut kept, "orders", "/").unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[test]

@@ -129,10 +129,16 @@ impl World {
 
 /// Counts packets that come in on a host, apart from the rules under test.
 fn count_packets(host: &Host) {
-    let rules = "table inet seen { chain all { type filter hook prerouting priority -300; \
-         iifname lo return; tcp dport 15008 counter comment mesh; \
-         tcp dport 8080 counter comment app; } }";
-    host.system(&format!("nft {rules}"));
+    let rules = "table inet seen {\n\
+        chain watch {\n\
+        type filter hook prerouting priority -300\n\
+        iifname lo return\n\
+        tcp dport 15008 counter comment \"mesh\"\n\
+        tcp dport 8080 counter comment \"app\"\n\
+        }\n}\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    host.system(&format!("nft -f {}", file.path().display()));
 }
 
 /// How many packets with this comment have come.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::detect::{self, OPAQUE_PORTS, Version};
 use super::{Io, name};
-use crate::core::Core;
+use crate::core::{Core, Seat};
 use crate::observe::{ConnectionCells, Detected, Redirected};
 use crate::plan::Site;
 use crate::plan::capture::{Capture, Inbound, Outbound, Permitted};
@@ -40,9 +40,11 @@ pub(super) async fn enter(
     io: Io,
     came: Came,
     cells: &ConnectionCells,
+    seat: &Seat,
 ) -> Option<(Io, Version)> {
     let door = Door {
         core,
+        seat,
         site,
         from: came.from,
         cells,
@@ -65,6 +67,7 @@ pub(super) async fn enter(
 
 struct Door<'a> {
     core: &'a Core,
+    seat: &'a Seat,
     site: &'a Site,
     from: SocketAddr,
     cells: &'a ConnectionCells,
@@ -81,38 +84,22 @@ impl Door<'_> {
             io.reset();
             return None;
         }
-        let service = outbound.find(to);
-        if service.is_some_and(|service| service.is_opaque) {
+        if let Some(service) = outbound.find(to) {
             self.cells.redirected(Redirected::Service);
-            return Some((io, Version::Opaque));
-        }
-        let asks_names = outbound.egress.asks_names();
-        let detected = match service {
-            // The server is likely to speak first, and its client's first bytes would tell us nothing.
-            None if OPAQUE_PORTS.contains(&to.port()) && !asks_names => Detected::Opaque,
-            _ => {
-                let detected = detect::protocol(&mut io, self.site.timeouts.detection).await?;
-                self.cells.detected(detected);
-                detected
-            }
-        };
-        if let Some(service) = service {
-            let version = match detected {
-                Detected::Http1 => Version::Http1,
-                Detected::Http2 => Version::Http2,
-                Detected::BrokenHttp2 => Version::Broken,
-                _ if !service.rule.target.is_mesh() => Version::Opaque,
-                _ => {
-                    self.cells.redirected(Redirected::NotHttp);
-                    tracing::warn!(service = %service.rule.target.name, client = %self.from, destination = %to, detected = detected.as_str(),
-                        "refused a connection to a service: it is not HTTP, and `protocol: tcp` is not said of the service");
-                    io.reset();
-                    return None;
-                }
+            let version = match service.is_opaque {
+                true => Version::Opaque,
+                false => self.http(&mut io).await?,
             };
-            self.cells.redirected(Redirected::Service);
             return Some((io, version));
         }
+        // Without a name it would be refused, so there is time to wait for one.
+        let wants_name = outbound.egress.asks_names() && !outbound.egress.allows(to.ip(), None);
+        let detected = match wants_name {
+            true => self.protocol(&mut io, self.site.timeouts.idle).await?,
+            // The server is likely to speak first, and its client's first bytes would tell us nothing.
+            false if OPAQUE_PORTS.contains(&to.port()) => Detected::Opaque,
+            false => self.protocol(&mut io, self.site.timeouts.detection).await?,
+        };
         let patience = self.site.timeouts.head;
         let name = match detected {
             Detected::Http1 => {
@@ -126,7 +113,7 @@ impl Door<'_> {
                 }
                 head.map(|head| head.host().to_owned())
             }
-            Detected::Tls if asks_names => name::server(&mut io, patience).await,
+            Detected::Tls if wants_name => name::server(&mut io, patience).await,
             _ => None,
         };
         if outbound.egress.allows(to.ip(), name.as_deref()) {
@@ -155,30 +142,38 @@ impl Door<'_> {
                 self.pass_on(io, *app).await;
                 return None;
             }
-            // The app's protocol is none of ours to understand.
-            Some(Permitted::Exchanges(rule)) if rule.target.spec.authority.is_some() => {
+            Some(Permitted::Exchanges(rule)) => {
                 self.cells.redirected(Redirected::PlaintextPermitted);
-                return Some((io, Version::Opaque));
+                // The app says in the file what it speaks.
+                let version = match rule.target.spec.authority {
+                    Some(_) => Version::Opaque,
+                    None => self.http(&mut io).await?,
+                };
+                return Some((io, version));
             }
-            _ => {}
+            None => {}
         }
-        let detected = detect::protocol(&mut io, self.site.timeouts.detection).await?;
-        self.cells.detected(detected);
-        if permit.is_some() {
-            self.cells.redirected(Redirected::PlaintextPermitted);
-            let version = match detected {
-                Detected::Http1 => Version::Http1,
-                Detected::Http2 => Version::Http2,
-                Detected::BrokenHttp2 => Version::Broken,
-                Detected::Tls | Detected::Opaque | Detected::Timeout => Version::Opaque,
-            };
-            return Some((io, version));
-        }
+        // What it speaks only makes a difference to how it is told.
+        let detected = self.protocol(&mut io, self.site.timeouts.head).await?;
         self.cells.redirected(Redirected::PlaintextRefused);
         let refusal = inbound.refusal(to.port(), now);
         tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
             "refused a peer");
         self.explained(io, detected)
+    }
+
+    /// The version of HTTP of a connection that was meant for something that speaks nothing else. It may be silent as long as any
+    /// other: clients keep connections at hand.
+    async fn http(&self, io: &mut Io) -> Option<Version> {
+        let patience = (self.site.timeouts.idle, self.site.timeouts.head);
+        detect::version(io, patience, self.seat, || self.core.is_draining()).await
+    }
+
+    /// What a connection speaks of which nothing is known.
+    async fn protocol(&self, io: &mut Io, patience: Duration) -> Option<Detected> {
+        let detected = detect::protocol(io, patience).await?;
+        self.cells.detected(detected);
+        Some(detected)
     }
 
     /// Who speaks HTTP is told why by an answer to each request; the others see a reset.

@@ -171,7 +171,7 @@ async fn enter(
                 if came.to.is_some() || matches!(capture, Capture::Inbound(_)) {
                     // Boxed: it may carry the connection to its end.
                     let entering =
-                        captured::enter(core, site, capture, Io::plain(stream), came, cells);
+                        captured::enter(core, site, capture, Io::plain(stream), came, cells, seat);
                     let (io, version) = Box::pin(entering).await?;
                     return Some(Entered {
                         io,

@@ -420,8 +420,6 @@ pub enum Redirected {
     Unreachable,
     /// It was meant for somebody else to whom nothing is let out.
     EgressDenied,
-    /// It was meant for a service that speaks HTTP, and was none.
-    NotHttp,
     /// It was our own.
     Looped,
     /// It came in plaintext, and was let in.
@@ -432,12 +430,11 @@ pub enum Redirected {
 
 impl Redirected {
     /// Every outcome; `redirected as usize` is its index.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Service,
         Self::Passthrough,
         Self::Unreachable,
         Self::EgressDenied,
-        Self::NotHttp,
         Self::Looped,
         Self::PlaintextPermitted,
         Self::PlaintextRefused,
@@ -450,7 +447,6 @@ impl Redirected {
             Self::Passthrough => "passthrough",
             Self::Unreachable => "unreachable",
             Self::EgressDenied => "egress_denied",
-            Self::NotHttp => "not_http",
             Self::Looped => "looped",
             Self::PlaintextPermitted => "plaintext_permitted",
             Self::PlaintextRefused => "plaintext_refused",
