@@ -220,7 +220,10 @@ fn an_exception_whose_last_day_is_over_is_a_problem() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     check_form("a last day that is over", file, said);
-    assert!(said.starts_with("weft.yaml:5:42: `2020-02-29` is over"), "{said}");
+    assert!(
+        said.starts_with("weft.yaml:5:42: `2020-02-29` is over"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn who_is_let_in_in_plaintext_is_nobody_to_the_rules() {
     let answer = get(&world.outside, &address, "orders").unwrap();
     assert_eq!((answer.status, answer.reason()), (403, Some("denied")));
     let mut stream = connect(&world.outside, &address).unwrap();
-    stream.write_all(b"\x00\x01\x02").unwrap();
+    stream.write_all(b"\x00\x01\x02\r\n\r\n").unwrap();
     assert!(take(&mut stream, 12).unwrap().ends_with(" 400"));
     assert!(app.callers().is_empty());
 }

@@ -95,9 +95,9 @@ impl Door<'_> {
         // Without a name it would be refused, so there is time to wait for one.
         let wants_name = outbound.egress.asks_names() && !outbound.egress.allows(to.ip(), None);
         let detected = match wants_name {
-            true => self.protocol(&mut io, self.site.timeouts.idle).await?,
             // The server is likely to speak first, and its client's first bytes would tell us nothing.
-            false if OPAQUE_PORTS.contains(&to.port()) => Detected::Opaque,
+            _ if OPAQUE_PORTS.contains(&to.port()) => Detected::Opaque,
+            true => self.protocol(&mut io, self.site.timeouts.head).await?,
             false => self.protocol(&mut io, self.site.timeouts.detection).await?,
         };
         let patience = self.site.timeouts.head;
