@@ -28,4 +28,6 @@ mod protocols;
 mod reload;
 mod renewal;
 mod retry;
+mod tcp;
 mod timeouts;
+mod websocket;

@@ -17,6 +17,7 @@ use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::upgrade;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
@@ -31,6 +32,7 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
+use crate::tcp::end::End;
 use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
@@ -143,64 +145,45 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = pin!(attempt(
-            core, cluster, &endpoint, head, body, upgrade, interim, now
-        ));
-        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
-            if upload.is_some_and(Replay::is_starving) {
-                return Error::new(
-                    Reason::BodyTimeout,
-                    format!("nothing came of the body for {:?}", spec.timeout),
-                );
-            }
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
-        })
-        .await;
+        let outcome = {
+            let attempt = pin!(attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now
+            ));
+            within(&mut timer, spec.timeout, upload, attempt, || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
+                    format!(
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
+                    ),
+                )
+            })
+            .await
+        };
         let random = fastrand::u64(..);
-        let error = match outcome {
-            Ok(answered) => match answered.passed_on_failure(cluster) {
-                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::RemoteFailure,
-                        Instant::now(),
-                        random,
-                    );
-                    error
-                }
-                _ => {
-                    let outcome = judge_status(
-                        answered.status,
-                        answered.headers.contains_key(http::header::RETRY_AFTER),
-                    );
-                    cluster.members.record(&mut flight, outcome, now, random);
-                    carried.flight = Some(flight);
-                    return Ok(answered.into_beginning(carried));
-                }
-            },
-            Err(error) => {
-                if error.reason.is_of_endpoint() {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::LocalFailure,
-                        Instant::now(),
-                        random,
-                    );
-                }
-                if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, upload, retries, &error, started)
-                {
-                    return Err(error);
-                }
-                error
+        let judged = judge(
+            outcome,
+            cluster,
+            head,
+            upload,
+            &mut flight,
+            retries,
+            random,
+            (started, now),
+        );
+        let error = match judged {
+            Judged::Answer(answered) => {
+                carried.flight = Some(flight);
+                return Ok(answered.into_beginning(carried));
             }
+            Judged::Fail(error) => return Err(error),
+            Judged::Again(error) => error,
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -218,6 +201,65 @@ async fn attempts(
             Ok(())
         });
         within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
+    }
+}
+
+/// What becomes of an exchange after an attempt.
+enum Judged {
+    /// The client gets this answer.
+    Answer(Answered),
+    /// Another attempt is made; this one failed so.
+    Again(Error),
+    /// The client is told of this failure.
+    Fail(Error),
+}
+
+/// Says how the endpoint fared, and whether there is another attempt. Apart from the attempt, so that the room of an
+/// answer is not kept through the pause before the next.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one attempt, handed down once"
+)]
+fn judge(
+    outcome: Result<Answered, Error>,
+    cluster: &Cluster,
+    head: &Head,
+    upload: Option<&Replay>,
+    flight: &mut InFlight,
+    retries: u32,
+    random: u64,
+    (started, now): (Instant, Instant),
+) -> Judged {
+    match outcome {
+        Ok(answered) => match answered.passed_on_failure(cluster) {
+            // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
+            Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
+                let (outcome, now) = (Outcome::RemoteFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Again(error)
+            }
+            _ => {
+                let outcome = judge_status(
+                    answered.status,
+                    answered.headers.contains_key(http::header::RETRY_AFTER),
+                );
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Answer(answered)
+            }
+        },
+        Err(error) => {
+            if error.reason.is_of_endpoint() {
+                let (outcome, now) = (Outcome::LocalFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+            }
+            if error.reason == Reason::UpstreamTimeout
+                || !may_retry(cluster, head, upload, retries, &error, started)
+            {
+                Judged::Fail(error)
+            } else {
+                Judged::Again(error)
+            }
+        }
     }
 }
 
@@ -280,10 +322,15 @@ async fn attempt(
     interim: &Interim<'_>,
     now: Instant,
 ) -> Result<Answered, Error> {
-    if cluster.spec.speaks == Speaks::Http2 && !upgrade {
+    if upgrade {
+        // Boxed: rare, and each exchange would carry the room for it.
+        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now);
+        return Box::pin(attempt).await;
+    }
+    if cluster.spec.speaks == Speaks::Http2 {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
-        let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
+        let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -307,35 +354,31 @@ async fn attempt(
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
-    let (upgraded, body, lease) = if answered.upgraded {
-        (Some(connection), Body::Empty, None)
-    } else {
-        let body = match answered.framing {
-            Framing::None | Framing::Length(0) => Body::Empty,
-            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-        };
-        (None, body, answered.keep_alive.then_some(connection))
+        http1::client::exchange(&connection, head, body, false, &limits, interim).await?;
+    let body = match answered.framing {
+        Framing::None | Framing::Length(0) => Body::Empty,
+        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
     };
     Ok(Answered {
         status: answered.status,
         headers: answered.headers,
         body,
         request: answered.request,
-        lease,
-        upgraded,
+        lease: answered.keep_alive.then_some(connection),
+        upgraded: None,
     })
 }
 
 /// An endpoint's answer before it is anybody's.
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Body,
-    request: Option<Relay>,
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
-    lease: Option<Handle>,
-    upgraded: Option<Handle>,
+    pub(super) lease: Option<Handle>,
+    /// The tunnel's other end.
+    pub(super) upgraded: Option<Box<End>>,
 }
 
 impl Answered {
@@ -381,7 +424,7 @@ impl Answered {
 struct Beginning {
     status: StatusCode,
     headers: HeaderMap,
-    upgraded: Option<Handle>,
+    upgraded: Option<Box<End>>,
 }
 
 impl Beginning {
@@ -406,7 +449,7 @@ impl Beginning {
 pub struct UpstreamBody {
     body: Body,
     length: Length,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// Why the rest of the request cannot be had.
     broken: Option<Error>,
     lease: Option<Handle>,
@@ -464,6 +507,12 @@ impl UpstreamBody {
         self.length
     }
 
+    /// So many bytes went up and down the tunnel that this exchange has become.
+    pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
+        self.account.tunnelled += up;
+        self.account.response_bytes += down;
+    }
+
     /// How much of the request has come so far.
     pub(crate) fn received(&self) -> u64 {
         self.account.upload.as_ref().map_or(0, Replay::received)
@@ -493,6 +542,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     upload: Option<Replay>,
+    /// What the client sent after the exchange had become a tunnel.
+    tunnelled: u64,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -519,6 +570,7 @@ impl Account {
             status: None,
             cut: false,
             upload,
+            tunnelled: 0,
             response_bytes: 0,
             entry: None,
         }
@@ -541,7 +593,8 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = timer::now().saturating_duration_since(self.started);
-        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
+        let upload = self.upload.as_ref();
+        let request_bytes = upload.map_or(self.tunnelled, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);

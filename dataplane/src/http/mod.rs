@@ -12,6 +12,7 @@ pub(crate) mod interim;
 pub(crate) mod relay;
 mod replay;
 pub(crate) mod upgrade;
+pub(crate) mod websocket;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -26,7 +26,7 @@ pub use self::field::{Kind, kind, may_trail};
 use self::field::{Role, Special};
 pub(super) use self::lines::is_token;
 use self::target::Target;
-pub(crate) use self::target::authority;
+pub(crate) use self::target::{authority, check_authority};
 use crate::head::Head;
 use crate::reason::Reason;
 

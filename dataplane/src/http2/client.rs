@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
@@ -84,6 +86,20 @@ impl Room {
     pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
         (self.sender, self.place)
     }
+
+    /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
+    pub(crate) async fn takes_extended_connect(&self) -> bool {
+        let load = &self.place.0;
+        poll_fn(|cx| match load.peer.upgrade() {
+            Some(peer) if !load.heard.get() => {
+                peer.waits(cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+        .await;
+        self.sender.is_extended_connect_protocol_enabled()
+    }
 }
 
 /// The exchanges on a connection. Counted here, since h2 keeps whatever is beyond the peer's limit in a queue of its own
@@ -91,7 +107,19 @@ impl Room {
 #[derive(Debug)]
 struct Load {
     streams: Cell<usize>,
+    /// The peer has said something, and so what it takes; or it never will.
+    heard: Cell<bool>,
     peer: Weak<Peer>,
+}
+
+impl Load {
+    /// Whoever waits to know what the peer takes need wait no longer.
+    fn hear(&self) {
+        self.heard.set(true);
+        if let Some(peer) = self.peer.upgrade() {
+            peer.wake_waiting();
+        }
+    }
 }
 
 /// One of a connection's streams, given back when dropped.
@@ -153,10 +181,7 @@ impl Peers {
             if may_connect {
                 joined.get_or_insert(peer.begun.get());
             }
-            let mut waiting = peer.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
+            peer.waits(cx);
             Poll::Pending
         })
         .await
@@ -192,6 +217,14 @@ impl Peer {
         })
     }
 
+    /// Has this task woken when something changes.
+    fn waits(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -211,15 +244,17 @@ async fn open(
     let driven = match connected {
         Ok((sender, connection, flusher)) => {
             *peer.failed.borrow_mut() = None;
+            let load = Rc::new(Load {
+                streams: Cell::new(0),
+                heard: Cell::new(false),
+                peer: Rc::downgrade(&peer),
+            });
             peer.open.borrow_mut().push(Open {
                 sender,
-                load: Rc::new(Load {
-                    streams: Cell::new(0),
-                    peer: Rc::downgrade(&peer),
-                }),
+                load: Rc::clone(&load),
                 used: Instant::now(),
             });
-            Some((connection, flusher))
+            Some((connection, flusher, load))
         }
         Err(error) => {
             *peer.failed.borrow_mut() = Some(error);
@@ -228,8 +263,9 @@ async fn open(
     };
     peer.wake_waiting();
     drop(peer);
-    if let Some((connection, flusher)) = driven {
-        drive(connection, &flusher).await;
+    if let Some((connection, flusher, load)) = driven {
+        drive(connection, &flusher, &load).await;
+        load.hear();
     }
 }
 
@@ -267,10 +303,13 @@ async fn handshake(
     Ok((sender, connection, flusher))
 }
 
-async fn drive(connection: Connection, flusher: &Flusher) {
+async fn drive(connection: Connection, flusher: &Flusher, load: &Load) {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx);
+        if !load.heard.get() && flusher.has_received() {
+            load.hear();
+        }
         match flusher.poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(()),
             _ => ended.map(|_| ()),
@@ -285,42 +324,52 @@ pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Received,
-    pub(crate) request: Option<Relay>,
+    pub(crate) request: Option<Box<Relay>>,
 }
 
-/// Sends a request and waits for the head of its answer. Dropping the future resets the stream.
-pub(crate) async fn exchange(
-    room: Room,
-    head: &Head,
-    body: Body,
-    tls: bool,
-    interim: &Interim<'_>,
-) -> Result<Answered, Error> {
-    let side = Side::Endpoint;
+/// A request on its way over a stream, whose answer has not come yet. Dropping it resets the stream.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    response: ResponseFuture,
+    place: Option<Place>,
+    request: Option<Box<Relay>>,
+    interims: usize,
+}
+
+/// Sends a request, the beginning of it at least.
+pub(crate) fn ask(room: Room, head: &Head, body: Body, tls: bool) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls)?;
     let bodiless = body.is_end();
     let Room { mut sender, place } = room;
-    let (mut response, stream) = sender
+    let (response, stream) = sender
         .send_request(request, bodiless)
-        .map_err(|error| failure(&error, side))?;
-    drop(sender);
-    let mut request = (!bodiless).then(|| Relay::new(body, Sink::Http2 { stream }));
-    let mut interims = 0;
-    let mut failed = None;
-    let answer = poll_fn(|cx| {
-        if let Some(relay) = &mut request {
+        .map_err(|error| failure(&error, Side::Endpoint))?;
+    Ok(Asked {
+        response,
+        place: Some(place),
+        request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
+        interims: 0,
+    })
+}
+
+impl Asked {
+    /// The head of the answer; sends on what is left of the request meanwhile.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &Interim<'_>,
+    ) -> Poll<Result<Answered, Error>> {
+        let side = Side::Endpoint;
+        if let Some(relay) = &mut self.request {
             match relay.poll(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(())) => request = None,
+                Poll::Ready(Ok(())) => self.request = None,
                 Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
                 // The endpoint takes no more; it may have answered all the same.
-                Poll::Ready(Err(Failed::Sink(failure))) => {
-                    failed = Some(failure);
-                    request = None;
-                }
+                Poll::Ready(Err(Failed::Sink(_))) => self.request = None,
             }
         }
-        while let Poll::Ready(Some(answer)) = response.poll_informational(cx) {
+        while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
             let answer = answer.map_err(|error| failure(&error, side))?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
@@ -329,8 +378,8 @@ pub(crate) async fn exchange(
                     "the endpoint's answer breaks HTTP/2: 101",
                 )));
             }
-            interims += 1;
-            if interims > MAX_INTERIM {
+            self.interims += 1;
+            if self.interims > MAX_INTERIM {
                 return Poll::Ready(Err(Error::maybe_processed(
                     Reason::UpstreamMalformed,
                     format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
@@ -338,20 +387,60 @@ pub(crate) async fn exchange(
             }
             interim.send(cx, answer.status(), answer.headers());
         }
-        let answer = ready!(pin!(&mut response).poll(cx));
-        Poll::Ready(answer.map_err(|error| failure(&error, side)))
-    })
-    .await?;
-    let (parts, stream) = answer.into_parts();
-    let length = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok(Answered {
+        let answer = ready!(Pin::new(&mut self.response).poll(cx));
+        let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        let length = content_length(&parts.headers);
+        Poll::Ready(Ok(Answered {
+            status: parts.status,
+            headers: parts.headers,
+            body: Received::new(stream, side, length).at(self.place.take()),
+            request: self.request.take(),
+        }))
+    }
+}
+
+/// How long a body says that it is.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+/// The answer to extended CONNECT, and the stream that may be a tunnel now.
+pub(crate) struct Connected {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) receive: RecvStream,
+    pub(crate) place: Place,
+}
+
+/// Asks for a WebSocket by a head that would ask for it in HTTP/1.1. Dropping the future resets the stream.
+pub(crate) async fn extended_connect(
+    room: Room,
+    head: &Head,
+    tls: bool,
+) -> Result<Connected, Error> {
+    let side = Side::Endpoint;
+    let mut request = request(head, Length::None, tls)?;
+    *request.method_mut() = Method::CONNECT;
+    request
+        .extensions_mut()
+        .insert(Protocol::from_static("websocket"));
+    let Room { mut sender, place } = room;
+    let (response, send) = sender
+        .send_request(request, false)
+        .map_err(|error| failure(&error, side))?;
+    drop(sender);
+    let (parts, receive) = response
+        .await
+        .map_err(|error| failure(&error, side))?
+        .into_parts();
+    Ok(Connected {
         status: parts.status,
         headers: parts.headers,
-        body: Received::new(stream, side, length).at(place),
-        request,
+        send,
+        receive,
+        place,
     })
 }
 

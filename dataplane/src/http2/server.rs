@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
@@ -27,10 +29,11 @@ use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
-use crate::http::{Caller, answer};
+use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
 use crate::tcp;
+use crate::tcp::end::End;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -53,7 +56,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        // WebSocket, by RFC 8441.
+        .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
@@ -84,7 +89,18 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             while !closed {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        streams.push(stream(Rc::clone(&caller), request, respond));
+                        let caller = Rc::clone(&caller);
+                        streams.push(match *request.method() {
+                            // Boxed: rare, and it would make every exchange as large.
+                            Method::CONNECT => {
+                                Either::Right(connect(caller, request, respond).boxed_local())
+                            }
+                            ref method => {
+                                let is_head = method == Method::HEAD;
+                                let request = received(request);
+                                Either::Left(stream(caller, request, is_head, respond))
+                            }
+                        });
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
@@ -151,30 +167,36 @@ pub(crate) async fn refuse_preface(mut io: Io) {
     }
 }
 
+/// A request in the one form that it has for either version.
+fn received(request: HttpRequest<RecvStream>) -> Result<Request, Error> {
+    let (parts, stream) = request.into_parts();
+    let (head, length) = head(parts)?;
+    let body = Received::new(stream, Peer::Client, length);
+    Ok(Request {
+        head,
+        body: if body.is_end() {
+            Body::Empty
+        } else {
+            Body::Http2(body)
+        },
+        upgrade: false,
+    })
+}
+
 /// One exchange. Nothing to return: whatever goes wrong ends this stream only.
+///
+/// What needs no waiting is done by functions beside this one: a future has room for all that lives in it.
 async fn stream(
     caller: Rc<Caller>,
-    request: HttpRequest<RecvStream>,
+    mut request: Result<Request, Error>,
+    is_head: bool,
     respond: SendResponse<Bytes>,
 ) {
-    let (parts, receive) = request.into_parts();
-    if parts.method == Method::CONNECT {
-        // Boxed: rare, and it would make every exchange as large.
-        return Box::pin(connect(&caller, &parts, receive, respond)).await;
-    }
     let respond = RefCell::new(respond);
-    let is_head = parts.method == Method::HEAD;
-    let answer = match head(parts) {
-        Ok((head, length)) => {
-            let body = Body::Http2(Received::new(receive, Peer::Client, length));
-            let body = if body.is_end() { Body::Empty } else { body };
+    let answer = match &mut request {
+        Ok(request) => {
             let interim = Interim::Http2(&respond);
-            let mut request = Request {
-                head,
-                body,
-                upgrade: false,
-            };
-            let mut exchange = pin!(exchange(&caller, &mut request, &interim));
+            let mut exchange = pin!(exchange(&caller, request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // Whoever asked has gone away, and so does the attempt.
@@ -189,26 +211,103 @@ async fn stream(
                 None => return,
             }
         }
-        Err(error) => answer::refused(&caller, &error),
+        Err(error) => answer::refused(&caller, error),
     };
-    send(&caller, respond.into_inner(), answer, is_head).await;
-}
-
-/// A tunnel, to its end.
-async fn connect(
-    caller: &Caller,
-    parts: &http::request::Parts,
-    receive: RecvStream,
-    mut respond: SendResponse<Bytes>,
-) {
-    let authority = parts.uri.authority();
-    let refused = tcp::tunnel(caller, authority, receive, &mut respond).await;
-    if let Some(answer) = refused {
-        send(caller, respond, answer, false).await;
+    if let Some(relay) = begin(&respond, answer, is_head) {
+        finish(&caller, &respond, relay).await;
     }
 }
 
-async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer, is_head: bool) {
+/// CONNECT, to its tunnel's end.
+async fn connect(
+    caller: Rc<Caller>,
+    request: HttpRequest<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let caller = &caller;
+    let (parts, receive) = request.into_parts();
+    let protocol = parts.extensions.get::<Protocol>();
+    let refused = match protocol.map(Protocol::as_str) {
+        None => tcp::tunnel(caller, parts.uri.authority(), receive, &mut respond).await,
+        Some("websocket") => return websocket_exchange(caller, parts, receive, respond).await,
+        Some(_) => Some(answer::refused(
+            caller,
+            &Error::new(
+                Reason::MethodUnsupported,
+                "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
+            ),
+        )),
+    };
+    if let Some(answer) = refused {
+        send(caller, respond, answer).await;
+    }
+}
+
+/// An answer that opens no tunnel.
+async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) {
+    let respond = RefCell::new(respond);
+    if let Some(relay) = begin(&respond, answer, false) {
+        finish(caller, &respond, relay).await;
+    }
+}
+
+/// A WebSocket (RFC 8441): everybody after us sees the request that HTTP/1.1 would have made.
+async fn websocket_exchange(
+    caller: &Caller,
+    mut parts: http::request::Parts,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
+    parts.method = Method::GET;
+    let respond = RefCell::new(respond);
+    let mut answer = match head(parts) {
+        Ok((head, _)) => {
+            let interim = Interim::Http2(&respond);
+            let mut request = Request {
+                head,
+                body: Body::Empty,
+                upgrade: true,
+            };
+            let mut exchange = pin!(exchange(caller, &mut request, &interim));
+            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
+                    Poll::Ready(None)
+                }
+                answer => answer.map(Some),
+            })
+            .await;
+            match answer {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
+        Err(error) => answer::refused(caller, &error),
+    };
+    let mut respond = respond.into_inner();
+    let Some(mut endpoint) = answer.upgraded.take() else {
+        if let Some(error) = websocket::not_a_tunnel(answer.status) {
+            if caller.identity.is_some() {
+                // A sidecar, which can tell its client.
+                let yes = HeaderValue::from_static("true");
+                answer.headers.insert(upgrade::NOT_UPGRADED, yes);
+            } else {
+                answer = answer::refused(caller, &error);
+            }
+        }
+        return send(caller, respond, answer).await;
+    };
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = answer.headers;
+    if let Ok(stream) = respond.send_response(response, false) {
+        let mut client = End::stream(stream, receive, None);
+        let idle = caller.site().timeouts.tunnel_idle;
+        upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
+    }
+}
+
+/// Sends the head of an answer; returns the body where there is one to send.
+fn begin(respond: &RefCell<SendResponse<Bytes>>, answer: Answer, is_head: bool) -> Option<Relay> {
     let Answer {
         status,
         mut headers,
@@ -224,15 +323,13 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = headers;
     let ends = bodiless || body.is_end();
-    let Ok(stream) = respond.send_response(response, ends) else {
-        return;
-    };
-    if ends {
-        return;
-    }
+    let stream = respond.borrow_mut().send_response(response, ends).ok()?;
+    (!ends).then(|| Relay::new(body, Sink::Http2 { stream }))
+}
+
+async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut relay: Relay) {
     let mut timer = Timer::pooled();
     let mut idle = None;
-    let mut relay = Relay::new(body, Sink::Http2 { stream });
     let mut moved = 0;
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
@@ -251,7 +348,7 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     .await;
     if sent.is_err() {
         // The end is missing, and the client must know.
-        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        respond.borrow_mut().send_reset(h2::Reason::INTERNAL_ERROR);
     }
 }
 
@@ -259,7 +356,16 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
     let mut headers = parts.headers;
-    join_cookies(&mut headers);
+    // One look at the names instead of a search for each of these.
+    let (mut cookie, mut host, mut length) = (false, false, false);
+    for name in headers.keys() {
+        cookie |= *name == COOKIE;
+        host |= *name == HOST;
+        length |= *name == CONTENT_LENGTH;
+    }
+    if cookie {
+        join_cookies(&mut headers);
+    }
     let limits = parse::Limits::default();
     if headers.len() > limits.fields {
         return Err(Error::new(
@@ -277,19 +383,22 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
             format!("longer than {} bytes", limits.target_bytes),
         ));
     }
-    let authority = authority(uri.authority, &mut headers)?;
-    let length = match headers.get(CONTENT_LENGTH) {
-        Some(value) => Some(
+    let authority = authority(uri.authority, host.then_some(&mut headers))?;
+    let length = if length {
+        headers.remove(CONTENT_LENGTH)
+    } else {
+        None
+    };
+    let length = length
+        .map(|value| {
             value
                 .to_str()
                 .ok()
                 .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|text| text.parse::<u64>().ok())
-                .ok_or_else(|| bad("content-length is not a number".into()))?,
-        ),
-        None => None,
-    };
-    headers.remove(CONTENT_LENGTH);
+                .ok_or_else(|| bad("content-length is not a number".into()))
+        })
+        .transpose()?;
     Ok((
         Head {
             method: parts.method,
@@ -319,15 +428,21 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// `:authority`, or `host` where there is none; both only when they agree.
-fn authority(authority: Option<Authority>, headers: &mut HeaderMap) -> Result<Authority, Error> {
+/// `:authority`, or `host` where there is none; both only when they agree. `headers` only when there is a `host`.
+fn authority(
+    authority: Option<Authority>,
+    headers: Option<&mut HeaderMap>,
+) -> Result<Authority, Error> {
     let bad = |detail: &'static str| Error::new(Reason::MalformedRequest, detail);
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().cloned();
-    if hosts.next().is_some() {
-        return Err(bad("more than one host"));
-    }
-    headers.remove(HOST);
+    let host = match headers {
+        Some(headers) => {
+            if headers.get_all(HOST).iter().nth(1).is_some() {
+                return Err(bad("more than one host"));
+            }
+            headers.remove(HOST)
+        }
+        None => None,
+    };
     let authority = match (authority, host) {
         (Some(authority), Some(host))
             if !authority
@@ -342,6 +457,7 @@ fn authority(authority: Option<Authority>, headers: &mut HeaderMap) -> Result<Au
             .map_err(|_| bad("host is not a valid authority"))?,
         (None, None) => return Err(bad("neither :authority nor host")),
     };
-    parse::authority(Bytes::copy_from_slice(authority.as_str().as_bytes()))
-        .map_err(|malformed| bad(malformed.rule))
+    parse::check_authority(authority.as_str().as_bytes())
+        .map_err(|malformed| bad(malformed.rule))?;
+    Ok(authority)
 }

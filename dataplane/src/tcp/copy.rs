@@ -70,8 +70,12 @@ pub(crate) async fn copy(
     let mut timer = Timer::pooled();
     timer.set(Instant::now() + patience.idle);
     let ending = poll_fn(|cx| {
-        let outcome = (up.poll(client, endpoint, cx).map_err(Ending::Client))
-            .and_then(|()| down.poll(endpoint, client, cx).map_err(Ending::Endpoint));
+        let outcome = match up.poll(client, endpoint, down.was_reset(), cx) {
+            Ok(()) => down
+                .poll(endpoint, client, up.was_reset(), cx)
+                .map_err(Ending::Endpoint),
+            Err(error) => Err(Ending::Client(error)),
+        };
         let (sent, received) = (up.take_moved(), down.take_moved());
         if sent + received > 0 {
             moved(sent, received);
@@ -139,8 +143,15 @@ struct Direction {
 
 impl Direction {
     /// Moves what can be moved now. An error is the source's. A sink that takes no more ends this direction only: what it
-    /// had said before it broke still arrives.
-    fn poll(&mut self, from: &mut End, to: &mut End, cx: &mut Context<'_>) -> io::Result<()> {
+    /// had said before it broke still arrives. `reset` says that the source was found broken when it was written to; its
+    /// end is none then.
+    fn poll(
+        &mut self,
+        from: &mut End,
+        to: &mut End,
+        reset: bool,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
         loop {
             let sunk = match self.poll_sink(from, to, cx) {
                 Poll::Ready(sunk) => sunk,
@@ -156,6 +167,9 @@ impl Direction {
             }
             let copies = to.keeps_what_it_is_given();
             match from.poll_piece(cx, &mut self.space, copies) {
+                Poll::Ready(Ok(piece)) if piece.is_empty() && reset => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
                 Poll::Ready(Ok(piece)) if piece.is_empty() => self.state = State::Ending,
                 Poll::Ready(Ok(piece)) => self.piece = piece,
                 Poll::Ready(Err(error)) => return Err(error),
@@ -207,6 +221,13 @@ impl Direction {
             self.state = State::Over;
         }
         now
+    }
+
+    /// Whether the sink was found to be reset. A system call that says so says it once, and the next one that the
+    /// connection has ended.
+    fn was_reset(&self) -> bool {
+        let reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+        self.broken.as_ref().is_some_and(reset)
     }
 
     fn is_over(&self) -> bool {
