@@ -150,10 +150,13 @@ pub(crate) fn rest(stream: &mut TcpStream) -> std::io::Result<String> {
     Ok(rest)
 }
 
-/// Whether a connection on which this is sent breaks, whichever side comes first.
-pub(crate) fn breaks(stream: &mut TcpStream, bytes: &[u8]) -> bool {
-    let sent = stream.write_all(bytes);
-    sent.is_err() || rest(stream).is_err()
+/// Whether a connection on which this is sent breaks; it may before we have said a word.
+pub(crate) fn breaks(host: &Host, to: &str, bytes: &[u8]) -> bool {
+    let whole = connect(host, to).and_then(|mut stream| {
+        stream.write_all(bytes)?;
+        rest(&mut stream)
+    });
+    whole.is_err()
 }
 
 /// So many bytes, as text.

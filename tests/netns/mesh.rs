@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::Shutdown;
 
-use super::app::{App, Does, connect, connect_as, get, get_on, rest, take};
+use super::app::{App, Does, breaks, connect, connect_as, get, get_on, rest, take};
 use super::ground::{self, APP};
 use super::{ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says};
 
@@ -164,8 +164,7 @@ fn a_sidecar_whose_user_is_not_spared_says_so_and_does_not_call_itself_for_ever(
     );
     // Everybody's, the sidecar's own connections too.
     weft_says(&world.storefront, "intercept install --user 4242");
-    let mut stream = connect(&world.storefront, &format!("{OUTSIDE}:7000")).unwrap();
-    assert!(rest(&mut stream).is_err(), "reset");
+    assert!(breaks(&world.storefront, &format!("{OUTSIDE}:7000"), b""));
     let answer = get(&world.storefront, &format!("{ORDERS}:8080"), "orders").unwrap();
     assert!(answer.status >= 500, "{answer:?}");
     let looped = || {
