@@ -417,6 +417,15 @@ fn check_addresses(
             let app = SocketAddr::new(sidecar.app.host, service.app_port());
             taken(&root.key("services").key(name).key("port"), app, &admin);
         }
+        for (name, service) in &file.services {
+            if let Some(listen) = service.listen {
+                taken(
+                    &root.key("services").key(name).key("listen"),
+                    listen,
+                    &admin,
+                );
+            }
+        }
     }
     let collector = file.collector.as_ref().and_then(|collector| {
         let port = collector_port(&collector.address)?;

@@ -184,3 +184,6 @@ pub(crate) fn refusal(response: &Response<RecvStream>) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;
