@@ -117,6 +117,7 @@ impl Stage {
                 AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
             ),
             max_connections: setting.connections,
+            dials: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
@@ -223,6 +224,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
         opaque: Opaque::Refused,
+        capture: None,
         unmatched: Reason::NoRoute,
         service: "storefront".into(),
         identity: "".into(),

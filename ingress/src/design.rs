@@ -302,6 +302,7 @@ impl node::Design for Design {
                 door,
                 routes: Table::build(table, problems)?,
                 opaque: Opaque::Refused,
+                capture: None,
                 unmatched: Reason::NoRoute,
                 service: Arc::from(INGRESS),
                 identity: Arc::from(

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
-use super::{Speaks, Spec, retry};
+use super::{Speaks, Spec, mtls, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::list::{self, Item};
@@ -164,6 +164,8 @@ pub struct Service {
     pub hosts: Vec<String>,
     /// Its SPIFFE ID, when it is not `spiffe://<trust_domain>/service/<name>`.
     pub identity: Option<String>,
+    /// Whether plaintext is let in beside mutual TLS: `strict` (never), or for a time.
+    pub mtls: mtls::Config,
     /// Who may call it. Anybody of the mesh when there is no rule; nobody else once there is one.
     pub allow: Option<Vec<authz::Config>>,
     /// As in `defaults`.
@@ -291,6 +293,13 @@ impl Service {
     /// Where its app listens on its own host.
     pub fn app_port(&self) -> u16 {
         self.port.unwrap_or(APP_PORT)
+    }
+
+    /// Where plaintext is let in, and until when, if it is at all.
+    pub fn permit(&self, path: &Path, problems: &mut Problems) -> Option<mtls::Permit> {
+        let has_rules = self.allow.as_ref().is_some_and(|rules| !rules.is_empty());
+        let path = path.key("mtls");
+        self.mtls.build(self.app_port(), has_rules, &path, problems)
     }
 
     /// Its SPIFFE ID.
@@ -497,8 +506,16 @@ impl Service {
                     "remove `allow`, or remove `mesh: false` and run a sidecar beside each instance",
                 );
             }
+            if self.mtls != mtls::Config::Strict {
+                problems.at(
+                    &path.key("mtls"),
+                    format!("`{name}` has no sidecar (`mesh: false`), so everything comes to it in plaintext as it is"),
+                    "remove `mtls`, or remove `mesh: false` and run a sidecar beside each instance",
+                );
+            }
             return;
         }
+        self.permit(path, problems);
         // One label of DNS, because it stands in the certificate as the service's DNS name too.
         let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let is_label = (1..=63).contains(&name.len())

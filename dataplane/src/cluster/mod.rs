@@ -3,7 +3,9 @@
 pub mod config;
 pub(crate) mod connect;
 pub(crate) mod departure;
+pub mod dials;
 pub mod members;
+pub mod mtls;
 mod pool;
 pub(crate) mod probing;
 pub mod retry;
