@@ -184,7 +184,8 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
         speaks,
-        balance: balance::Config::default(),
+        balance: balance::Policy::default(),
+        sticky: None,
         outlier: outlier::Config::default()
             .build(&path, &mut problems)
             .unwrap(),

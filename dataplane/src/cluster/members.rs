@@ -43,7 +43,7 @@ pub struct Members {
 
 #[derive(Debug)]
 struct Known {
-    balance: balance::Config,
+    balance: balance::Policy,
     present: HashMap<SocketAddr, Member>,
     gone: HashMap<SocketAddr, Gone>,
     panicking: bool,
@@ -63,10 +63,10 @@ struct Gone {
 
 impl Members {
     /// A service without endpoints yet. The name is for the log.
-    pub fn new(service: impl Into<Arc<str>>, balance: balance::Config, rules: Rules) -> Self {
+    pub fn new(service: impl Into<Arc<str>>, balance: balance::Policy, rules: Rules) -> Self {
         Self {
             service: service.into(),
-            set: ArcSwap::from_pointee(EndpointSet::new(balance, Vec::new())),
+            set: ArcSwap::from_pointee(EndpointSet::new(&balance, Vec::new(), 0)),
             rules: ArcSwap::from_pointee(rules),
             generation: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
@@ -100,7 +100,7 @@ impl Members {
     }
 
     /// Takes over what a new configuration says; endpoints and what is known of them stay.
-    pub fn configure(&self, balance: balance::Config, rules: Rules, now: Instant) {
+    pub fn configure(&self, balance: balance::Policy, rules: Rules, now: Instant) {
         let mut known = self.lock();
         self.rules.store(Arc::new(rules));
         if known.balance != balance {
@@ -324,7 +324,7 @@ impl Members {
     }
 
     fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
-        let set = EndpointSet::new(known.balance, endpoints);
+        let set = self.set.load().next(&known.balance, endpoints, fastrand::u64(..));
         self.set.store(Arc::new(set));
         self.generation.fetch_add(1, Relaxed);
     }

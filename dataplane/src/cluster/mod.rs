@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub(crate) use pool::Pool;
 
-use crate::balance;
+use crate::balance::{self, sticky::Sticky};
 use crate::discovery::{Source, Status};
 use crate::error::Error;
 use crate::health::outlier;
@@ -43,7 +43,9 @@ pub struct Spec {
     /// What its endpoints speak.
     pub speaks: Speaks,
     /// How an endpoint is chosen.
-    pub balance: balance::Config,
+    pub balance: balance::Policy,
+    /// How sessions are kept at an endpoint, where they are.
+    pub sticky: Option<Arc<Sticky>>,
     /// When an endpoint is left alone.
     pub outlier: outlier::Rules,
     /// How often an exchange is tried again.
@@ -85,7 +87,11 @@ impl Cluster {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: Arc::clone(&spec.name),
             is_local,
-            members: Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone()),
+            members: Members::new(
+                Arc::clone(&spec.name),
+                spec.balance.clone(),
+                spec.outlier.clone(),
+            ),
             budget: Budget::new(),
             discovery: Arc::new(Status::new()),
             in_flight: Arc::default(),

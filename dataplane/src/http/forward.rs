@@ -16,6 +16,7 @@ use super::exchange::Answer;
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::steer::{Steer, Stopwatch};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
@@ -62,9 +63,19 @@ pub(crate) async fn forward(
     };
     let result = match cluster.admit() {
         Ok(ticket) => {
+            let steer = Steer::of(&cluster.spec, &head, caller);
             let upload = account.upload.as_ref();
             attempts(
-                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
+                core,
+                cluster,
+                &wired,
+                &head,
+                steer.as_deref(),
+                upload,
+                upgrade,
+                interim,
+                started,
+                entry,
             )
             .await
             .map(|(answered, flight)| (answered, flight, ticket))
@@ -97,6 +108,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     head: &Head,
+    steer: Option<&Steer>,
     upload: Option<&Replay>,
     upgrade: bool,
     interim: &Interim<'_>,
@@ -115,11 +127,16 @@ async fn attempts(
         } else {
             Instant::now()
         };
-        let ask = Ask {
+        let mut ask = Ask {
             tried: &tried[..(retries as usize).min(TRIED)],
             now,
             random: fastrand::u64(..),
+            key: None,
+            session: None,
         };
+        if let Some(steer) = steer {
+            steer.ask(&mut ask);
+        }
         let Some(mut flight) = cluster.members.load().begin(&ask) else {
             return Err(Error::not_processed(
                 Reason::NoEndpoints,
@@ -127,6 +144,7 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        let mut watch = Stopwatch::start(spec, &endpoint, now);
         if let Some(entry) = entry {
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
@@ -138,7 +156,7 @@ async fn attempts(
             None => Body::Empty,
         };
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
+        let outcome = within(&mut timer, spec.timeout, upload, &mut watch, attempt, || {
             if upload.is_some_and(Replay::is_starving) {
                 return Error::new(
                     Reason::BodyTimeout,
@@ -156,9 +174,10 @@ async fn attempts(
         .await;
         let random = fastrand::u64(..);
         let error = match outcome {
-            Ok(answered) => match answered.passed_on_failure(cluster) {
+            Ok(mut answered) => match answered.passed_on_failure(cluster) {
                 // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
                 Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
+                    Stopwatch::stop(&mut watch, Outcome::RemoteFailure);
                     cluster.members.record(
                         &mut flight,
                         Outcome::RemoteFailure,
@@ -172,12 +191,18 @@ async fn attempts(
                         answered.status,
                         answered.headers.contains_key(http::header::RETRY_AFTER),
                     );
+                    Stopwatch::stop(&mut watch, outcome);
                     cluster.members.record(&mut flight, outcome, now, random);
+                    if let (Some(sticky), Some(steer)) = (&spec.sticky, steer) {
+                        let entry = entry.as_deref_mut();
+                        steer.settle(sticky, endpoint.address, &mut answered.headers, entry);
+                    }
                     return Ok((answered, flight));
                 }
             },
             Err(error) => {
                 if error.reason.is_of_endpoint() {
+                    Stopwatch::stop(&mut watch, Outcome::LocalFailure);
                     cluster.members.record(
                         &mut flight,
                         Outcome::LocalFailure,
@@ -185,6 +210,7 @@ async fn attempts(
                         random,
                     );
                 }
+                Stopwatch::discard(&mut watch);
                 if error.reason == Reason::UpstreamTimeout
                     || !may_retry(cluster, head, upload, retries, &error, started)
                 {
@@ -207,6 +233,7 @@ async fn attempts(
             &mut timer,
             spec.timeout,
             None,
+            &mut None,
             async {
                 let _: () = tokio::time::sleep(pause).await;
                 Ok(())
@@ -243,6 +270,7 @@ async fn within<T>(
     timer: &mut Timer,
     timeout: Duration,
     upload: Option<&Replay>,
+    watch: &mut Option<Box<Stopwatch>>,
     future: impl Future<Output = Result<T, Error>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
@@ -255,6 +283,7 @@ async fn within<T>(
             if now != received {
                 received = now;
                 timer.set(tokio::time::Instant::now() + timeout);
+                Stopwatch::restart(watch);
             }
             timer.poll_expired(cx).map(|()| Err(late()))
         }

@@ -11,6 +11,7 @@ pub(crate) mod headers;
 pub(crate) mod interim;
 pub(crate) mod relay;
 mod replay;
+mod steer;
 pub(crate) mod upgrade;
 
 use std::cell::RefCell;

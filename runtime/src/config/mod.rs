@@ -14,6 +14,7 @@ pub mod file;
 mod node;
 mod problem;
 mod scalar;
+pub mod secret;
 mod status;
 mod suggest;
 mod tree;
