@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
+use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::Deserialize;
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
@@ -379,7 +379,10 @@ mod tests {
     fn a_policy_is_a_word_or_more() {
         assert_eq!(build(r#""least_request""#), Ok(Policy::default()));
         assert_eq!(build("{}"), Ok(Policy::default()));
-        assert_eq!(build(r#"{"policy": "least_request"}"#), Ok(Policy::default()));
+        assert_eq!(
+            build(r#"{"policy": "least_request"}"#),
+            Ok(Policy::default())
+        );
         let long = build(
             r#"{"policy": "maglev", "key": {"header": "x"}, "max_load": 1.5, "slow_start": "1m",
                 "failover": {"hold": "5s"}}"#,
@@ -416,9 +419,18 @@ mod tests {
         check(r#"{"policy": "ring"}"#, &["policy"]);
         check(r#"{"policy": "random", "key": "source"}"#, &["key"]);
         check(r#"{"policy": "ip_hash", "key": "source"}"#, &["key"]);
-        check(r#"{"policy": "ring", "key": "source", "table_size": 65537}"#, &["table_size"]);
-        check(r#"{"policy": "maglev", "key": "source", "table_size": 65536}"#, &["table_size"]);
-        check(r#"{"policy": "round_robin", "max_load": 1.5}"#, &["max_load"]);
+        check(
+            r#"{"policy": "ring", "key": "source", "table_size": 65537}"#,
+            &["table_size"],
+        );
+        check(
+            r#"{"policy": "maglev", "key": "source", "table_size": 65536}"#,
+            &["table_size"],
+        );
+        check(
+            r#"{"policy": "round_robin", "max_load": 1.5}"#,
+            &["max_load"],
+        );
         check(
             r#"{"policy": "ring", "key": {"query": ""}, "max_load": 0.9}"#,
             &["key", "max_load"],
@@ -434,7 +446,9 @@ mod tests {
         let zone = Some(Arc::from("a"));
         let prefers = build("{}").unwrap().in_zone(zone.as_ref());
         assert_eq!(prefers.zone, zone);
-        let ignores = build(r#"{"zones": "ignore"}"#).unwrap().in_zone(zone.as_ref());
+        let ignores = build(r#"{"zones": "ignore"}"#)
+            .unwrap()
+            .in_zone(zone.as_ref());
         assert_eq!(ignores.zone, None);
     }
 }

@@ -6,13 +6,17 @@ use http::header::COOKIE;
 /// The values of the cookies of this name, in the order in which they stand. What is no cookie is passed over.
 pub(super) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(COOKIE).iter().flat_map(move |line| {
-        line.as_bytes().split(|&byte| byte == b';').filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            // Quotes are part of the grammar, not of the value (RFC 6265 §4.1.1).
-            let unquoted = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
-            Some(unquoted.unwrap_or(value))
-        })
+        line.as_bytes()
+            .split(|&byte| byte == b';')
+            .filter_map(|pair| {
+                let pair = pair.trim_ascii();
+                let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                // Quotes are part of the grammar, not of the value (RFC 6265 §4.1.1).
+                let unquoted = value
+                    .strip_prefix(b"\"")
+                    .and_then(|v| v.strip_suffix(b"\""));
+                Some(unquoted.unwrap_or(value))
+            })
     })
 }
 
@@ -52,6 +56,8 @@ mod tests {
     #[test]
     fn names_are_tokens() {
         assert!(is_name("weft-orders") && is_name("SID"));
-        assert!(!is_name("") && !is_name("a b") && !is_name("a=b") && !is_name("a;b") && !is_name("ü"));
+        assert!(
+            !is_name("") && !is_name("a b") && !is_name("a=b") && !is_name("a;b") && !is_name("ü")
+        );
     }
 }

@@ -63,6 +63,9 @@ mod tests {
             counts[(hash(format!("user-{key}").as_bytes()) >> 58) as usize] += 1;
         }
         // 1,000 each; five standard deviations are 158.
-        assert!(counts.iter().all(|&c| (842..1_158).contains(&c)), "{counts:?}");
+        assert!(
+            counts.iter().all(|&c| (842..1_158).contains(&c)),
+            "{counts:?}"
+        );
     }
 }

@@ -136,10 +136,10 @@ impl Group {
                 return Some(drawn);
             }
         }
-        self.searched(ask, among, dice)
+        self.searched(ask, among, None, dice)
     }
 
-    /// Two different ones that are fit, by weight; fewer when they are not there or not found quickly.
+    /// Two different ones that are fit, by weight; fewer when they are not there.
     pub(super) fn two(
         &self,
         ask: &Ask<'_>,
@@ -160,15 +160,23 @@ impl Group {
                 Some(_) => return (first, Some(drawn)),
             }
         }
-        (first.or_else(|| self.searched(ask, among, dice)), None)
+        first = first.or_else(|| self.searched(ask, among, None, dice));
+        let second = first.and_then(|_| self.searched(ask, among, first, dice));
+        (first, second)
     }
 
-    /// One of those that are fit, by weight and warmth, all looked at.
-    fn searched(&self, ask: &Ask<'_>, among: Among, dice: &mut Dice) -> Option<usize> {
+    /// One of those that are fit, by weight and warmth, all looked at but for one.
+    fn searched(
+        &self,
+        ask: &Ask<'_>,
+        among: Among,
+        except: Option<usize>,
+        dice: &mut Dice,
+    ) -> Option<usize> {
         let mut found = None;
         let mut sum = 0;
         for (index, endpoint) in self.endpoints.iter().enumerate() {
-            if !among.fits(endpoint, ask) {
+            if except == Some(index) || !among.fits(endpoint, ask) {
                 continue;
             }
             // The k-th replaces the one held with its share of what was seen so far: each ends up with its own.

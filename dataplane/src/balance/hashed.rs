@@ -193,7 +193,11 @@ mod tests {
             let later = now + SLOW_START;
             set.recount();
             for (&key, &before) in keys.iter().zip(&before) {
-                assert_eq!(position(&set, &keyed(later, key, 0)), before, "all come home");
+                assert_eq!(
+                    position(&set, &keyed(later, key, 0)),
+                    before,
+                    "all come home"
+                );
             }
         }
     }
@@ -233,10 +237,17 @@ mod tests {
             running.push(set.begin(&keyed(now, hot, n)).unwrap());
             let most = set.endpoints().iter().map(|e| e.in_flight()).max().unwrap();
             let mean = running.len() as f64 / 10.0;
-            assert!(f64::from(most) <= (1.5 * mean).ceil(), "{most} of a mean of {mean}");
+            assert!(
+                f64::from(most) <= (1.5 * mean).ceil(),
+                "{most} of a mean of {mean}"
+            );
         }
         let home = position(&weighted("maglev", &[1; 10]), &keyed(now, hot, 0));
-        assert_eq!(set.endpoints()[home].in_flight(), 30, "as much as it may have");
+        assert_eq!(
+            set.endpoints()[home].in_flight(),
+            30,
+            "as much as it may have"
+        );
     }
 
     #[test]

@@ -127,13 +127,22 @@ mod tests {
             headers,
         };
         let found = key.of(&head, "192.0.2.1".parse().unwrap());
-        assert_eq!(found, expected.map(|text| hash(text.as_bytes())), "{key:?} of {target}");
+        assert_eq!(
+            found,
+            expected.map(|text| hash(text.as_bytes())),
+            "{key:?} of {target}"
+        );
     }
 
     #[test]
     fn a_key_is_what_the_request_says_or_nothing() {
         let header = r#"{"header": "X-User"}"#;
-        check(header, "/", &[("x-user", "ann"), ("x-user", "bob")], Some("ann"));
+        check(
+            header,
+            "/",
+            &[("x-user", "ann"), ("x-user", "bob")],
+            Some("ann"),
+        );
         check(header, "/", &[("x-user", "")], Some(""));
         check(header, "/", &[("x-users", "ann")], None);
         let cookie = r#"{"cookie": "sid"}"#;

@@ -34,12 +34,7 @@ impl LeastRequest {
     }
 
     /// The less loaded of two different random endpoints that are fit; `None` when two were not found quickly.
-    fn of_two(
-        &self,
-        ask: &Ask<'_>,
-        among: Among,
-        dice: &mut Dice,
-    ) -> Option<&Arc<Endpoint>> {
+    fn of_two(&self, ask: &Ask<'_>, among: Among, dice: &mut Dice) -> Option<&Arc<Endpoint>> {
         let endpoints = &self.group.endpoints;
         let mut first: Option<&Arc<Endpoint>> = None;
         for _ in 0..DRAWS {
@@ -179,7 +174,11 @@ mod tests {
 
     #[test]
     fn idle_ones_are_as_likely_as_their_weight_says() {
-        for weights in [vec![5, 1, 1], vec![100, 1], vec![3, 3, 2, 7, 1, 1, 1, 1, 1, 20]] {
+        for weights in [
+            vec![5, 1, 1],
+            vec![100, 1],
+            vec![3, 3, 2, 7, 1, 1, 1, 1, 1, 20],
+        ] {
             let set = weighted("least_request", &weights);
             assert_shares(&tally(&set, 100_000, &[], now()), &weights);
         }
@@ -206,7 +205,10 @@ mod tests {
                 .collect();
             for (endpoint, &weight) in set.endpoints().iter().zip(&weights) {
                 let off = f64::from(endpoint.in_flight()) / (20.0 * f64::from(weight));
-                assert!((0.8..1.2).contains(&off), "{off} of its share at weight {weight}");
+                assert!(
+                    (0.8..1.2).contains(&off),
+                    "{off} of its share at weight {weight}"
+                );
             }
             drop(held);
         }

@@ -36,7 +36,10 @@ impl Picker for LeastResponseTime {
         let mut dice = Dice::new(ask.random);
         let index = match self.group.two(ask, among, &mut dice) {
             (Some(a), Some(b)) => {
-                match self.group.aside(&endpoints[a], &endpoints[b], ask, &mut dice) {
+                match self
+                    .group
+                    .aside(&endpoints[a], &endpoints[b], ask, &mut dice)
+                {
                     Some(Aside::First) => b,
                     Some(Aside::Second) => a,
                     None => match self.cost(a, ask).total_cmp(&self.cost(b, ask)) {
@@ -72,7 +75,9 @@ mod tests {
         let set = weighted("least_response_time", &[1, 1]);
         let now = now();
         for (endpoint, ms) in set.endpoints().iter().zip([10, 35]) {
-            endpoint.latency.answered(Duration::from_millis(ms), Outcome::Success, now);
+            endpoint
+                .latency
+                .answered(Duration::from_millis(ms), Outcome::Success, now);
         }
         assert_eq!(tally(&set, 1_000, &[], now), [1_000, 0]);
         // 10 ms × 3 < 35 ms × 1 < 10 ms × 4.
@@ -87,12 +92,16 @@ mod tests {
         let set = weighted("least_response_time", &[1; 20]);
         let now = now();
         let slow = |e: &std::sync::Arc<Endpoint>| {
-            e.latency.answered(Duration::from_secs(1), Outcome::Success, now);
+            e.latency
+                .answered(Duration::from_secs(1), Outcome::Success, now);
         };
         slow(&set.endpoints()[4]);
         let counts = tally(&set, 20_000, &[], now);
         assert_eq!(counts[4], 0);
-        assert!(counts.iter().enumerate().all(|(n, &c)| n == 4 || c > 800), "{counts:?}");
+        assert!(
+            counts.iter().enumerate().all(|(n, &c)| n == 4 || c > 800),
+            "{counts:?}"
+        );
     }
 
     #[test]
@@ -101,9 +110,13 @@ mod tests {
         let start = now();
         for n in 0..40 {
             let now = start + Duration::from_millis(10 * n);
-            let [good, bad] = set.endpoints() else { panic!("two") };
-            good.latency.answered(Duration::from_millis(20), Outcome::Success, now);
-            bad.latency.answered(Duration::from_micros(200), Outcome::RemoteFailure, now);
+            let [good, bad] = set.endpoints() else {
+                panic!("two")
+            };
+            good.latency
+                .answered(Duration::from_millis(20), Outcome::Success, now);
+            bad.latency
+                .answered(Duration::from_micros(200), Outcome::RemoteFailure, now);
         }
         let now = start + Duration::from_millis(400);
         assert_eq!(tally(&set, 1_000, &[], now), [1_000, 0]);
@@ -120,7 +133,9 @@ mod tests {
         let set = weighted("least_response_time", &[3, 1]);
         let now = now();
         for (endpoint, ms) in set.endpoints().iter().zip([10, 11]) {
-            endpoint.latency.answered(Duration::from_millis(ms), Outcome::Success, now);
+            endpoint
+                .latency
+                .answered(Duration::from_millis(ms), Outcome::Success, now);
         }
         let _one = set.endpoints()[1].begin();
         let mut load: Vec<_> = (0..3).map(|_| set.endpoints()[0].begin()).collect();

@@ -32,8 +32,8 @@ mod smooth;
 pub mod sticky;
 pub mod tiers;
 
-pub use config::{Config, Policy};
 use config::Choice;
+pub use config::{Config, Policy};
 use dice::Dice;
 use group::Group;
 use hashed::Hashed;
@@ -97,9 +97,7 @@ fn picker(choice: Choice, group: Group, seed: u64) -> Box<dyn Picker> {
         Choice::LeastRequest => Box::new(least_request::LeastRequest::new(group)),
         Choice::RoundRobin => Box::new(round_robin::RoundRobin::new(group, seed)),
         Choice::Random => Box::new(random::Random::new(group)),
-        Choice::LeastResponseTime => {
-            Box::new(least_response_time::LeastResponseTime::new(group))
-        }
+        Choice::LeastResponseTime => Box::new(least_response_time::LeastResponseTime::new(group)),
         Choice::IpHash { max_load } => ip_hash::picker(group, max_load),
         Choice::Maglev { max_load, size } => {
             let table = maglev::Maglev::new(&group, size);
@@ -167,7 +165,13 @@ impl EndpointSet {
         } else {
             (some.into(), Some(none))
         };
-        let of = |endpoints| picker(policy.choice, Group::new(endpoints, policy.slow_start), seed);
+        let of = |endpoints| {
+            picker(
+                policy.choice,
+                Group::new(endpoints, policy.slow_start),
+                seed,
+            )
+        };
         let shape = match Tiers::new(policy, &active, seed, before) {
             Some(tiers) => Shape::Divided(Box::new(tiers)),
             None => Shape::Whole(of(active)),

@@ -32,7 +32,13 @@ mod tests {
 
     #[test]
     fn each_is_as_likely_as_its_weight_says() {
-        for weights in [vec![1; 2], vec![1; 7], vec![1; 100], vec![5, 1, 1], vec![60_000, 1_000, 7]] {
+        for weights in [
+            vec![1; 2],
+            vec![1; 7],
+            vec![1; 100],
+            vec![5, 1, 1],
+            vec![60_000, 1_000, 7],
+        ] {
             let set = weighted("random", &weights);
             let counts = tally(&set, 100_000, &[], now());
             assert_shares(&counts, &weights);

@@ -4,9 +4,9 @@
 //! When one leaves, its keys move and no other, and the same when one comes. The price is evenness: with 512 points each,
 //! shares differ by some 5 per cent from each other, where [`super::maglev`] has none.
 
+use super::Group;
 use super::dice::{hash, mix};
 use super::hashed::Table;
-use super::Group;
 
 /// Points of an endpoint of average weight.
 const POINTS: u64 = 512;

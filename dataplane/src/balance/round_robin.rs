@@ -60,9 +60,7 @@ impl Picker for RoundRobin {
         let mut dice = Dice::new(ask.random);
         for _ in 0..TURNS.min(4 * endpoints.len()) {
             let endpoint = &endpoints[self.next()];
-            if among.fits(endpoint, ask)
-                && self.group.takes_part(endpoint, ask, among, &mut dice)
-            {
+            if among.fits(endpoint, ask) && self.group.takes_part(endpoint, ask, among, &mut dice) {
                 return Some(endpoint);
             }
         }
@@ -80,7 +78,9 @@ mod tests {
     /// The positions of successive picks.
     fn picks(set: &super::super::EndpointSet, times: usize) -> Vec<usize> {
         let now = now();
-        (0..times).map(|n| position(set, &ask(now, n as u64))).collect()
+        (0..times)
+            .map(|n| position(set, &ask(now, n as u64)))
+            .collect()
     }
 
     #[test]
@@ -127,6 +127,9 @@ mod tests {
         let now = now();
         set.endpoints()[2].eject(now + Duration::from_secs(60));
         set.recount();
-        assert_eq!(tally(&set, 4_000, &[], now), [1_000, 1_000, 0, 1_000, 1_000]);
+        assert_eq!(
+            tally(&set, 4_000, &[], now),
+            [1_000, 1_000, 0, 1_000, 1_000]
+        );
     }
 }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path as FilePath;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, NONCE_LEN, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -114,7 +114,12 @@ impl Config {
                 return None;
             }
         };
-        let lines = || secret.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = || {
+            secret
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+        };
         if lines().any(|line| line.len() < SHORTEST) {
             wrong(format!(
                 "a key has fewer than {SHORTEST} characters and could be guessed"
@@ -122,7 +127,10 @@ impl Config {
             return None;
         }
         let keys: Option<Vec<Key>> = lines().take(KEYS).map(Key::new).collect();
-        let name = self.cookie.clone().unwrap_or_else(|| format!("weft-{service}"));
+        let name = self
+            .cookie
+            .clone()
+            .unwrap_or_else(|| format!("weft-{service}"));
         let same_site = match self.same_site {
             SameSite::Lax => "Lax",
             SameSite::Strict => "Strict",
@@ -227,7 +235,10 @@ impl Sticky {
             let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
             let mut rest = rest.to_vec();
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let said = key.cipher.open_in_place(nonce, self.aad(), &mut rest).ok()?;
+            let said = key
+                .cipher
+                .open_in_place(nonce, self.aad(), &mut rest)
+                .ok()?;
             <[u8; SAID]>::try_from(&*said).ok()
         })?;
         let (address, rest) = said.split_first_chunk::<16>()?;
@@ -258,11 +269,18 @@ impl Sticky {
         said.extend_from_slice(&endpoint.port().to_be_bytes());
         said.extend_from_slice(&since.to_be_bytes());
         let key = self.keys.first()?;
-        let nonce = key.cipher.seal_in_place_append_tag(self.aad(), &mut said).ok()?;
+        let nonce = key
+            .cipher
+            .seal_in_place_append_tag(self.aad(), &mut said)
+            .ok()?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.extend_from_slice(&said);
         let value = URL_SAFE_NO_PAD.encode(sealed);
-        let secure = if tls || self.always_secure { "; Secure" } else { "" };
+        let secure = if tls || self.always_secure {
+            "; Secure"
+        } else {
+            ""
+        };
         let line = format!("{}={value}{}{secure}", self.name, self.attributes);
         HeaderValue::try_from(line).ok()
     }
@@ -351,7 +369,10 @@ mod tests {
             let cookie = pair(&sticky, address);
             let expected = Session::At(endpoint(address));
             assert_eq!(session(&sticky, &cookie, at(0)), expected);
-            assert_eq!(session(&sticky, &format!("a=b; {cookie}; c"), at(1 << 30)), expected);
+            assert_eq!(
+                session(&sticky, &format!("a=b; {cookie}; c"), at(1 << 30)),
+                expected
+            );
         }
         assert_eq!(sticky.session(&HeaderMap::new(), at(0)), Session::None);
         assert_eq!(session(&sticky, "weft-order=1", at(0)), Session::None);
@@ -360,7 +381,10 @@ mod tests {
     #[test]
     fn the_cookie_tells_nothing() {
         let sticky = sticky("orders", KEY, "");
-        let (one, other) = (pair(&sticky, "10.0.0.7:8080"), pair(&sticky, "10.0.0.7:8080"));
+        let (one, other) = (
+            pair(&sticky, "10.0.0.7:8080"),
+            pair(&sticky, "10.0.0.7:8080"),
+        );
         assert_ne!(one, other, "not even that it is the same endpoint");
         assert_eq!(one.len(), "weft-orders=".len() + LENGTH);
         assert_eq!(one.len(), pair(&sticky, "[2001:db8::7]:1").len());
@@ -390,13 +414,19 @@ mod tests {
     fn every_replica_with_the_key_understands_it_and_nobody_else() {
         let cookie = pair(&sticky("orders", KEY, ""), "10.0.0.7:80");
         let expected = Session::At(endpoint("10.0.0.7:80"));
-        assert_eq!(session(&sticky("orders", KEY, ""), &cookie, at(0)), expected);
+        assert_eq!(
+            session(&sticky("orders", KEY, ""), &cookie, at(0)),
+            expected
+        );
         assert_eq!(
             session(&sticky("orders", OTHER, ""), &cookie, at(0)),
             Session::Unreadable
         );
         // Another service's cookie, under the name of ours.
-        let foreign = pair(&sticky("orders2", KEY, r#", "cookie": "weft-orders""#), "10.0.0.7:80");
+        let foreign = pair(
+            &sticky("orders2", KEY, r#", "cookie": "weft-orders""#),
+            "10.0.0.7:80",
+        );
         assert_eq!(
             session(&sticky("orders", KEY, ""), &foreign, at(0)),
             Session::Unreadable
@@ -424,9 +454,19 @@ mod tests {
             let mut changed = value.as_bytes().to_vec();
             changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
             let changed = format!("{name}={}", String::from_utf8(changed).unwrap());
-            assert_eq!(session(&sticky, &changed, at(0)), Session::Unreadable, "{place}");
+            assert_eq!(
+                session(&sticky, &changed, at(0)),
+                Session::Unreadable,
+                "{place}"
+            );
         }
-        for value in ["", "x", &value[1..], &format!("{value}A"), &"=".repeat(LENGTH)] {
+        for value in [
+            "",
+            "x",
+            &value[1..],
+            &format!("{value}A"),
+            &"=".repeat(LENGTH),
+        ] {
             let changed = format!("{name}={value}");
             assert_eq!(session(&sticky, &changed, at(0)), Session::Unreadable);
         }
@@ -437,7 +477,10 @@ mod tests {
         let sticky = sticky("orders", KEY, "");
         let good = pair(&sticky, "10.0.0.7:80");
         let behind = |bad: usize| format!("{}{good}", "weft-orders=x; ".repeat(bad));
-        assert!(matches!(session(&sticky, &behind(3), at(0)), Session::At(_)));
+        assert!(matches!(
+            session(&sticky, &behind(3), at(0)),
+            Session::At(_)
+        ));
         assert_eq!(session(&sticky, &behind(4), at(0)), Session::Unreadable);
     }
 

@@ -143,7 +143,12 @@ pub(super) fn tally(set: &EndpointSet, times: usize, tried: &[u64], now: Instant
 /// The same for so many different keys.
 pub(super) fn tally_keys(set: &EndpointSet, count_of_keys: usize) -> Vec<usize> {
     let now = now();
-    count(set, keys(count_of_keys).into_iter().map(|key| keyed(now, key, 0)))
+    count(
+        set,
+        keys(count_of_keys)
+            .into_iter()
+            .map(|key| keyed(now, key, 0)),
+    )
 }
 
 fn count<'a>(set: &EndpointSet, asks: impl Iterator<Item = Ask<'a>>) -> Vec<usize> {

@@ -305,7 +305,12 @@ fn every_policy_avoids_what_was_tried_and_what_is_out_and_uses_all_in_panic() {
 
 #[test]
 fn every_policy_starts_a_new_endpoint_slowly() {
-    for policy in ["least_request", "round_robin", "random", "least_response_time"] {
+    for policy in [
+        "least_request",
+        "round_robin",
+        "random",
+        "least_response_time",
+    ] {
         for weights in [vec![1; 4], vec![2, 1, 1, 1, 1], vec![1; 20]] {
             let set = testing::weighted(policy, &weights);
             let now = now();
@@ -325,7 +330,10 @@ fn every_policy_starts_a_new_endpoint_slowly() {
 
 #[test]
 fn a_slow_start_is_as_long_as_the_service_says() {
-    for (text, share) in [(r#"{"slow_start": "0s"}"#, 1.0), (r#"{"slow_start": "1m"}"#, 0.1)] {
+    for (text, share) in [
+        (r#"{"slow_start": "0s"}"#, 1.0),
+        (r#"{"slow_start": "1m"}"#, 0.1),
+    ] {
         let config: Config = serde_json::from_str(text).unwrap();
         let path = weft_runtime::config::Path::root();
         let policy = config.build(&path, &mut Default::default()).unwrap();

@@ -121,20 +121,22 @@ impl Tiers {
         }
         let mut priorities: Vec<u16> = parts.keys().map(|part| part.0).collect();
         priorities.dedup();
-        let layers = parts.into_iter().map(|((priority, is_foreign), endpoints)| {
-            let group = Group::new(endpoints.clone().into(), policy.slow_start);
-            Layer {
-                tier: priorities.partition_point(|&other| other < priority),
-                is_local: !is_foreign,
-                weights: endpoints
-                    .iter()
-                    .map(|endpoint| u64::from(endpoint.place().weight.max(1)))
-                    .collect(),
-                endpoints,
-                picker: picker(policy.choice, group, mix(seed ^ u64::from(priority))),
-                until: AtomicU32::new(0),
-            }
-        });
+        let layers = parts
+            .into_iter()
+            .map(|((priority, is_foreign), endpoints)| {
+                let group = Group::new(endpoints.clone().into(), policy.slow_start);
+                Layer {
+                    tier: priorities.partition_point(|&other| other < priority),
+                    is_local: !is_foreign,
+                    weights: endpoints
+                        .iter()
+                        .map(|endpoint| u64::from(endpoint.place().weight.max(1)))
+                        .collect(),
+                    endpoints,
+                    picker: picker(policy.choice, group, mix(seed ^ u64::from(priority))),
+                    until: AtomicU32::new(0),
+                }
+            });
         Some(Self {
             layers: layers.collect(),
             failover: policy.failover,
@@ -197,7 +199,13 @@ impl Tiers {
         let targets: Vec<u32> = (0..self.priorities.len())
             .map(|tier| self.target(tier))
             .collect();
-        let mut is_settled = grant(&mut grants, &targets, self.failover.hold, self.slow_start, now);
+        let mut is_settled = grant(
+            &mut grants,
+            &targets,
+            self.failover.hold,
+            self.slow_start,
+            now,
+        );
         let mut begin = 0;
         for (tier, load) in loads(&grants).into_iter().enumerate() {
             for layer in self.of(tier) {
@@ -231,8 +239,9 @@ impl Tiers {
                 well += if endpoint.is_out() { 0 } else { *weight };
             }
         }
-        let target = u128::from(WHOLE) * u128::from(well) * u128::from(self.failover.overprovisioning)
-            / (u128::from(all.max(1)) * 1_000);
+        let target =
+            u128::from(WHOLE) * u128::from(well) * u128::from(self.failover.overprovisioning)
+                / (u128::from(all.max(1)) * 1_000);
         target.min(u128::from(WHOLE)) as u32
     }
 
@@ -347,8 +356,8 @@ fn loads(grants: &[Grant]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::super::EndpointSet;
+    use super::super::testing::*;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -366,7 +375,10 @@ mod tests {
     fn assert_shares(set: &EndpointSet, now: Instant, expected: [f64; 3], what: &str) {
         let found = shares(set, now);
         for (found, expected) in found.iter().zip(expected) {
-            assert!((found - expected).abs() < 1.5, "{what}: {found} %, not {expected} %");
+            assert!(
+                (found - expected).abs() < 1.5,
+                "{what}: {found} %, not {expected} %"
+            );
         }
     }
 
@@ -386,9 +398,22 @@ mod tests {
 
     #[test]
     fn a_tier_takes_all_until_less_than_five_sevenths_of_it_are_well() {
-        for policy in ["least_request", "round_robin", "random", "least_response_time"] {
+        for policy in [
+            "least_request",
+            "round_robin",
+            "random",
+            "least_response_time",
+        ] {
             let now = now();
-            for (out, expected) in [(0, 100.0), (1, 100.0), (2, 100.0), (3, 98.0), (4, 84.0), (7, 42.0), (10, 0.0)] {
+            for (out, expected) in [
+                (0, 100.0),
+                (1, 100.0),
+                (2, 100.0),
+                (3, 98.0),
+                (4, 84.0),
+                (7, 42.0),
+                (10, 0.0),
+            ] {
                 let set = tiers(policy, &[10, 4]);
                 down(&set, out, now);
                 let what = format!("{policy}, {out} of 10 out");
@@ -402,7 +427,11 @@ mod tests {
         let set = tiers("maglev", &[10, 5]);
         let now = now();
         let keys = keys(5_000);
-        let tier = |key| set.endpoints()[position(&set, &keyed(now, key, 0))].place().priority;
+        let tier = |key| {
+            set.endpoints()[position(&set, &keyed(now, key, 0))]
+                .place()
+                .priority
+        };
         assert!(keys.iter().all(|&key| tier(key) == 0));
         let mut moved = vec![false; keys.len()];
         for out in 1..=10 {
@@ -423,9 +452,23 @@ mod tests {
         down(&set, 4, start);
         assert_shares(&set, start, [0.0, 100.0, 0.0], "down");
         up(&set, 4, start);
-        for (second, expected) in [(0, 0.0), (10, 0.0), (29, 0.0), (30, 0.0), (35, 50.0), (38, 80.0), (40, 100.0), (99, 100.0)] {
+        for (second, expected) in [
+            (0, 0.0),
+            (10, 0.0),
+            (29, 0.0),
+            (30, 0.0),
+            (35, 50.0),
+            (38, 80.0),
+            (40, 100.0),
+            (99, 100.0),
+        ] {
             let now = start + second * SECOND;
-            assert_shares(&set, now, [expected, 100.0 - expected, 0.0], &format!("{second} s"));
+            assert_shares(
+                &set,
+                now,
+                [expected, 100.0 - expected, 0.0],
+                &format!("{second} s"),
+            );
         }
     }
 
@@ -438,7 +481,12 @@ mod tests {
             down(&set, 2, now);
             assert_shares(&set, now, [0.0, 100.0, 0.0], "down");
             up(&set, 2, now + 5 * SECOND);
-            assert_shares(&set, now + 15 * SECOND, [0.0, 100.0, 0.0], "up, but not for long");
+            assert_shares(
+                &set,
+                now + 15 * SECOND,
+                [0.0, 100.0, 0.0],
+                "up, but not for long",
+            );
         }
     }
 
@@ -449,7 +497,9 @@ mod tests {
         down(&set, 2, now);
         assert_shares(&set, now, [0.0, 100.0, 0.0], "the first is down");
         up(&set, 2, now);
-        set.endpoints()[2..].iter().for_each(|e| e.eject(now + 60 * SECOND));
+        set.endpoints()[2..]
+            .iter()
+            .for_each(|e| e.eject(now + 60 * SECOND));
         set.recount();
         assert_shares(&set, now + SECOND, [100.0, 0.0, 0.0], "now the second");
     }
@@ -459,12 +509,18 @@ mod tests {
         let set = tiers("least_request", &[10, 10]);
         let now = now();
         // 3 of 10 and 2 of 10: 42 and 28 per cent.
-        set.endpoints()[..7].iter().for_each(|e| e.eject(now + 60 * SECOND));
-        set.endpoints()[10..18].iter().for_each(|e| e.eject(now + 60 * SECOND));
+        set.endpoints()[..7]
+            .iter()
+            .for_each(|e| e.eject(now + 60 * SECOND));
+        set.endpoints()[10..18]
+            .iter()
+            .for_each(|e| e.eject(now + 60 * SECOND));
         set.recount();
         assert_shares(&set, now, [60.0, 40.0, 0.0], "weak");
         assert!(set.is_panicking());
-        set.endpoints().iter().for_each(|e| e.eject(now + 60 * SECOND));
+        set.endpoints()
+            .iter()
+            .for_each(|e| e.eject(now + 60 * SECOND));
         set.recount();
         assert_shares(&set, now, [100.0, 0.0, 0.0], "all are out");
     }
@@ -504,7 +560,12 @@ mod tests {
         let lower = set.next(&policy("least_request"), set.endpoints()[2..].to_vec(), 3);
         assert_shares(&lower, start, [0.0, 100.0, 0.0], "without the first");
         let both = lower.next(&policy("least_request"), set.endpoints().to_vec(), 3);
-        assert_shares(&both, start + 40 * SECOND, [0.0, 100.0, 0.0], "it came just now");
+        assert_shares(
+            &both,
+            start + 40 * SECOND,
+            [0.0, 100.0, 0.0],
+            "it came just now",
+        );
         assert_shares(&both, start + 90 * SECOND, [100.0, 0.0, 0.0], "and stayed");
     }
 
@@ -522,7 +583,10 @@ mod tests {
             let counts = tally(&set, 30_000, &[], now());
             let local = counts[..sizes[0]].iter().sum::<usize>() as f64 / 300.0;
             assert!((local - expected).abs() < 1.5, "{sizes:?}: {local} %");
-            super::super::testing::assert_shares(&counts[sizes[0]..], &vec![1; sizes[1] + sizes[2]]);
+            super::super::testing::assert_shares(
+                &counts[sizes[0]..],
+                &vec![1; sizes[1] + sizes[2]],
+            );
         }
     }
 
@@ -543,7 +607,11 @@ mod tests {
         // n of n + 4, twice.
         for (out, expected) in [(0, 100.0), (1, 85.7), (2, 66.7), (3, 40.0), (4, 0.0)] {
             down(&set, out, start);
-            assert!((local(start) - expected).abs() < 1.5, "{out} out: {}", local(start));
+            assert!(
+                (local(start) - expected).abs() < 1.5,
+                "{out} out: {}",
+                local(start)
+            );
         }
         up(&set, 4, start);
         // All four at a tenth: 0.4 of 4.4, twice.

@@ -77,6 +77,17 @@ impl Defaults {
     /// Checks them, as they stand in the file.
     pub fn check(&self, path: &Path, problems: &mut Problems) {
         self.build(path, |_| true, problems);
+        if self
+            .balance
+            .sticky()
+            .is_some_and(|sticky| sticky.cookie.is_some())
+        {
+            problems.at(
+                &path.key("balance").key("sticky").key("cookie"),
+                "all services would have the same cookie and take it from each other",
+                "leave it out, for `weft-` and each service's name, or write it at the service",
+            );
+        }
     }
 
     /// Checks those values whose keys `tell` says; of the others only whether they are good comes back.

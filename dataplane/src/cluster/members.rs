@@ -324,7 +324,10 @@ impl Members {
     }
 
     fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
-        let set = self.set.load().next(&known.balance, endpoints, fastrand::u64(..));
+        let set = self
+            .set
+            .load()
+            .next(&known.balance, endpoints, fastrand::u64(..));
         self.set.store(Arc::new(set));
         self.generation.fetch_add(1, Relaxed);
     }

@@ -156,21 +156,28 @@ async fn attempts(
             None => Body::Empty,
         };
         let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(&mut timer, spec.timeout, upload, &mut watch, attempt, || {
-            if upload.is_some_and(Replay::is_starving) {
-                return Error::new(
-                    Reason::BodyTimeout,
-                    format!("nothing came of the body for {:?}", spec.timeout),
-                );
-            }
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
-        })
+        let outcome = within(
+            &mut timer,
+            spec.timeout,
+            upload,
+            &mut watch,
+            attempt,
+            || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
+                    format!(
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
+                    ),
+                )
+            },
+        )
         .await;
         let random = fastrand::u64(..);
         let error = match outcome {

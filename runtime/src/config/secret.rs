@@ -61,7 +61,10 @@ mod tests {
         assert!(file.read(directory.path()).is_err());
         std::fs::write(directory.path().join("key"), vec![b'x'; 70_000]).unwrap();
         let error = file.read(directory.path()).unwrap_err();
-        assert!(error.contains("too large") && !error.contains("xxx"), "{error}");
+        assert!(
+            error.contains("too large") && !error.contains("xxx"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -70,6 +73,11 @@ mod tests {
         let set = Secret::Env("CARGO_PKG_NAME".to_owned());
         assert_eq!(set.read(Path::new("/")).as_deref(), Ok("weft-runtime"));
         let unset = Secret::Env("WEFT_TEST_SURELY_NOT_SET".to_owned());
-        assert!(unset.read(Path::new("/")).unwrap_err().contains("is not set"));
+        assert!(
+            unset
+                .read(Path::new("/"))
+                .unwrap_err()
+                .contains("is not set")
+        );
     }
 }
