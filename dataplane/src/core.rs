@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -25,6 +25,7 @@ use crate::accept;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
+use crate::http1::encode;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
 use crate::observe::{
@@ -188,6 +189,8 @@ pub struct Core {
     open: Arc<Open>,
     max_connections: usize,
     draining: Cell<bool>,
+    /// What a `Date` says, at most a moment more than a second old.
+    date: Cell<[u8; 29]>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
     pub(crate) peers: Peers,
@@ -207,6 +210,7 @@ impl Core {
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
             draining: Cell::new(false),
+            date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
             pool: Pool::default(),
             peers: Peers::default(),
@@ -224,6 +228,11 @@ impl Core {
     /// Whether connections are to end after their exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// The time of day, as an answer's `date` field has it.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.get()
     }
 
     /// A place for one more connection, if there is one.
@@ -348,7 +357,8 @@ impl Core {
             lines.flush();
         }
         let now = Instant::now();
-        self.pool.sweep(now);
+        self.date.set(encode::date(SystemTime::now()));
+        self.pool.sweep();
         self.peers.sweep(now);
         let plan = self.plan();
         self.wired

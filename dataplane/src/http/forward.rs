@@ -1,7 +1,8 @@
 //! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::DerefMut;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,11 +13,11 @@ use http::{HeaderMap, StatusCode};
 use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
-use super::exchange::Answer;
+use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
-use super::steer::{Steer, Stopwatch};
+use super::steer::Steer;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
@@ -31,24 +32,18 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
 const TRIED: usize = 8;
 
 /// Sends the request to an endpoint of the rule's service, again if that may and can help, and returns the head of the
 /// answer with a body that carries on what is left of both.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one exchange, handed down once"
-)]
 pub(crate) async fn forward(
     caller: &Caller,
     site: &Site,
     rule: &Rule,
-    head: Head,
-    body: Body,
-    upgrade: bool,
+    request: &mut Request,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
@@ -56,44 +51,45 @@ pub(crate) async fn forward(
     let core = &caller.core;
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
-    let mut account = Account::new(caller, site, rule, &wired, started);
-    account.upload = match body {
+    let upload = match std::mem::take(&mut request.body) {
         Body::Empty => None,
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
-    let result = match cluster.admit() {
+    let mut answer = Box::new(UpstreamBody {
+        body: Body::Empty,
+        length: Length::None,
+        request: None,
+        broken: None,
+        lease: None,
+        core: Rc::clone(core),
+        flight: None,
+        ticket: None,
+        account: Account::new(caller, site, rule, &wired, started, upload),
+    });
+    let attempted = match cluster.admit() {
         Ok(ticket) => {
-            let steer = Steer::of(&cluster.spec, &head, caller);
-            let upload = account.upload.as_ref();
+            answer.ticket = Some(ticket);
+            let answer = &mut answer;
+            let steer = Steer::of(&cluster.spec, &request.head, caller);
             attempts(
-                core,
-                cluster,
-                &wired,
-                &head,
-                steer.as_deref(),
-                upload,
-                upgrade,
-                interim,
-                started,
-                entry,
+                core, cluster, &wired, request, steer, interim, started, entry, answer,
             )
             .await
-            .map(|(answered, flight)| (answered, flight, ticket))
         }
         Err(error) => Err(error),
     };
-    match result {
-        Ok((answered, flight, ticket)) => {
-            account.status = Some(answered.status);
-            if let Some(upload) = &account.upload {
+    match attempted {
+        Ok(beginning) => {
+            answer.account.status = Some(beginning.status);
+            if let Some(upload) = &answer.account.upload {
                 upload.forget();
             }
-            account.entry = entry.take();
-            Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
+            answer.account.entry = entry.take();
+            Ok(beginning.answer(cluster, answer))
         }
         Err(error) => {
             // Counted by route and by caller where the answer is made; here only for the edge to the service.
-            account.refuse(&error);
+            answer.account.refuse(&error);
             Err(error)
         }
     }
@@ -107,15 +103,15 @@ async fn attempts(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     wired: &Wired,
-    head: &Head,
-    steer: Option<&Steer>,
-    upload: Option<&Replay>,
-    upgrade: bool,
+    request: &Request,
+    mut steer: Option<Box<Steer>>,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
-) -> Result<(Answered, InFlight), Error> {
+    carried: &mut UpstreamBody,
+) -> Result<Beginning, Error> {
     let spec = &cluster.spec;
+    let (head, upgrade) = (&request.head, request.upgrade);
     let mut timer = Timer::pooled();
     timer.set((started + spec.timeout).into());
     cluster.budget.request(started);
@@ -134,7 +130,7 @@ async fn attempts(
             key: None,
             session: None,
         };
-        if let Some(steer) = steer {
+        if let Some(steer) = &steer {
             steer.ask(&mut ask);
         }
         let Some(mut flight) = cluster.members.load().begin(&ask) else {
@@ -144,87 +140,73 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
-        let mut watch = Stopwatch::start(spec, &endpoint, now);
+        if let Some(steer) = &mut steer {
+            steer.begin(spec, &endpoint, now);
+        }
         if let Some(entry) = entry {
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
         }
+        let upload = carried.account.upload.as_ref();
         let body = match upload {
             Some(upload) => upload
                 .body()
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(
-            &mut timer,
-            spec.timeout,
-            upload,
-            &mut watch,
-            attempt,
-            || {
-                if upload.is_some_and(Replay::is_starving) {
-                    return Error::new(
-                        Reason::BodyTimeout,
-                        format!("nothing came of the body for {:?}", spec.timeout),
-                    );
-                }
-                Error::maybe_processed(
-                    Reason::UpstreamTimeout,
-                    format!(
-                        "{} gave no answer within {:?}",
-                        endpoint.address, spec.timeout
-                    ),
-                )
-            },
-        )
-        .await;
-        let random = fastrand::u64(..);
-        let error = match outcome {
-            Ok(mut answered) => match answered.passed_on_failure(cluster) {
-                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    Stopwatch::stop(&mut watch, Outcome::RemoteFailure);
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::RemoteFailure,
-                        Instant::now(),
-                        random,
-                    );
-                    error
-                }
-                _ => {
-                    let outcome = judge_status(
-                        answered.status,
-                        answered.headers.contains_key(http::header::RETRY_AFTER),
-                    );
-                    Stopwatch::stop(&mut watch, outcome);
-                    cluster.members.record(&mut flight, outcome, now, random);
-                    if let (Some(sticky), Some(steer)) = (&spec.sticky, steer) {
-                        let entry = entry.as_deref_mut();
-                        steer.settle(sticky, endpoint.address, &mut answered.headers, entry);
+        let outcome = {
+            let attempt = pin!(attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now
+            ));
+            within(
+                &mut timer,
+                spec.timeout,
+                upload,
+                &mut steer,
+                attempt,
+                || {
+                    if upload.is_some_and(Replay::is_starving) {
+                        return Error::new(
+                            Reason::BodyTimeout,
+                            format!("nothing came of the body for {:?}", spec.timeout),
+                        );
                     }
-                    return Ok((answered, flight));
+                    Error::maybe_processed(
+                        Reason::UpstreamTimeout,
+                        format!(
+                            "{} gave no answer within {:?}",
+                            endpoint.address, spec.timeout
+                        ),
+                    )
+                },
+            )
+            .await
+        };
+        if let Some(steer) = &mut steer {
+            steer.end(told(&outcome));
+        }
+        let random = fastrand::u64(..);
+        let judged = judge(
+            outcome,
+            cluster,
+            head,
+            upload,
+            &mut flight,
+            retries,
+            random,
+            (started, now),
+        );
+        let error = match judged {
+            Judged::Answer(mut answered) => {
+                if let Some(steer) = &steer {
+                    let entry = entry.as_deref_mut();
+                    steer.settle(spec, endpoint.address, &mut answered.headers, entry);
                 }
-            },
-            Err(error) => {
-                if error.reason.is_of_endpoint() {
-                    Stopwatch::stop(&mut watch, Outcome::LocalFailure);
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::LocalFailure,
-                        Instant::now(),
-                        random,
-                    );
-                }
-                Stopwatch::discard(&mut watch);
-                if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, upload, retries, &error, started)
-                {
-                    return Err(error);
-                }
-                error
+                carried.flight = Some(flight);
+                return Ok(answered.into_beginning(carried));
             }
+            Judged::Fail(error) => return Err(error),
+            Judged::Again(error) => error,
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -236,18 +218,82 @@ async fn attempts(
         }
         tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
         let pause = retry::backoff(retries, random);
-        within(
-            &mut timer,
-            spec.timeout,
-            None,
-            &mut None,
-            async {
-                let _: () = tokio::time::sleep(pause).await;
-                Ok(())
-            },
-            || error.clone(),
-        )
+        // Boxed: few exchanges get here.
+        let sleep = Box::pin(async {
+            let _: () = tokio::time::sleep(pause).await;
+            Ok(())
+        });
+        within(&mut timer, spec.timeout, None, &mut None, sleep, || {
+            error.clone()
+        })
         .await?;
+    }
+}
+
+/// What an attempt says of its endpoint.
+fn told(attempt: &Result<Answered, Error>) -> Option<Outcome> {
+    match attempt {
+        Ok(answered) => Some(answered.outcome()),
+        Err(error) => error
+            .reason
+            .is_of_endpoint()
+            .then_some(Outcome::LocalFailure),
+    }
+}
+
+/// What becomes of an exchange after an attempt.
+enum Judged {
+    /// The client gets this answer.
+    Answer(Answered),
+    /// Another attempt is made; this one failed so.
+    Again(Error),
+    /// The client is told of this failure.
+    Fail(Error),
+}
+
+/// Says how the endpoint fared, and whether there is another attempt. Apart from the attempt, so that the room of an
+/// answer is not kept through the pause before the next.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one attempt, handed down once"
+)]
+fn judge(
+    outcome: Result<Answered, Error>,
+    cluster: &Cluster,
+    head: &Head,
+    upload: Option<&Replay>,
+    flight: &mut InFlight,
+    retries: u32,
+    random: u64,
+    (started, now): (Instant, Instant),
+) -> Judged {
+    match outcome {
+        Ok(answered) => match answered.passed_on_failure(cluster) {
+            // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
+            Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
+                let (outcome, now) = (Outcome::RemoteFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Again(error)
+            }
+            _ => {
+                let outcome = answered.outcome();
+                cluster.members.record(flight, outcome, now, random);
+                Judged::Answer(answered)
+            }
+        },
+        Err(error) => {
+            if error.reason.is_of_endpoint() {
+                let (outcome, now) = (Outcome::LocalFailure, Instant::now());
+                cluster.members.record(flight, outcome, now, random);
+            }
+            if error.reason == Reason::UpstreamTimeout
+                || !may_retry(cluster, head, upload, retries, &error, started)
+            {
+                Judged::Fail(error)
+            } else {
+                Judged::Again(error)
+            }
+        }
     }
 }
 
@@ -277,11 +323,10 @@ async fn within<T>(
     timer: &mut Timer,
     timeout: Duration,
     upload: Option<&Replay>,
-    watch: &mut Option<Box<Stopwatch>>,
-    future: impl Future<Output = Result<T, Error>>,
+    steer: &mut Option<Box<Steer>>,
+    mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
-    let mut future = pin!(future);
     let mut received = upload.map_or(0, Replay::received);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
@@ -290,7 +335,9 @@ async fn within<T>(
             if now != received {
                 received = now;
                 timer.set(tokio::time::Instant::now() + timeout);
-                Stopwatch::restart(watch);
+                if let Some(steer) = steer {
+                    steer.waited();
+                }
             }
             timer.poll_expired(cx).map(|()| Err(late()))
         }
@@ -315,8 +362,8 @@ async fn attempt(
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 && !upgrade {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
-        let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
+        let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -365,7 +412,7 @@ struct Answered {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
     lease: Option<Handle>,
     upgraded: Option<Handle>,
@@ -393,37 +440,45 @@ impl Answered {
         }
     }
 
-    fn into_answer(
-        self,
-        core: &Rc<Core>,
-        cluster: &Cluster,
-        flight: InFlight,
-        ticket: Ticket,
-        account: Account,
-        _started: Instant,
-    ) -> Answer {
-        let mut headers = self.headers;
+    /// Puts what goes on after the head where it is carried on, and returns the head.
+    /// What it says of the endpoint.
+    fn outcome(&self) -> Outcome {
+        let says_when = self.headers.contains_key(http::header::RETRY_AFTER);
+        judge_status(self.status, says_when)
+    }
+
+    fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
+        carried.length = self.body.length();
+        carried.body = self.body;
+        carried.request = self.request;
+        carried.lease = self.lease;
+        if carried.body.is_end() {
+            carried.settle();
+        }
+        Beginning {
+            status: self.status,
+            headers: self.headers,
+            upgraded: self.upgraded,
+        }
+    }
+}
+
+/// The beginning of an endpoint's answer.
+struct Beginning {
+    status: StatusCode,
+    headers: HeaderMap,
+    upgraded: Option<Handle>,
+}
+
+impl Beginning {
+    fn answer(mut self, cluster: &Cluster, body: Box<UpstreamBody>) -> Answer {
         if !cluster.is_mesh() {
             // Only Weft gives reasons; an app that says so is not believed.
-            headers.remove(REASON);
-        }
-        let mut body = Box::new(UpstreamBody {
-            length: self.body.length(),
-            body: self.body,
-            request: self.request,
-            broken: None,
-            lease: self.lease,
-            core: Rc::clone(core),
-            flight,
-            _ticket: ticket,
-            account,
-        });
-        if body.is_end() {
-            body.settle();
+            self.headers.remove(REASON);
         }
         Answer {
             status: self.status,
-            headers,
+            headers: self.headers,
             body: Body::Upstream(body),
             ours: false,
             upgraded: self.upgraded,
@@ -437,13 +492,14 @@ impl Answered {
 pub struct UpstreamBody {
     body: Body,
     length: Length,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// Why the rest of the request cannot be had.
     broken: Option<Error>,
     lease: Option<Handle>,
     core: Rc<Core>,
-    flight: InFlight,
-    _ticket: Ticket,
+    /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
+    flight: Option<InFlight>,
+    ticket: Option<Ticket>,
     account: Account,
 }
 
@@ -506,8 +562,9 @@ impl UpstreamBody {
             && self.request.is_none()
             && connection.borrow().wire.is_flushed()
             && connection.borrow().wire.input.is_empty()
+            && let Some(flight) = &self.flight
         {
-            self.core.pool.put(self.flight.endpoint().id, connection);
+            self.core.pool.put(flight.endpoint().id, connection);
         }
     }
 }
@@ -528,7 +585,14 @@ struct Account {
 }
 
 impl Account {
-    fn new(caller: &Caller, site: &Site, rule: &Rule, wired: &Wired, started: Instant) -> Self {
+    fn new(
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+        wired: &Wired,
+        started: Instant,
+        upload: Option<Replay>,
+    ) -> Self {
         let core = &caller.core;
         Self {
             cells: [
@@ -540,7 +604,7 @@ impl Account {
             started,
             status: None,
             cut: false,
-            upload: None,
+            upload,
             response_bytes: 0,
             entry: None,
         }
@@ -562,7 +626,7 @@ impl Drop for Account {
             .status
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
-        let latency = self.started.elapsed();
+        let latency = timer::now().saturating_duration_since(self.started);
         let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);

@@ -11,7 +11,7 @@ use http::header::SET_COOKIE;
 use super::Caller;
 use super::entry::Entry;
 use crate::balance::Ask;
-use crate::balance::sticky::{self, Session, Sticky};
+use crate::balance::sticky::{self, Session};
 use crate::cluster::Spec;
 use crate::endpoint::{Endpoint, Outcome};
 use crate::head::Head;
@@ -23,21 +23,25 @@ pub(super) struct Steer {
     session: Session,
     /// The connection is encrypted.
     tls: bool,
+    /// Times the attempt, where the policy goes by that.
+    watch: Option<Stopwatch>,
 }
 
 impl Steer {
     /// Of an exchange with a service; none when the service does not ask.
     pub(super) fn of(spec: &Spec, head: &Head, caller: &Caller) -> Option<Box<Self>> {
-        if !spec.balance.wants_key() && spec.sticky.is_none() {
+        let balance = &spec.balance;
+        if !balance.wants_key() && !balance.is_timed() && spec.sticky.is_none() {
             return None;
         }
         Some(Box::new(Self {
-            key: spec.balance.key(head, caller.address.ip()),
+            key: balance.key(head, caller.address.ip()),
             session: match &spec.sticky {
                 Some(sticky) => sticky.session(&head.headers, SystemTime::now()),
                 None => Session::None,
             },
             tls: caller.tls,
+            watch: None,
         }))
     }
 
@@ -50,14 +54,44 @@ impl Steer {
         };
     }
 
+    /// An attempt begins.
+    pub(super) fn begin(&mut self, spec: &Spec, endpoint: &Arc<Endpoint>, now: Instant) {
+        self.watch = spec.balance.is_timed().then(|| Stopwatch {
+            endpoint: Arc::clone(endpoint),
+            began: now,
+            is_running: true,
+        });
+    }
+
+    /// A piece of the request had to be waited for: what the client takes is not the endpoint's time.
+    pub(super) fn waited(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.began = Instant::now();
+        }
+    }
+
+    /// An attempt ended so; none when that says nothing of the endpoint.
+    pub(super) fn end(&mut self, outcome: Option<Outcome>) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.is_running = false;
+            if let Some(outcome) = outcome {
+                let (passed, now) = watch.passed();
+                watch.endpoint.latency.answered(passed, outcome, now);
+            }
+        }
+    }
+
     /// The exchange was answered by this endpoint: its session is there now.
     pub(super) fn settle(
         &self,
-        sticky: &Sticky,
+        spec: &Spec,
         endpoint: SocketAddr,
         answer: &mut HeaderMap,
         entry: Option<&mut Entry>,
     ) {
+        let Some(sticky) = &spec.sticky else {
+            return;
+        };
         let outcome = self.session.outcome(endpoint);
         if let Some(entry) = entry {
             entry.session = Some(outcome);
@@ -66,7 +100,7 @@ impl Steer {
             return;
         }
         if let Session::At(before) = self.session {
-            tracing::debug!(%before, %endpoint, "a session moved");
+            tracing::debug!(service = %spec.name, %before, %endpoint, "a session moved");
         }
         if let Some(cookie) = sticky.cookie(endpoint, self.tls, SystemTime::now()) {
             answer.append(SET_COOKIE, cookie);
@@ -74,50 +108,16 @@ impl Steer {
     }
 }
 
-/// Times an attempt, for the policy that goes by that. An attempt that nobody waits for any more is told too: an endpoint
-/// that hangs would otherwise keep the latency of its better days.
+/// How long an attempt has taken. One that nobody waits for any more is told too: an endpoint that hangs would otherwise
+/// keep the latency of its better days.
 #[derive(Debug)]
-pub(super) struct Stopwatch {
+struct Stopwatch {
     endpoint: Arc<Endpoint>,
     began: Instant,
-    stopped: bool,
+    is_running: bool,
 }
 
 impl Stopwatch {
-    /// Starts, if the service's policy wants to know.
-    pub(super) fn start(spec: &Spec, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Box<Self>> {
-        spec.balance.is_timed().then(|| {
-            Box::new(Self {
-                endpoint: Arc::clone(endpoint),
-                began: now,
-                stopped: false,
-            })
-        })
-    }
-
-    /// The attempt ended so.
-    pub(super) fn stop(watch: &mut Option<Box<Self>>, outcome: Outcome) {
-        if let Some(mut watch) = watch.take() {
-            watch.stopped = true;
-            let (passed, now) = watch.passed();
-            watch.endpoint.latency.answered(passed, outcome, now);
-        }
-    }
-
-    /// A piece of the request had to be waited for: what the client takes is not the endpoint's time.
-    pub(super) fn restart(watch: &mut Option<Box<Self>>) {
-        if let Some(watch) = watch {
-            watch.began = Instant::now();
-        }
-    }
-
-    /// The attempt failed for a reason that says nothing of the endpoint.
-    pub(super) fn discard(watch: &mut Option<Box<Self>>) {
-        if let Some(watch) = watch {
-            watch.stopped = true;
-        }
-    }
-
     fn passed(&self) -> (Duration, Instant) {
         let now = Instant::now();
         (now.saturating_duration_since(self.began), now)
@@ -126,7 +126,7 @@ impl Stopwatch {
 
 impl Drop for Stopwatch {
     fn drop(&mut self) {
-        if !self.stopped {
+        if self.is_running {
             let (passed, now) = self.passed();
             self.endpoint.latency.silent(passed, now);
         }

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Buf;
 use http::{Method, StatusCode, Version};
@@ -22,7 +22,7 @@ use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http::{Caller, answer, upgrade};
 use crate::reason::Reason;
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 /// How long and how much we read on after an answer that ends the connection, so that the client gets to read it
 /// before a reset (RFC 9112 §9.6).
@@ -32,6 +32,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let connection: Handle = Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Client)));
+    timer::now();
     let mut server = Server {
         connection,
         caller,
@@ -59,9 +60,10 @@ struct Server {
 impl Server {
     /// The next request; `None` when the connection ends between two.
     async fn next(&mut self) -> Option<Result<parse::Request, Error>> {
-        let timeouts = self.caller.site().timeouts;
-        let limits = self.caller.site().http1;
-        self.timer.set(Instant::now() + timeouts.idle);
+        let site = self.caller.site();
+        let (timeouts, limits) = (&site.timeouts, &site.http1);
+        // The last exchange was timed to its end just now, and the connection when it came.
+        self.timer.set(timer::recent() + timeouts.idle);
         let (connection, caller, seat, timer) =
             (&self.connection, &self.caller, &self.seat, &mut self.timer);
         let mut seen = 0;
@@ -74,7 +76,7 @@ impl Server {
                     if parse::may_complete(&guard.wire.input[seen..])
                         || guard.wire.input.len() > limits.head_bytes
                     {
-                        match parse::request(&guard.wire.input, &limits) {
+                        match parse::request(&guard.wire.input, limits) {
                             Ok(Some(request)) => {
                                 guard.wire.input.advance(request.consumed);
                                 return Poll::Ready(Some(Ok(request)));
@@ -135,12 +137,12 @@ impl Server {
         } else {
             Interim::Http1(&self.connection)
         };
-        let request = Request {
+        let mut request = Request {
             head,
             body,
             upgrade: upgrade.is_some(),
         };
-        let answer = Box::pin(exchange(&self.caller, request, &interim)).await;
+        let answer = exchange(&self.caller, &mut request, &interim).await;
         if let Some(upstream) = answer.upgraded {
             encode::response_head(
                 self.connection.borrow_mut().wire.stage(),
@@ -182,6 +184,18 @@ impl Server {
         is_head: bool,
         keep_alive: bool,
     ) -> ControlFlow<()> {
+        let (relay, keep_alive) = self.begin(answer, version, is_head, keep_alive);
+        self.finish(relay, keep_alive).await
+    }
+
+    /// Stages the head of an answer; returns its body on its way, and whether another request may follow.
+    fn begin(
+        &mut self,
+        answer: Answer,
+        version: Version,
+        is_head: bool,
+        keep_alive: bool,
+    ) -> (Relay, bool) {
         let Answer {
             status,
             headers,
@@ -210,27 +224,32 @@ impl Server {
             framing,
             version,
             keep_alive,
-            &encode::date(SystemTime::now()),
+            &self.caller.core.date(),
         );
-        drop(headers);
-        let idle = self.caller.site().timeouts.stream_idle;
-        self.timer.set(Instant::now() + idle);
         // An answer without a body has nothing to relay, but its exchange may have more to settle.
         let body = if bodiless { Body::Empty } else { body };
-        let mut relay = Relay::new(
+        let connection = self.connection.clone();
+        let relay = Relay::new(
             body,
             Sink::Http1 {
-                connection: self.connection.clone(),
+                connection,
                 framing,
             },
         );
-        let timer = &mut self.timer;
+        (relay, keep_alive)
+    }
+
+    /// Sends what is staged and the body behind it.
+    async fn finish(&mut self, mut relay: Relay, keep_alive: bool) -> ControlFlow<()> {
+        let (caller, timer) = (&self.caller, &mut self.timer);
+        let mut idle = None;
         let mut moved = 0;
         let sent = poll_fn(|cx| {
             let outcome = relay.poll(cx);
             if outcome.is_pending() {
-                if relay.progress() != moved {
+                if idle.is_none() || relay.progress() != moved {
                     moved = relay.progress();
+                    let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
                     timer.set(Instant::now() + idle);
                 }
                 if timer.poll_expired(cx).is_ready() {
