@@ -21,7 +21,7 @@ use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry};
+use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, SourceRow};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
@@ -156,9 +156,15 @@ pub async fn run<D: Design>(
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
 
+    let mut leaving = false;
     loop {
         let design = tokio::select! {
             () = process.drain.draining() => break,
+            () = process.drain.leaving(), if !leaving => {
+                leaving = true;
+                cores.leave().await;
+                continue;
+            }
             design = changes.next() => match design {
                 Some(design) => design,
                 // Nobody can change the configuration any more.
@@ -299,6 +305,26 @@ async fn listen(
 }
 
 fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let sources = Arc::clone(clusters);
+    registry.sources_from(Box::new(move || {
+        let clusters = sources.load();
+        let meshed = clusters.iter().filter(|cluster| !cluster.is_local);
+        let mut rows: Vec<_> = meshed
+            .map(|cluster| {
+                let report = cluster.discovery.report();
+                SourceRow {
+                    service: Arc::clone(&cluster.name),
+                    known: report.known,
+                    endpoints: report.addresses,
+                    stale: report.stale,
+                    last_success: report.last_success,
+                    error: report.last_error,
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| a.service.cmp(&b.service));
+        rows
+    }));
     let clusters = Arc::clone(clusters);
     registry.endpoints_from(Box::new(move || {
         let now = Instant::now();

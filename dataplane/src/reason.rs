@@ -111,8 +111,8 @@ reasons! {
     UpstreamMalformed = "upstream_malformed", BAD_GATEWAY, 13, "Check what the endpoint speaks on this port; the detail names the rule.";
     /// The exchange took longer than the route's timeout.
     UpstreamTimeout = "upstream_timeout", GATEWAY_TIMEOUT, 4, "Raise the service's timeout or find out why the endpoint is slow.";
-    /// The process is about to stop and takes no new exchanges on this connection.
-    Draining = "draining", SERVICE_UNAVAILABLE, 14, "Connect anew; another instance takes over.";
+    /// The process is about to stop, and the app beside it has ended already.
+    Draining = "draining", SERVICE_UNAVAILABLE, 14, "Try again: another instance takes over. Let the app end after its sidecar has drained, not before.";
     /// A connection limit of this process is reached.
     TooManyConnections = "too_many_connections", SERVICE_UNAVAILABLE, 8, "Close idle connections or raise the limit.";
     /// A fault of Weft's own.

@@ -69,7 +69,7 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     registry: Arc<Registry>,
     open: Arc<Open>,
-    listening: JoinHandle<()>,
+    listening: Option<accept::Listening>,
 }
 
 /// A stage before it stands: what a story wants otherwise than usual.
@@ -126,7 +126,7 @@ impl Stage {
             address,
             registry,
             open: shared.open,
-            listening,
+            listening: Some(listening),
         }
     }
 
@@ -138,6 +138,11 @@ impl Stage {
     /// A client that speaks HTTP/2.
     pub(crate) async fn h2_client(&self) -> H2Client {
         H2Client::connect(self.address, |_| ()).await
+    }
+
+    /// Closes the listener as a core does.
+    pub(crate) async fn close(&mut self) {
+        self.listening.take().unwrap().close().await;
     }
 
     /// What was counted between us and the cluster.
@@ -173,7 +178,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.listening.abort();
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
     }
 }
 

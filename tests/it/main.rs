@@ -26,4 +26,5 @@ mod protocols;
 mod reload;
 mod renewal;
 mod retry;
+mod rolling;
 mod timeouts;

@@ -1,9 +1,13 @@
 //! `services:` and `defaults:` of the file: what a service is, and how it is reached.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -11,6 +15,7 @@ use weft_runtime::config::{Path, Problems};
 use super::{Speaks, Spec, retry};
 use crate::authz;
 use crate::balance;
+use crate::discovery::list::{self, Item};
 use crate::discovery::{Source, dns};
 use crate::endpoint::place::Place;
 use crate::health::outlier;
@@ -139,10 +144,19 @@ impl Defaults {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
-    /// The name that resolves to its hosts (A, AAAA). Its own name when neither this nor `endpoints` is given.
-    pub dns: Option<String>,
-    /// Its hosts as `IP:PORT`, instead of DNS. In the mesh the port is that of the sidecars.
-    pub endpoints: Option<Vec<String>>,
+    /// The name that resolves to its hosts (A, AAAA), or a list of names that do so together. Its own name when none of
+    /// this, `srv`, `endpoints` and `endpoints_file` is given.
+    pub dns: Option<Names>,
+    /// The name whose SRV records list its instances, such as `_http._tcp.orders`, or a list of such names. A record's
+    /// priority is a tier, its weight a share within it (RFC 2782). Its port counts where there are no sidecars
+    /// (`mesh: false`); sidecars are reached on the port of `sidecar.inbound`.
+    pub srv: Option<Names>,
+    /// Its endpoints, instead of DNS: `IP:PORT`, or a mapping with `address`, `weight`, `priority` and `zone`. In the mesh
+    /// the port is that of the sidecars.
+    pub endpoints: Option<Vec<Item>>,
+    /// A file with such a list, in YAML or JSON. It is looked at every second; while it cannot be used, its last good
+    /// content stays in use.
+    pub endpoints_file: Option<PathBuf>,
     /// Where its app listens, on its own host. 8080 by default.
     pub port: Option<u16>,
     /// What its app speaks on that port.
@@ -170,10 +184,104 @@ pub struct Service {
     pub limits: Option<Limits>,
 }
 
+/// One name or several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// One.
+    One(String),
+    /// Several, in a list.
+    Several(Vec<String>),
+}
+
+impl Names {
+    fn targets(
+        &self,
+        at: &Path,
+        problems: &mut Problems,
+        build: impl Fn(&str, &Path, &mut Problems) -> Option<dns::Target>,
+    ) -> Option<Source> {
+        let names = match self {
+            Self::One(name) => {
+                return build(name, at, problems).map(|target| Source::Dns(vec![target]));
+            }
+            Self::Several(names) => names,
+        };
+        if names.is_empty() || names.len() > MOST_NAMES {
+            problems.at(
+                at,
+                format!("a list of {} names", names.len()),
+                format!("write a name, or a list of 1 to {MOST_NAMES}"),
+            );
+            return None;
+        }
+        let mut targets = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let at = at.index(index);
+            if let Some(target) = build(name, &at, problems) {
+                if targets.contains(&target) {
+                    problems.at(
+                        &at,
+                        format!("`{name}` is listed twice"),
+                        "list each name once",
+                    );
+                }
+                targets.push(target);
+            }
+        }
+        Some(Source::Dns(targets))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = Names;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a list of names")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
+                Ok(Names::One(name.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<Names, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(names)).map(Names::Several)
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl JsonSchema for Names {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Names".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string" } },
+        ] })
+    }
+}
+
+/// Names that a service may have in DNS.
+const MOST_NAMES: usize = 32;
+
 /// Where the port of an app is not said.
 pub const APP_PORT: u16 = 8080;
 
 impl Service {
+    /// Paths of files are relative to the directory of the configuration.
+    pub fn relative_to(&mut self, base: &std::path::Path) {
+        if let Some(file) = &mut self.endpoints_file {
+            *file = base.join(&file);
+        }
+    }
+
     /// Whether it is reached through sidecars.
     pub fn is_mesh(&self) -> bool {
         self.mesh.unwrap_or(true)
@@ -328,52 +436,58 @@ impl Service {
         } else {
             self.app_port()
         };
-        let Some(endpoints) = &self.endpoints else {
-            let (dns, at) = match &self.dns {
-                Some(dns) => (dns.as_str(), path.key("dns")),
-                None => (name, path.clone()),
-            };
-            return dns::Target::build(dns, port, &at, problems).map(Source::Dns);
-        };
-        let at = path.key("endpoints");
-        if self.dns.is_some() {
+        let said = [
+            ("dns", self.dns.is_some()),
+            ("srv", self.srv.is_some()),
+            ("endpoints", self.endpoints.is_some()),
+            ("endpoints_file", self.endpoints_file.is_some()),
+        ];
+        let mut said = said
+            .into_iter()
+            .filter(|(_, said)| *said)
+            .map(|(key, _)| key);
+        if let (Some(first), Some(second)) = (said.next(), said.next()) {
             problems.at(
-                &at,
-                "a service has `dns` or `endpoints`, not both",
+                &path.key(second),
+                format!("a service has `{first}` or `{second}`, not both"),
                 "remove one of them",
             );
         }
-        if endpoints.is_empty() {
+        if self.port.is_some() && self.srv.is_some() && !self.is_mesh() {
             problems.at(
-                &at,
-                "the list is empty: the service could never be reached",
-                "list at least one `IP:PORT`",
+                &path.key("port"),
+                "the port of each instance stands in its SRV record",
+                "remove `port`",
             );
         }
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for (index, text) in endpoints.iter().enumerate() {
-            match text.parse() {
-                Ok(address) if addresses.contains(&address) => problems.at(
-                    &at.index(index),
-                    format!("`{text}` is listed twice"),
-                    "list each endpoint once",
-                ),
-                Ok(address) if address.port() == 0 || address.ip().is_unspecified() => problems.at(
-                    &at.index(index),
-                    format!("nothing can be reached at `{text}`"),
-                    "write the address and the port of an instance, such as `10.0.0.7:8080`",
-                ),
-                Ok(address) => addresses.push(address),
-                Err(_) => problems.at(
-                    &at.index(index),
-                    format!("`{text}` is not an address with a port"),
-                    "write `IP:PORT`, such as `10.0.0.7:8080`; names belong in `dns`",
-                ),
-            }
+        if let Some(file) = &self.endpoints_file {
+            return Some(Source::File(file.clone()));
         }
-        Some(Source::Fixed(
-            addresses.into_iter().map(Place::new).collect(),
-        ))
+        if let Some(endpoints) = &self.endpoints {
+            let at = path.key("endpoints");
+            if endpoints.is_empty() {
+                problems.at(
+                    &at,
+                    "the list is empty: the service could never be reached",
+                    "list at least one `IP:PORT`",
+                );
+            }
+            return list::build(endpoints, &at, problems).map(Source::Fixed);
+        }
+        if let Some(srv) = &self.srv {
+            // The record has the app's port on its own host; in the mesh its sidecar is reached, on the mesh's port.
+            let port = self.is_mesh().then_some(mesh_port);
+            return srv.targets(&path.key("srv"), problems, |name, at, problems| {
+                dns::Target::instances(name, port, at, problems)
+            });
+        }
+        let address = |name: &str, at: &Path, problems: &mut Problems| {
+            dns::Target::build(name, port, at, problems)
+        };
+        match &self.dns {
+            Some(dns) => dns.targets(&path.key("dns"), problems, address),
+            None => address(name, path, problems).map(|target| Source::Dns(vec![target])),
+        }
     }
 }
 

@@ -201,14 +201,19 @@ impl Members {
         }
     }
 
-    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left.
-    pub fn set_draining(&self, address: SocketAddr, draining: bool) {
+    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left. Returns whether
+    /// that is news.
+    pub fn set_draining(&self, address: SocketAddr, draining: bool) -> bool {
         let mut known = self.lock();
         let Some(member) = known.present.get(&address) else {
-            return;
+            return false;
         };
+        if member.endpoint.is_draining() == draining {
+            return false;
+        }
         member.endpoint.set_draining(draining);
         self.changed(&mut known);
+        true
     }
 
     /// The probe is back.

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub(crate) mod connect;
+pub(crate) mod departure;
 pub mod members;
 mod pool;
 pub mod retry;

@@ -5,12 +5,16 @@
 //!
 //! To add a source: a file here, a variant of [`Source`] and an arm in [`follow`].
 
+use std::path::PathBuf;
+
 use tokio::sync::watch;
 
 use crate::endpoint::place::Place;
 
 pub mod belief;
 pub mod dns;
+mod file;
+pub mod list;
 pub mod resolver;
 mod status;
 
@@ -22,8 +26,10 @@ pub use status::{Report, Status};
 pub enum Source {
     /// In the configuration.
     Fixed(Vec<Place>),
-    /// In DNS: A and AAAA records.
-    Dns(dns::Target),
+    /// In DNS, under one name or several: A, AAAA and SRV records.
+    Dns(Vec<dns::Target>),
+    /// In a file of their own.
+    File(PathBuf),
 }
 
 /// Watches `source` and hands its addresses to `publish`, first when they are known and then when they change, until
@@ -45,7 +51,8 @@ pub async fn follow(
                 status.settled(places.len());
                 std::future::pending::<()>().await;
             }
-            Source::Dns(target) => dns::follow(target, resolver, status, &publish).await,
+            Source::Dns(targets) => dns::follow(targets, resolver, status, &publish).await,
+            Source::File(path) => file::follow(path, status, &publish).await,
         }
     };
     tokio::select! {

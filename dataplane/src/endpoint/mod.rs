@@ -213,6 +213,11 @@ impl Endpoint {
         self.is_ejected() || self.draining.load(Relaxed)
     }
 
+    /// Whether it said that it is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.
     pub fn is_ejected(&self) -> bool {
         self.health.load(Relaxed) != 0

@@ -3,13 +3,14 @@
 
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
 use super::{Caller, answer, headers};
 use crate::body::{Body, Length};
+use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::Handle;
@@ -85,6 +86,11 @@ pub(crate) async fn exchange(
     });
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
+    }
+    if caller.core.is_leaving() && site.tells_identity {
+        answer
+            .headers
+            .insert(DRAINING, HeaderValue::from_static("?1"));
     }
     answer
 }

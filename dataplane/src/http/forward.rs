@@ -20,7 +20,7 @@ use super::replay::Replay;
 use super::steer::Steer;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
+use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
@@ -186,8 +186,10 @@ async fn attempts(
             steer.end(told(&outcome));
         }
         let random = fastrand::u64(..);
+        let outcome = outcome.map(|answered| answered.hears(core, cluster, &endpoint));
         let judged = judge(
             outcome,
+            core,
             cluster,
             head,
             upload,
@@ -259,6 +261,7 @@ enum Judged {
 )]
 fn judge(
     outcome: Result<Answered, Error>,
+    core: &Core,
     cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
@@ -271,8 +274,14 @@ fn judge(
         Ok(answered) => match answered.passed_on_failure(cluster) {
             // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
             Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                let (outcome, now) = (Outcome::RemoteFailure, Instant::now());
-                cluster.members.record(flight, outcome, now, random);
+                // Who stops in good order is not to blame.
+                let outcome = match error.reason {
+                    Reason::Draining => Outcome::Pushback,
+                    _ => Outcome::RemoteFailure,
+                };
+                cluster
+                    .members
+                    .record(flight, outcome, Instant::now(), random);
                 Judged::Again(error)
             }
             _ => {
@@ -281,6 +290,13 @@ fn judge(
                 Judged::Answer(answered)
             }
         },
+        Err(error)
+            if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed =>
+        {
+            // It was told to stop as we were, and was faster. Another instance can take this.
+            let detail = format!("the app has ended already: {}", error.detail);
+            Judged::Fail(Error::not_processed(Reason::Draining, detail))
+        }
         Err(error) => {
             if error.reason.is_of_endpoint() {
                 let (outcome, now) = (Outcome::LocalFailure, Instant::now());
@@ -419,6 +435,15 @@ struct Answered {
 }
 
 impl Answered {
+    /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
+    fn hears(mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) -> Self {
+        // An app that says so is not believed: there is no sidecar that would have taken it out.
+        if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
+            departure::noticed(core, cluster, endpoint);
+        }
+        self
+    }
+
     /// The failure behind an answer that the peer's own sidecar made.
     fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
         if !cluster.is_mesh() || !self.status.is_server_error() {

@@ -51,6 +51,8 @@ names! {
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing or draining.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
     counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
+    gauge DISCOVERY_ENDPOINTS = "weft_discovery_endpoints", "Endpoints of a service that its source (DNS, a file, the configuration) names.";
+    gauge DISCOVERY_FAILING = "weft_discovery_failing", "1 while a service's source cannot be asked, or not be understood; what it said last stays in use.";
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
@@ -280,6 +282,20 @@ impl Registry {
         for (address, row) in &rows {
             let labels = [("service", &*row.service), ("endpoint", address.as_str())];
             page.sample(ENDPOINT_EJECTIONS, &labels, row.ejections);
+        }
+        let sources = self.sources();
+        page.family(DISCOVERY_ENDPOINTS, Kind::Gauge, help(DISCOVERY_ENDPOINTS));
+        for row in &sources {
+            page.sample(
+                DISCOVERY_ENDPOINTS,
+                &[("service", &row.service)],
+                row.endpoints,
+            );
+        }
+        page.family(DISCOVERY_FAILING, Kind::Gauge, help(DISCOVERY_FAILING));
+        for row in &sources {
+            let failing = u8::from(row.stale || row.error.is_some());
+            page.sample(DISCOVERY_FAILING, &[("service", &row.service)], failing);
         }
     }
 }

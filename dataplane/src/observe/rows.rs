@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// One endpoint of a service, as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,23 @@ impl EndpointState {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
+}
+
+/// How the source of a service's endpoints is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRow {
+    /// The service.
+    pub service: Arc<str>,
+    /// Whether its endpoints, or that there are none, are known at all.
+    pub known: bool,
+    /// How many it names.
+    pub endpoints: usize,
+    /// Whether what is in use could not be confirmed when it was due.
+    pub stale: bool,
+    /// When it answered last.
+    pub last_success: Option<Instant>,
+    /// What went wrong last, until the next good answer.
+    pub error: Option<String>,
 }
 
 /// Our certificate.

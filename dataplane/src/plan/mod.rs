@@ -58,6 +58,14 @@ impl Plan {
         self.sites.iter().find(|site| &*site.name == name)
     }
 
+    /// The cluster of this name, where a rule leads to it.
+    pub(crate) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let rules = self.sites.iter().flat_map(|site| site.routes.targets());
+        rules
+            .map(|rule| &rule.target)
+            .find(|target| &*target.name == name)
+    }
+
     pub(crate) fn has_cluster(&self, id: u64) -> bool {
         self.clusters.contains(&id)
     }
