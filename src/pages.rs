@@ -32,8 +32,22 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
                     "service": &*row.service,
                     "address": row.address,
                     "state": row.state.as_str(),
+                    "health": row.health,
+                    "problem": row.failure.as_deref(),
                     "ejections": row.ejections,
                     "in_flight": row.in_flight,
+                })
+            })
+            .collect();
+        let services: Vec<_> = registry
+            .services()
+            .into_iter()
+            .map(|row| {
+                json!({
+                    "service": &*row.service,
+                    "endpoints": row.endpoints,
+                    "available": row.available,
+                    "panic": row.panicking,
                 })
             })
             .collect();
@@ -53,7 +67,7 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
                 })
             })
             .collect();
-        let page = json!({ "endpoints": rows, "sources": sources });
+        let page = json!({ "services": services, "endpoints": rows, "sources": sources });
         ("application/json", format!("{page:#}\n"))
     };
     running.admin.page(

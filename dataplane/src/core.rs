@@ -31,7 +31,7 @@ use crate::identity::Identity;
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
-use crate::plan::{Plan, Rule, Site};
+use crate::plan::{Plan, Purpose, Rule, Site};
 
 /// Commands to a core that are under way at most; a core takes them at once.
 const COMMANDS: usize = 16;
@@ -301,8 +301,20 @@ impl Core {
         wired
     }
 
-    /// The counters of a caller that comes in from the mesh.
-    pub(crate) fn inbound(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
+    /// The counters of a caller that comes in from the mesh, for what is traffic.
+    pub(crate) fn inbound(
+        &self,
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+    ) -> Option<Arc<EdgeCells>> {
+        if rule.purpose != Purpose::Traffic {
+            return None;
+        }
+        self.edge_from(caller, site)
+    }
+
+    fn edge_from(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
         if !site.tells_identity {
             return None;
         }
@@ -359,7 +371,10 @@ impl Core {
         let status = Some(error.reason.status().as_u16());
         let cells = [
             rule.and_then(|rule| self.route(site, rule)),
-            self.inbound(caller, site),
+            match rule {
+                Some(rule) => self.inbound(caller, site, rule),
+                None => self.edge_from(caller, site),
+            },
         ];
         for cells in cells.into_iter().flatten() {
             cells.answered(error.reason);

@@ -15,13 +15,16 @@ use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
+use crate::cluster::members::View;
 use crate::cluster::{Cluster, Spec};
 use crate::core::{Cores, Open, Shared};
 use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, SourceRow};
+use crate::observe::{
+    AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, ServiceRow, SourceRow,
+};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
@@ -127,9 +130,10 @@ pub async fn run<D: Design>(
 ) -> Result<(), String> {
     let held = process.drain.guard();
     let mut changes = designs.changes();
-    let mut carried = Carried::new(process.tasks.clone(), resolver);
+    let mut carried = Carried::new(process.tasks.clone(), resolver, identity.clone());
     let clusters: Arc<ArcSwap<Vec<Arc<Cluster>>>> = Arc::default();
     show_endpoints(&process.registry, &clusters);
+    show_services(&process.registry, &clusters);
 
     let mut generation = 1;
     let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
@@ -330,21 +334,55 @@ fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>
         let now = Instant::now();
         let mut rows = Vec::new();
         for cluster in clusters.load().iter().filter(|cluster| !cluster.is_local) {
-            for endpoint in cluster.members.load().endpoints() {
+            for View {
+                endpoint,
+                verdict,
+                failure,
+            } in cluster.members.view()
+            {
                 rows.push(EndpointRow {
                     service: Arc::clone(&cluster.name),
                     address: endpoint.address,
                     state: match endpoint.state(now) {
                         State::Healthy => EndpointState::Healthy,
                         State::Draining => EndpointState::Draining,
+                        State::Unhealthy => EndpointState::Unhealthy,
                         State::Ejected { .. } => EndpointState::Ejected,
                         State::Probing => EndpointState::Probing,
                     },
+                    health: cluster.spec.health.as_ref().map(|_| verdict.as_str()),
+                    failure,
                     ejections: endpoint.totals().ejections,
                     in_flight: u64::from(endpoint.in_flight()),
                 });
             }
         }
+        rows
+    }));
+}
+
+fn show_services(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let clusters = Arc::clone(clusters);
+    registry.services_from(Box::new(move || {
+        let clusters = clusters.load();
+        let shown = clusters.iter().filter(|cluster| !cluster.is_local);
+        let mut rows: Vec<_> = shown
+            .map(|cluster| {
+                let summary = cluster.members.summary();
+                ServiceRow {
+                    service: Arc::clone(&cluster.name),
+                    endpoints: summary.endpoints,
+                    available: summary.available,
+                    panicking: summary.panicking,
+                    panics: summary.panics,
+                    panic_picks: summary.panic_picks,
+                    is_probed: cluster.spec.health.is_some(),
+                    probes_passed: summary.probes_passed,
+                    probes_failed: summary.probes_failed,
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| a.service.cmp(&b.service));
         rows
     }));
 }

@@ -34,7 +34,7 @@ use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
 use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
-use crate::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
+use crate::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
 
@@ -196,6 +196,7 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         outlier: outlier::Config::default()
             .build(&path, &mut problems)
             .unwrap(),
+        health: None,
         retry: retry::Config::default()
             .build(&path, &mut problems)
             .unwrap(),
@@ -244,6 +245,7 @@ pub(crate) fn plan(mut site: Site, cluster: &Arc<Cluster>) -> Plan {
         ),
         limits: Vec::new(),
         target: Arc::clone(cluster),
+        purpose: Purpose::Traffic,
     };
     let matches = Match::default();
     site.routes = Table::build(vec![(&path, &matches, Arc::new(rule))], &mut problems).unwrap();

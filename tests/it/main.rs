@@ -17,6 +17,7 @@ mod forge;
 mod gateway_tls;
 mod grpc;
 mod harness;
+mod health;
 mod hostile;
 mod identity;
 mod jwt;

@@ -18,7 +18,7 @@ use crate::balance;
 use crate::discovery::list::{self, Item};
 use crate::discovery::{Source, dns};
 use crate::endpoint::place::Place;
-use crate::health::outlier;
+use crate::health::{self, Question, outlier};
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// What a service's app speaks on its port.
@@ -61,6 +61,8 @@ pub struct Defaults {
     pub retry: retry::Config,
     /// When an endpoint that fails is left alone.
     pub outlier: outlier::Config,
+    /// How endpoints are asked whether they are well. They are not when this is left out.
+    pub health: Option<health::Config>,
     /// How much may be under way.
     pub limits: Limits,
 }
@@ -73,6 +75,7 @@ impl Default for Defaults {
             connect_timeout: Period::seconds(1),
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
+            health: None,
             limits: Limits::default(),
         }
     }
@@ -92,6 +95,9 @@ impl Defaults {
                 "all services would have the same cookie and take it from each other",
                 "leave it out, for `weft-` and each service's name, or write it at the service",
             );
+        }
+        if let Some(health) = &self.health {
+            health.build(&path.key("health"), problems);
         }
     }
 
@@ -180,6 +186,8 @@ pub struct Service {
     pub retry: Option<retry::Config>,
     /// As in `defaults`.
     pub outlier: Option<outlier::Config>,
+    /// As in `defaults`.
+    pub health: Option<health::Config>,
     /// As in `defaults`.
     pub limits: Option<Limits>,
 }
@@ -350,6 +358,7 @@ impl Service {
                 .outlier
                 .clone()
                 .unwrap_or_else(|| defaults.outlier.clone()),
+            health: None,
             limits: self.limits.unwrap_or(defaults.limits),
         };
         // What is wrong with the defaults is said once, where they stand.
@@ -362,6 +371,7 @@ impl Service {
             _ => self.limits.is_some(),
         };
         let reach = own.build(path, said, problems);
+        let health = self.health(defaults, path, problems);
         if problems.len() > before {
             return None;
         }
@@ -383,11 +393,42 @@ impl Service {
             balance,
             sticky: None,
             outlier,
+            health,
             retry,
             timeout: own.timeout.as_duration(),
             connect_timeout: own.connect_timeout.as_duration(),
             in_flight: own.limits.in_flight as usize,
         })
+    }
+
+    /// How its endpoints are probed, by itself or by the defaults.
+    fn health(
+        &self,
+        defaults: &Defaults,
+        path: &Path,
+        problems: &mut Problems,
+    ) -> Option<health::Checks> {
+        let (config, place) = match (&self.health, &defaults.health) {
+            (Some(own), _) => (own, path.key("health")),
+            (None, Some(default)) => (default, path.clone()),
+            (None, None) => return None,
+        };
+        let mut found = Problems::new();
+        let checks = config.build(&place, &mut found);
+        // What is wrong with the defaults is said once, where they stand.
+        if self.health.is_some() {
+            problems.append(found);
+        }
+        let checks = checks?;
+        if matches!(checks.question, Question::Grpc { .. }) && self.protocol != Protocol::Grpc {
+            problems.at(
+                &place,
+                "its health is asked by gRPC, which its app does not speak",
+                "write `protocol: grpc`, or a `health:` of its own with `http: /PATH` or `tcp: true`",
+            );
+            return None;
+        }
+        Some(checks)
     }
 
     /// What depends on whether there is a sidecar beside it.
@@ -516,6 +557,7 @@ pub fn local_app(
             ..outlier::Config::default()
         }
         .build(&path, &mut ignored)?,
+        health: None,
         // Its callers try again, elsewhere if they can.
         retry: retry::Config {
             attempts: 0,

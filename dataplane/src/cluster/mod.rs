@@ -5,18 +5,19 @@ pub(crate) mod connect;
 pub(crate) mod departure;
 pub mod members;
 mod pool;
+pub(crate) mod probing;
 pub mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use pool::Pool;
 
 use crate::balance::{self, sticky::Sticky};
 use crate::discovery::{Source, Status};
 use crate::error::Error;
-use crate::health::outlier;
+use crate::health::{Checks, outlier};
 use crate::identity::SpiffeId;
 use crate::observe::EdgeCells;
 use crate::reason::Reason;
@@ -49,6 +50,8 @@ pub struct Spec {
     pub sticky: Option<Arc<Sticky>>,
     /// When an endpoint is left alone.
     pub outlier: outlier::Rules,
+    /// How endpoints are probed, where they are.
+    pub health: Option<Checks>,
     /// How often an exchange is tried again.
     pub retry: Policy,
     /// From a request to the head of its answer, attempts and pauses included; anew with each piece of a body that had
@@ -60,7 +63,8 @@ pub struct Spec {
     pub in_flight: usize,
 }
 
-/// A cluster at work. Shared by all cores; it outlives reloads that do not change it.
+/// A cluster at work. Shared by all cores; it outlives reloads that do not change it. What a reload that does change it
+/// must not lose stands behind pointers, and goes on in its successor.
 #[derive(Debug)]
 pub struct Cluster {
     /// Unique in the process.
@@ -72,9 +76,9 @@ pub struct Cluster {
     /// Its configuration.
     pub spec: Spec,
     /// Its endpoints.
-    pub members: Members,
+    pub members: Arc<Members>,
     /// What may be tried again, over all exchanges.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// How its discovery fares.
     pub discovery: Arc<Status>,
     in_flight: Arc<AtomicUsize>,
@@ -83,19 +87,54 @@ pub struct Cluster {
 impl Cluster {
     /// With no endpoints yet.
     pub fn new(spec: Spec, is_local: bool) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: next_id(),
             name: Arc::clone(&spec.name),
             is_local,
-            members: Members::new(
-                Arc::clone(&spec.name),
-                spec.balance.clone(),
-                spec.outlier.clone(),
-            ),
-            budget: Budget::new(),
+            members: Arc::new(members(&spec)),
+            budget: Arc::new(Budget::new()),
             discovery: Arc::new(Status::new()),
             in_flight: Arc::default(),
+            spec,
+        })
+    }
+
+    /// The same service under another configuration. What is under way goes on counting, what may be tried again is not
+    /// granted anew, and what is known of its endpoints stays known, their open connections included: those are kept by
+    /// endpoint. Only where endpoints are now somebody else, or spoken to otherwise, there are new ones at the same
+    /// places, until discovery says more.
+    ///
+    /// What the new configuration says of balancing and ejecting has to be told to the members once it is in force.
+    pub fn succeed(&self, spec: Spec, now: Instant) -> Arc<Self> {
+        let stays = self.spec.mesh == spec.mesh && self.spec.speaks == spec.speaks;
+        let members = if stays {
+            Arc::clone(&self.members)
+        } else {
+            let members = members(&spec);
+            if self.spec.mesh == spec.mesh {
+                let before = self.members.load();
+                let places: Vec<_> = before
+                    .endpoints()
+                    .iter()
+                    .map(|endpoint| endpoint.place().as_ref().clone())
+                    .collect();
+                members.apply(places, now);
+            }
+            Arc::new(members)
+        };
+        let discovery = if self.spec.source == spec.source {
+            Arc::clone(&self.discovery)
+        } else {
+            Arc::new(Status::new())
+        };
+        Arc::new(Self {
+            id: if stays { self.id } else { next_id() },
+            name: Arc::clone(&spec.name),
+            is_local: self.is_local,
+            members,
+            budget: Arc::clone(&self.budget),
+            discovery,
+            in_flight: Arc::clone(&self.in_flight),
             spec,
         })
     }
@@ -131,6 +170,19 @@ impl Cluster {
             None => format!("{} has no endpoints", self.name),
         }
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn members(spec: &Spec) -> Members {
+    Members::new(
+        Arc::clone(&spec.name),
+        spec.balance.clone(),
+        spec.outlier.clone(),
+    )
 }
 
 /// A place among a cluster's exchanges in flight, given back when dropped.

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,6 +31,12 @@ const MIN_WEIGHT: u32 = FULL_WEIGHT / 10;
 
 /// In [`Endpoint::health`]: the one exchange that may probe is under way.
 const PROBING: u64 = 1 << 63;
+
+/// In [`Endpoint::withdrawn`]: it said that it is about to stop.
+const DRAINING: u8 = 1;
+
+/// In [`Endpoint::withdrawn`]: it fails the probes of its health.
+const UNHEALTHY: u8 = 2;
 
 /// How one exchange ended, as far as the endpoint is to be judged by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +66,8 @@ pub enum State {
     Healthy,
     /// It said that it is about to stop; what it has, it finishes.
     Draining,
+    /// It fails the probes of its health.
+    Unhealthy,
     /// It is left alone until then; afterwards one exchange is let through to see.
     Ejected {
         /// When a probe may be sent; it may have passed already.
@@ -111,7 +119,8 @@ pub struct Endpoint {
     in_flight: AtomicU32,
     local_in_a_row: AtomicU32,
     remote_in_a_row: AtomicU32,
-    draining: AtomicBool,
+    /// Zero when it takes exchanges, else why not: [`DRAINING`], [`UNHEALTHY`]. One word, because each pick reads it.
+    withdrawn: AtomicU8,
     /// Zero when healthy, else the stamp until when it is ejected, and [`PROBING`].
     health: AtomicU64,
     /// When it was new or came back, as a stamp; zero when that is long ago.
@@ -143,7 +152,7 @@ impl Endpoint {
             in_flight: AtomicU32::new(0),
             local_in_a_row: AtomicU32::new(0),
             remote_in_a_row: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
+            withdrawn: AtomicU8::new(0),
             health: AtomicU64::new(0),
             warm_from: AtomicU64::new(0),
             picks: AtomicU64::new(0),
@@ -175,14 +184,14 @@ impl Endpoint {
         self.picks.fetch_add(1, Relaxed);
         InFlight {
             endpoint: Arc::clone(self),
-            probe: false,
+            probe: 0,
         }
     }
 
     /// Begins an exchange if the state allows one: any number when healthy, exactly one when an ejection is over, none
     /// otherwise.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
-        if self.draining.load(Relaxed) {
+        if self.is_withdrawn() {
             return None;
         }
         let health = self.health.load(Relaxed);
@@ -197,7 +206,7 @@ impl Endpoint {
             .compare_exchange(health, health | PROBING, Relaxed, Relaxed)
             .ok()?;
         let mut exchange = self.begin();
-        exchange.probe = true;
+        exchange.probe = health;
         Some(exchange)
     }
 
@@ -205,17 +214,22 @@ impl Endpoint {
     pub fn is_available(&self, now: Instant) -> bool {
         let health = self.health.load(Relaxed);
         let healthy = health == 0 || (health & PROBING == 0 && health <= stamp(now));
-        healthy && !self.draining.load(Relaxed)
+        healthy && !self.is_withdrawn()
     }
 
-    /// Whether it is ejected, probing or draining: not among those that carry the service.
+    /// Whether it is ejected, probing, unhealthy or draining: not among those that carry the service.
     pub fn is_out(&self) -> bool {
-        self.is_ejected() || self.draining.load(Relaxed)
+        self.is_ejected() || self.is_withdrawn()
+    }
+
+    /// Whether it is unhealthy or draining.
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Relaxed) != 0
     }
 
     /// Whether it said that it is about to stop.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.withdrawn.load(Relaxed) & DRAINING != 0
     }
 
     /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.
@@ -225,8 +239,10 @@ impl Endpoint {
 
     /// Whether it takes exchanges.
     pub fn state(&self, _now: Instant) -> State {
+        let withdrawn = self.withdrawn.load(Relaxed);
         match self.health.load(Relaxed) {
-            0 if self.draining.load(Relaxed) => State::Draining,
+            _ if withdrawn & DRAINING != 0 => State::Draining,
+            _ if withdrawn & UNHEALTHY != 0 => State::Unhealthy,
             0 => State::Healthy,
             health if health & PROBING != 0 => State::Probing,
             health => State::Ejected {
@@ -324,7 +340,20 @@ impl Endpoint {
 
     /// Marks it as about to stop, or not so any more.
     pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Relaxed);
+        self.withdraw(DRAINING, draining);
+    }
+
+    /// Marks it as failing the probes of its health, or not so any more.
+    pub fn set_unhealthy(&self, unhealthy: bool) {
+        self.withdraw(UNHEALTHY, unhealthy);
+    }
+
+    fn withdraw(&self, why: u8, so: bool) {
+        if so {
+            self.withdrawn.fetch_or(why, Relaxed);
+        } else {
+            self.withdrawn.fetch_and(!why, Relaxed);
+        }
     }
 
     fn forget(&self) {
@@ -345,7 +374,8 @@ fn clear(counter: &AtomicU32) {
 #[derive(Debug)]
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
-    probe: bool,
+    /// Which ejection it probes, by the stamp at which that was over; zero when it is no probe.
+    probe: u64,
 }
 
 impl InFlight {
@@ -354,22 +384,30 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// Whether this exchange decides if an ejected endpoint returns.
+    /// Whether this exchange decides if an ejected endpoint returns. One that was taken back meanwhile, and maybe ejected
+    /// again, does not wait for it any more.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.probe != 0 && self.endpoint.health.load(Relaxed) == self.probe | PROBING
     }
 
     /// Takes over the duty to say how the probe ended, if this is one.
     pub(crate) fn take_probe(&mut self) -> bool {
-        std::mem::take(&mut self.probe)
+        let is_probe = self.is_probe();
+        self.probe = 0;
+        is_probe
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.probe {
-            // Nobody learnt anything (the client went away, say): the next exchange may probe.
-            self.endpoint.health.fetch_and(!PROBING, Relaxed);
+        if self.probe != 0 {
+            // Nobody learnt anything (the client went away, say): the next exchange may probe. Unless another ejection
+            // has begun, whose probe is not ours to end.
+            let probing = self.probe | PROBING;
+            let _ = self
+                .endpoint
+                .health
+                .compare_exchange(probing, self.probe, Relaxed, Relaxed);
         }
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
     }

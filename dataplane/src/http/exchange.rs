@@ -8,13 +8,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
+use super::knock::knock;
 use super::{Caller, answer, headers};
 use crate::body::{Body, Length};
 use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::Handle;
-use crate::plan::{Rule, Site};
+use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
 use crate::timer;
 
@@ -63,6 +64,8 @@ pub(crate) async fn exchange(
         &mut entry,
     );
     let outcome = match admitted {
+        // Boxed: rare, and each exchange would carry the room for it.
+        Ok(rule) if rule.purpose == Purpose::Knock => Box::pin(knock(&caller.core, rule)).await,
         // And away.
         Ok(rule) => forward(caller, &site, rule, request, interim, started, &mut entry).await,
         Err(error) => Err(error),

@@ -18,6 +18,7 @@ use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use super::steer::Steer;
+use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
@@ -25,7 +26,6 @@ use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::head::Head;
-use crate::health::outlier::judge_status;
 use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
 use crate::http2;
 use crate::identity::Alpn;
@@ -64,6 +64,7 @@ pub(crate) async fn forward(
         core: Rc::clone(core),
         flight: None,
         ticket: None,
+        pending: None,
         account: Account::new(caller, site, rule, &wired, started, upload),
     });
     let attempted = match cluster.admit() {
@@ -183,7 +184,7 @@ async fn attempts(
             .await
         };
         if let Some(steer) = &mut steer {
-            steer.end(told(&outcome));
+            steer.end(told(&outcome, head));
         }
         let random = fastrand::u64(..);
         let outcome = outcome.map(|answered| answered.hears(core, cluster, &endpoint));
@@ -199,7 +200,8 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer(mut answered) => {
+            Judged::Answer(mut answered, pending) => {
+                carried.pending = pending;
                 if let Some(steer) = &steer {
                     let entry = entry.as_deref_mut();
                     steer.settle(spec, endpoint.address, &mut answered.headers, entry);
@@ -233,9 +235,10 @@ async fn attempts(
 }
 
 /// What an attempt says of its endpoint.
-fn told(attempt: &Result<Answered, Error>) -> Option<Outcome> {
+fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
     match attempt {
-        Ok(answered) => Some(answered.outcome()),
+        // A call that goes on has been answered.
+        Ok(answered) => Some(answered.outcome(head).unwrap_or(Outcome::Success)),
         Err(error) => error
             .reason
             .is_of_endpoint()
@@ -245,8 +248,8 @@ fn told(attempt: &Result<Answered, Error>) -> Option<Outcome> {
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer.
-    Answer(Answered),
+    /// The client gets this answer; what it says of the endpoint may still be to come.
+    Answer(Answered, Option<Pending>),
     /// Another attempt is made; this one failed so.
     Again(Error),
     /// The client is told of this failure.
@@ -262,7 +265,7 @@ enum Judged {
 fn judge(
     outcome: Result<Answered, Error>,
     core: &Core,
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     head: &Head,
     upload: Option<&Replay>,
     flight: &mut InFlight,
@@ -285,9 +288,15 @@ fn judge(
                 Judged::Again(error)
             }
             _ => {
-                let outcome = answered.outcome();
-                cluster.members.record(flight, outcome, now, random);
-                Judged::Answer(answered)
+                // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let told = answered
+                    .outcome(head)
+                    .or_else(|| flight.is_probe().then_some(Outcome::Success));
+                if let Some(outcome) = told {
+                    cluster.members.record(flight, outcome, now, random);
+                }
+                let pending = told.is_none().then(|| Pending::new(cluster));
+                Judged::Answer(answered, pending)
             }
         },
         Err(error)
@@ -466,10 +475,10 @@ impl Answered {
     }
 
     /// Puts what goes on after the head where it is carried on, and returns the head.
-    /// What it says of the endpoint.
-    fn outcome(&self) -> Outcome {
-        let says_when = self.headers.contains_key(http::header::RETRY_AFTER);
-        judge_status(self.status, says_when)
+    /// What it says of the endpoint, if its head tells that.
+    fn outcome(&self, head: &Head) -> Option<Outcome> {
+        let is_whole = self.body.is_end();
+        verdict::of_head(head.is_grpc(), self.status, &self.headers, is_whole)
     }
 
     fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
@@ -525,6 +534,8 @@ pub struct UpstreamBody {
     /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
     flight: Option<InFlight>,
     ticket: Option<Ticket>,
+    /// What it says of the endpoint, when its head did not tell.
+    pending: Option<Pending>,
     account: Account,
 }
 
@@ -553,6 +564,11 @@ impl UpstreamBody {
                 None => return Poll::Pending,
             },
         };
+        if let Some(pending) = self.pending.take()
+            && let Some(flight) = &mut self.flight
+        {
+            pending.conclude(flight, frame.as_ref());
+        }
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) | None => {}
@@ -622,7 +638,7 @@ impl Account {
         Self {
             cells: [
                 wired.cells.clone(),
-                core.inbound(caller, site),
+                core.inbound(caller, site, rule),
                 core.route(site, rule),
             ]
             .map(|cells| cells.map(ExchangeCells::begin)),

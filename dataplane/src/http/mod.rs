@@ -1,7 +1,8 @@
 //! Exchanges: from a request's head and body to an answer, whatever HTTP version either side speaks.
 //!
 //! `exchange` is the spine: it decides whether and where, in that order. `forward` makes the attempts, `relay` moves
-//! the bodies, and `answer` is the one place where an error becomes a response.
+//! the bodies, and `answer` is the one place where an error becomes a response. `knock` is what we answer for an app whose
+//! callers ask only whether it takes connections.
 
 pub(crate) mod answer;
 mod entry;
@@ -9,10 +10,12 @@ pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
 pub(crate) mod interim;
+mod knock;
 pub(crate) mod relay;
 mod replay;
 mod steer;
 pub(crate) mod upgrade;
+mod verdict;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

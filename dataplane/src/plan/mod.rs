@@ -187,6 +187,18 @@ impl Http2 {
     };
 }
 
+/// What the requests of a rule are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// Traffic.
+    #[default]
+    Traffic,
+    /// Probes of the app's health by its callers' proxies: passed on like traffic, and not counted as such.
+    Health,
+    /// Probes that only ask whether the app takes connections. It is connected to and nothing more.
+    Knock,
+}
+
 /// What happens to a request that matched.
 #[derive(Debug)]
 pub struct Rule {
@@ -202,6 +214,8 @@ pub struct Rule {
     pub limits: Vec<Metered>,
     /// Where it goes.
     pub target: Arc<Cluster>,
+    /// What it is.
+    pub purpose: Purpose,
 }
 
 impl Rule {

@@ -13,3 +13,4 @@ mod requests;
 mod retries;
 mod reuse;
 mod tunnel;
+mod verdicts;
