@@ -28,7 +28,7 @@ use crate::observe::{
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
-/// How long the first answers of discovery are waited for before a process says that it is ready.
+/// How long the first answers of discovery are waited for before a plan is put in force.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A program's checked configuration, from which its plans are made.
@@ -137,15 +137,7 @@ pub async fn run<D: Design>(
 
     let mut generation = 1;
     let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
-    // What is asked of us before we know where things are would fail for nothing. A name that does not resolve is no
-    // reason to wait long: others do.
-    let answers = clusters.load_full();
-    let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
-        for cluster in &*answers {
-            cluster.discovery.known().await;
-        }
-    })
-    .await;
+    first_answers(&clusters).await;
     let shared = Shared {
         plan: Arc::new(ArcSwap::from_pointee(first)),
         identity,
@@ -181,6 +173,7 @@ pub async fn run<D: Design>(
         generation += 1;
         match compile(&*design, generation, &mut carried, &clusters) {
             Ok(plan) => {
+                first_answers(&clusters).await;
                 shared.plan.store(Arc::new(plan));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");
@@ -203,6 +196,18 @@ pub async fn run<D: Design>(
     }
     drop(held);
     Ok(())
+}
+
+/// Waits until it is known where each service of a plan is, before the plan is put in force: what is asked of us before
+/// would fail for nothing. A name that does not resolve is no reason to wait long: others do.
+async fn first_answers(clusters: &ArcSwap<Vec<Arc<Cluster>>>) {
+    let clusters = clusters.load_full();
+    let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
+        for cluster in &*clusters {
+            cluster.discovery.known().await;
+        }
+    })
+    .await;
 }
 
 /// The addresses behind `host:port`, by the mesh's own resolver.

@@ -217,7 +217,10 @@ impl Names {
         if names.is_empty() || names.len() > MOST_NAMES {
             problems.at(
                 at,
-                format!("a list of {} names", names.len()),
+                match names.len() {
+                    0 => "the list is empty: the service could never be reached".to_owned(),
+                    count => format!("{count} names are too many"),
+                },
                 format!("write a name, or a list of 1 to {MOST_NAMES}"),
             );
             return None;

@@ -30,9 +30,11 @@ pub struct Described {
     pub address: String,
     /// Its share within its tier; 0 takes no new exchanges while others do.
     #[serde(default = "one")]
+    #[schemars(extend("format" = "uint"))]
     pub weight: u16,
     /// Its tier: a lower one is used first.
     #[serde(default)]
+    #[schemars(extend("format" = "uint"))]
     pub priority: u16,
     /// The zone it runs in.
     #[serde(default)]

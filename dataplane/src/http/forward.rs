@@ -155,7 +155,7 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let outcome = {
+        let mut outcome = {
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now
             ));
@@ -187,10 +187,12 @@ async fn attempts(
             steer.end(told(&outcome, head));
         }
         let random = fastrand::u64(..);
-        let outcome = outcome.map(|answered| answered.hears(core, cluster, &endpoint));
+        match &mut outcome {
+            Ok(answered) => answered.hear(core, cluster, &endpoint),
+            Err(error) => explain(error, core, cluster),
+        }
         let judged = judge(
             outcome,
-            core,
             cluster,
             head,
             upload,
@@ -200,12 +202,12 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer(mut answered, pending) => {
-                carried.pending = pending;
+            Judged::Answer(mut answered, judged) => {
                 if let Some(steer) = &steer {
                     let entry = entry.as_deref_mut();
                     steer.settle(spec, endpoint.address, &mut answered.headers, entry);
                 }
+                carried.pending = (!judged).then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried));
             }
@@ -248,8 +250,8 @@ fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer; what it says of the endpoint may still be to come.
-    Answer(Answered, Option<Pending>),
+    /// The client gets this answer; whether its head has said how the endpoint fared.
+    Answer(Answered, bool),
     /// Another attempt is made; this one failed so.
     Again(Error),
     /// The client is told of this failure.
@@ -264,8 +266,7 @@ enum Judged {
 )]
 fn judge(
     outcome: Result<Answered, Error>,
-    core: &Core,
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
     flight: &mut InFlight,
@@ -277,8 +278,8 @@ fn judge(
         Ok(answered) => match answered.passed_on_failure(cluster) {
             // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
             Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                // Who stops in good order is not to blame.
                 let outcome = match error.reason {
+                    // Who stops in good order is not to blame.
                     Reason::Draining => Outcome::Pushback,
                     _ => Outcome::RemoteFailure,
                 };
@@ -289,23 +290,14 @@ fn judge(
             }
             _ => {
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
-                let told = answered
-                    .outcome(head)
-                    .or_else(|| flight.is_probe().then_some(Outcome::Success));
-                if let Some(outcome) = told {
+                let outcome = answered.outcome(head);
+                let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
+                if let Some(outcome) = outcome {
                     cluster.members.record(flight, outcome, now, random);
                 }
-                let pending = told.is_none().then(|| Pending::new(cluster));
-                Judged::Answer(answered, pending)
+                Judged::Answer(answered, outcome.is_some())
             }
         },
-        Err(error)
-            if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed =>
-        {
-            // It was told to stop as we were, and was faster. Another instance can take this.
-            let detail = format!("the app has ended already: {}", error.detail);
-            Judged::Fail(Error::not_processed(Reason::Draining, detail))
-        }
         Err(error) => {
             if error.reason.is_of_endpoint() {
                 let (outcome, now) = (Outcome::LocalFailure, Instant::now());
@@ -319,6 +311,14 @@ fn judge(
                 Judged::Again(error)
             }
         }
+    }
+}
+
+/// An app that was told to stop as we were, and was faster: another instance can take this.
+fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+    if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
+        let detail = format!("the app has ended already: {}", error.detail);
+        *error = Error::not_processed(Reason::Draining, detail);
     }
 }
 
@@ -445,12 +445,11 @@ struct Answered {
 
 impl Answered {
     /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
-    fn hears(mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) -> Self {
+    fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
         // An app that says so is not believed: there is no sidecar that would have taken it out.
         if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
             departure::noticed(core, cluster, endpoint);
         }
-        self
     }
 
     /// The failure behind an answer that the peer's own sidecar made.

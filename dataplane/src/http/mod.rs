@@ -46,6 +46,8 @@ pub(crate) struct Caller {
     /// Where its listener counts connections.
     pub(crate) connections: Arc<ConnectionCells>,
     current: RefCell<(Arc<Plan>, Arc<Site>)>,
+    /// What endpoints are told of the client's identity, spelled once for all exchanges, and our name in it.
+    client_cert: RefCell<Option<(Arc<str>, HeaderValue)>>,
 }
 
 impl Caller {
@@ -67,6 +69,7 @@ impl Caller {
             tls,
             connections,
             current: RefCell::new((plan, site)),
+            client_cert: RefCell::new(None),
         })
     }
 
@@ -82,6 +85,23 @@ impl Caller {
             current.0 = plan;
         }
         Arc::clone(&current.1)
+    }
+}
+
+impl Caller {
+    /// The client's verified identity, in the form that Envoy gave `x-forwarded-client-cert`.
+    pub(crate) fn client_cert(&self, site: &Site) -> Option<HeaderValue> {
+        let identity = self.identity.as_ref()?;
+        let mut spelled = self.client_cert.borrow_mut();
+        if let Some((by, value)) = &*spelled
+            && *by == site.identity
+        {
+            return Some(value.clone());
+        }
+        let value = format!("By={};URI={}", site.identity, identity.as_str());
+        let value = HeaderValue::from_str(&value).ok()?;
+        *spelled = Some((Arc::clone(&site.identity), value.clone()));
+        Some(value)
     }
 }
 
