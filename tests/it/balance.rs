@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use http::Request;
 
-use crate::harness::{Behaviour, Load, Mesh, Reply, Service, eventually, whole};
+use crate::harness::client::{Reply, whole};
+use crate::harness::{Behaviour, Load, Mesh, Service, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_under_steady_load_stay_within_a_tenth_of_each_other() {
