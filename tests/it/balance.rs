@@ -121,6 +121,8 @@ async fn a_session_stays_at_its_replica_until_that_is_gone_and_the_log_says_so()
     let reply = get_with(&mesh, "/orders/1", "cookie", &session).await;
     assert_eq!((reply.text(), cookie(&reply)), (home.clone(), None));
 
+    assert!(cookie(&mesh.get("/orders/1").await).is_some());
+
     // What is not ours is not followed.
     let reply = get_with(&mesh, "/orders/1", "cookie", "weft-orders=127.0.0.1").await;
     assert_eq!(reply.code(), 200);

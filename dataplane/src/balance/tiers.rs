@@ -11,11 +11,14 @@
 //! some of them out or still warming up), it takes that part and the others the rest, as smoothly as capacity goes. Load
 //! that stays at home can so never crush a zone that is too small for it.
 //!
-//! All that is computed when an endpoint's state changes, and while a tier is being held back or an endpoint warms up ten
+//! **Probes**: an ejected endpoint returns by one exchange that goes well, and a part that has no share gets none. While
+//! somebody is ejected, each look finds one whose time is over and sends it the next exchange, whatever its part's share.
+//!
+//! All that is computed when an endpoint's state changes, and while one is ejected or warms up or a tier is held back ten
 //! times a second, by the pick that comes first; every other pick compares one number.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,8 @@ pub(super) struct Tiers {
     panicking: AtomicBool,
     /// The stamp from which on shares are to be computed anew: 0 for now.
     due: AtomicU64,
+    /// The place among all endpoints, from 1, of one that waits for its probe; 0 when there is none.
+    probe: AtomicUsize,
     /// What each tier is granted. Locked by the one pick that computes shares; another that finds it locked goes on with the
     /// shares as they were.
     grants: Mutex<Vec<Grant>>,
@@ -143,6 +148,7 @@ impl Tiers {
             slow_start: policy.slow_start,
             panicking: AtomicBool::new(false),
             due: AtomicU64::new(0),
+            probe: AtomicUsize::new(0),
             grants: Mutex::new(carried(&priorities, before)),
             priorities,
         })
@@ -173,6 +179,12 @@ impl Tiers {
     pub(super) fn pick(&self, ask: &Ask<'_>, among: Among) -> Option<&Arc<Endpoint>> {
         if stamp(ask.now) >= self.due.load(Relaxed) {
             self.look(ask.now);
+        }
+        if self.probe.load(Relaxed) != 0
+            && let Some(place) = self.probe.swap(0, Relaxed).checked_sub(1)
+            && let Some(endpoint) = self.all().nth(place).filter(|e| among.fits(e, ask))
+        {
+            return Some(endpoint);
         }
         // A key is always drawn alike, so that it changes parts only when shares do.
         let draw = mix(ask.key.unwrap_or(ask.random) ^ 0xa076_1d64_78bd_642f) >> 48;
@@ -221,9 +233,17 @@ impl Tiers {
             }
             begin += load;
         }
+        let waits = |e: &Arc<Endpoint>| e.is_ejected() && e.is_available(now);
+        let place = self.all().position(waits).map_or(0, |place| place + 1);
+        self.probe.store(place, Relaxed);
+        is_settled &= !self.all().any(|endpoint| endpoint.is_ejected());
         if !is_settled {
             self.due.fetch_min(stamp(now + LOOK_AGAIN), Relaxed);
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.layers.iter().flat_map(|layer| &layer.endpoints)
     }
 
     fn of(&self, tier: usize) -> impl Iterator<Item = &Layer> {
@@ -534,6 +554,29 @@ mod tests {
         let counts = tally(&set, 1_000, &[], now);
         assert_eq!(counts[..8], [0; 8]);
         assert_eq!(set.panic_picks(), 0);
+    }
+
+    #[test]
+    fn who_is_ejected_gets_its_one_probe_although_its_tier_has_no_share() {
+        let set = tiers("round_robin", &[2, 2]);
+        let start = now();
+        for endpoint in &set.endpoints()[..2] {
+            endpoint.eject(start + 5 * SECOND);
+        }
+        set.recount();
+        let begin = |now| -> Vec<_> {
+            let flights = (0..100).map(|n| set.begin(&ask(now, n)).unwrap());
+            flights.filter(|flight| flight.is_probe()).collect()
+        };
+        assert!(begin(start + 4 * SECOND).is_empty(), "its time is not over");
+        let first = begin(start + 6 * SECOND);
+        let second = begin(start + 7 * SECOND);
+        assert_eq!((first.len(), second.len()), (1, 1), "one for each look");
+        assert_ne!(first[0].endpoint().id, second[0].endpoint().id);
+        assert!(
+            begin(start + 8 * SECOND).is_empty(),
+            "both are on their way"
+        );
     }
 
     #[test]
