@@ -186,6 +186,8 @@ async fn the_second_tier_takes_over_when_the_first_is_gone_and_gives_back_late()
         .replicas(3)
         .with("srv: _http._tcp.orders")
         .with("outlier: { ejection: 500ms, max_ejected: 100% }")
+        // One for each of the first tier, and one for the spare.
+        .with("retry: { attempts: 2 }")
         .with(balance);
     let mut mesh = Mesh::new()
         .service(service)

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
@@ -21,7 +21,7 @@ use crate::endpoint::SLOW_START;
 use crate::head::Head;
 
 /// `balance:` as written: the name of a policy, or more.
-#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "Balance")]
 pub enum Config {
@@ -32,7 +32,7 @@ pub enum Config {
 }
 
 /// The policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "BalancePolicy")]
 pub enum Name {
@@ -55,7 +55,7 @@ pub enum Name {
 }
 
 /// `balance:` in its long form.
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "BalanceSettings")]
 pub struct Settings {
@@ -95,7 +95,7 @@ impl Default for Settings {
 }
 
 /// `balance.zones`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Zones {
     /// Our own zone takes what its capacity is good for; the rest goes to the others.
@@ -106,7 +106,7 @@ pub enum Zones {
 }
 
 /// `balance.failover`, for services whose endpoints have priorities (SRV).
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Failover")]
 pub struct FailoverConfig {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use weft_runtime::config::{Path, Problems};
 
 use super::dice::hash;
@@ -12,7 +12,7 @@ use super::{cookie, ip_hash};
 use crate::head::Head;
 
 /// `key:` of a policy that hashes, as written.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "BalanceKey")]
 pub enum Config {

@@ -21,7 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use weft_runtime::config::secret::Secret;
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -40,7 +40,7 @@ const KEYS: usize = 4;
 const SHORTEST: usize = 32;
 
 /// `balance.sticky`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Sticky")]
 pub struct Config {
@@ -59,7 +59,7 @@ pub struct Config {
 }
 
 /// `SameSite` of the cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SameSite {
     /// When a link is followed.
