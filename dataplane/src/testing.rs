@@ -193,7 +193,8 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         mesh: None,
         authority: None,
         speaks,
-        balance: balance::Config::default(),
+        balance: balance::Policy::default(),
+        sticky: None,
         outlier: outlier::Config::default()
             .build(&path, &mut problems)
             .unwrap(),

@@ -88,6 +88,17 @@ impl Defaults {
     /// Checks them, as they stand in the file.
     pub fn check(&self, path: &Path, problems: &mut Problems) {
         self.build(path, |_| true, problems);
+        if self
+            .balance
+            .sticky()
+            .is_some_and(|sticky| sticky.cookie.is_some())
+        {
+            problems.at(
+                &path.key("balance").key("sticky").key("cookie"),
+                "all services would have the same cookie and take it from each other",
+                "leave it out, for `weft-` and each service's name, or write it at the service",
+            );
+        }
         if let Some(health) = &self.health {
             health.build(&path.key("health"), problems);
         }
@@ -99,7 +110,7 @@ impl Defaults {
         path: &Path,
         tell: impl Fn(&str) -> bool,
         problems: &mut Problems,
-    ) -> Option<(retry::Policy, outlier::Rules)> {
+    ) -> Option<(balance::Policy, retry::Policy, outlier::Rules)> {
         let mut found = Problems::new();
         for (key, period) in [
             ("timeout", self.timeout),
@@ -120,6 +131,11 @@ impl Defaults {
                 "write 1 or more; 1024 is the default",
             );
         }
+        let balance = self.balance.build(&path.key("balance"), &mut found);
+        if tell("balance") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
         let retry = self.retry.build(&path.key("retry"), &mut found);
         if tell("retry") {
             problems.append(std::mem::take(&mut found));
@@ -129,7 +145,7 @@ impl Defaults {
         if tell("outlier") {
             problems.append(found);
         }
-        Some((retry?, outlier?))
+        Some((balance?, retry?, outlier?))
     }
 }
 
@@ -350,7 +366,10 @@ impl Service {
             }
         }
         let own = Defaults {
-            balance: self.balance.unwrap_or(defaults.balance),
+            balance: self
+                .balance
+                .clone()
+                .unwrap_or_else(|| defaults.balance.clone()),
             timeout: self.timeout.unwrap_or(defaults.timeout),
             connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
             retry: self.retry.clone().unwrap_or_else(|| defaults.retry.clone()),
@@ -363,6 +382,7 @@ impl Service {
         };
         // What is wrong with the defaults is said once, where they stand.
         let said = |key: &str| match key {
+            "balance" => self.balance.is_some(),
             "timeout" => self.timeout.is_some(),
             "connect_timeout" => self.connect_timeout.is_some(),
             "retry" => self.retry.is_some(),
@@ -374,7 +394,7 @@ impl Service {
         if problems.len() > before {
             return None;
         }
-        let (retry, outlier) = reach?;
+        let (balance, retry, outlier) = reach?;
         let speaks = match (self.is_mesh(), self.protocol) {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
@@ -395,7 +415,8 @@ impl Service {
             },
             authority,
             speaks,
-            balance: own.balance,
+            balance,
+            sticky: None,
             outlier,
             health,
             retry,
@@ -620,7 +641,8 @@ pub fn local_app(
             Protocol::Tcp => Some(service.authority(name).ok()?),
             Protocol::Http | Protocol::Grpc => None,
         },
-        balance: balance::Config::default(),
+        balance: balance::Policy::default(),
+        sticky: None,
         // Its callers judge it; there is no other endpoint to turn to.
         outlier: outlier::Config {
             enabled: false,

@@ -133,7 +133,7 @@ mod tests {
 
     fn prober(addresses: &[SocketAddr], places: usize) -> Prober {
         let spec = spec(Speaks::Http1, addresses);
-        let members = Members::new("orders", balance::Config::default(), Rules::default());
+        let members = Members::new("orders", balance::Policy::default(), Rules::default());
         members.apply(addresses.to_vec(), Instant::now());
         Prober {
             spec,

@@ -13,6 +13,7 @@ pub(crate) mod interim;
 mod knock;
 pub(crate) mod relay;
 mod replay;
+mod steer;
 pub(crate) mod upgrade;
 mod verdict;
 pub(crate) mod websocket;

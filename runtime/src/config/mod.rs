@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod problem;
 mod scalar;
+pub mod secret;
 mod status;
 mod suggest;
 mod tree;

@@ -118,6 +118,7 @@ impl<'a> Page<'a> {
                     words: "mapping".into(),
                     inner: Some((String::new(), (name, target))),
                 },
+                None if target.get("anyOf").is_some() => self.kind(target),
                 None => Kind {
                     words: "one of several words".into(),
                     inner: self.choice_with_keys(target),
@@ -149,7 +150,7 @@ impl<'a> Page<'a> {
             }
             (Some("boolean"), _) => plain("`true` or `false`"),
             (Some("integer"), Some("uint16")) => plain("port"),
-            (Some("integer"), _) => plain("number"),
+            (Some("integer" | "number"), _) => plain("number"),
             (Some("string"), Some("ip")) => plain("IP address"),
             (Some("string"), Some(format)) => plain(format),
             (Some("string"), None) => plain("text"),
@@ -184,6 +185,9 @@ impl<'a> Page<'a> {
         let Some((_, target)) = self.reference(value) else {
             return String::new();
         };
+        if let Some(forms) = target["anyOf"].as_array() {
+            return forms.iter().map(|form| self.choices(form)).collect();
+        }
         let choices: Vec<String> = target["oneOf"]
             .as_array()
             .into_iter()
