@@ -1,6 +1,7 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use socket2::SockRef;
@@ -8,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::dials::Dials;
 use super::{Cluster, Spec};
 use crate::accept::Io;
 use crate::core::Core;
@@ -25,12 +27,14 @@ pub(crate) async fn open(
     address: SocketAddr,
     alpn: Alpn,
 ) -> Result<Io, Error> {
-    reach(core.identity.as_deref(), &cluster.spec, address, alpn).await
+    let (identity, dials) = (core.identity.as_deref(), Some(&core.dials));
+    reach(identity, dials, &cluster.spec, address, alpn).await
 }
 
-/// The same from anywhere.
+/// The same from anywhere; noted in `dials`, where connections may come back to us.
 pub(crate) async fn reach(
     identity: Option<&Identity>,
+    dials: Option<&Arc<Dials>>,
     spec: &Spec,
     address: SocketAddr,
     alpn: Alpn,
@@ -42,7 +46,7 @@ pub(crate) async fn reach(
             format!("{address} did not accept a connection within {limit:?}"),
         )
     };
-    timeout(limit, dial(identity, spec, address, alpn))
+    timeout(limit, dial(identity, dials, spec, address, alpn))
         .await
         .map_err(too_slow)?
 }
@@ -54,6 +58,7 @@ pub(crate) fn is_starved(error: &std::io::Error) -> bool {
 
 async fn dial(
     identity: Option<&Identity>,
+    dials: Option<&Arc<Dials>>,
     spec: &Spec,
     address: SocketAddr,
     alpn: Alpn,
@@ -78,8 +83,9 @@ async fn dial(
         // the kernel takes the one for the other.
         let _: Result<(), _> = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     }
+    let noted = dials.and_then(|dials| dials.note(&stream));
     let Some(expected) = &spec.mesh else {
-        return Ok(Io::plain(stream));
+        return Ok(Io::plain(stream).with_dial(noted));
     };
     let identity = identity.ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
@@ -93,7 +99,7 @@ async fn dial(
         .connect(server_name(), stream)
         .await
     {
-        Ok(stream) => Ok(Io::tls(stream.into())),
+        Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
             let reason = match &problem {

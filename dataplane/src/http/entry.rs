@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 
 use super::Caller;
+use crate::balance::sticky::Outcome;
 use crate::core::Core;
 use crate::head::Head;
 use crate::observe::Record;
@@ -23,7 +24,7 @@ pub(crate) struct Entry {
     core: Rc<Core>,
     time: SystemTime,
     listener: Arc<str>,
-    version: Version,
+    protocol: &'static str,
     method: Method,
     authority: Authority,
     path: PathAndQuery,
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     /// Where the last attempt went.
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) attempts: u32,
+    /// What became of the session, where sessions are kept.
+    pub(crate) session: Option<Outcome>,
     began: Instant,
     written: bool,
 }
@@ -43,14 +46,47 @@ impl Entry {
     /// Begins a line, if there is a log to write it to.
     pub(crate) fn begin(caller: &Caller, site: &Site, head: &Head) -> Option<Box<Self>> {
         caller.core.lines.as_ref()?;
-        Some(Box::new(Self {
+        let protocol = match head.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        };
+        let target = (head.authority.clone(), head.path.clone());
+        Some(Self::new(
+            caller,
+            site,
+            protocol,
+            head.method.clone(),
+            target,
+        ))
+    }
+
+    /// Begins the line of a connection that is not HTTP.
+    pub(crate) fn of_connection(caller: &Caller, site: &Site, rule: &Rule) -> Option<Box<Self>> {
+        caller.core.lines.as_ref()?;
+        let authority = rule.target.spec.authority.clone();
+        let authority = authority.unwrap_or_else(|| Authority::from_static("unknown"));
+        let target = (authority, PathAndQuery::from_static("/"));
+        let mut entry = Self::new(caller, site, "TCP", Method::CONNECT, target);
+        entry.matched(rule);
+        Some(entry)
+    }
+
+    fn new(
+        caller: &Caller,
+        site: &Site,
+        protocol: &'static str,
+        method: Method,
+        (authority, path): (Authority, PathAndQuery),
+    ) -> Box<Self> {
+        Box::new(Self {
             core: Rc::clone(&caller.core),
             time: SystemTime::now(),
             listener: Arc::clone(&site.name),
-            version: head.version,
-            method: head.method.clone(),
-            authority: head.authority.clone(),
-            path: head.path.clone(),
+            protocol,
+            method,
+            authority,
+            path,
             route: None,
             service: None,
             source: caller
@@ -61,9 +97,10 @@ impl Entry {
             tls: caller.tls,
             endpoint: None,
             attempts: 0,
+            session: None,
             began: Instant::now(),
             written: false,
-        }))
+        })
     }
 
     /// The rule that was found.
@@ -95,11 +132,7 @@ impl Entry {
         lines.record(&Record {
             time: self.time,
             listener: &self.listener,
-            protocol: match self.version {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            },
+            protocol: self.protocol,
             method: self.method.as_str(),
             authority: self.authority.as_str(),
             path: self.path.as_str(),
@@ -110,6 +143,7 @@ impl Entry {
             reason,
             duration,
             attempts: self.attempts,
+            session: self.session.map(Outcome::as_str),
             request_bytes,
             response_bytes,
             source: self.source.as_deref(),

@@ -17,6 +17,8 @@ use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::steer::Steer;
+use super::upgrade;
 use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
@@ -31,6 +33,7 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
+use crate::tcp::end::End;
 use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
@@ -70,8 +73,9 @@ pub(crate) async fn forward(
         Ok(ticket) => {
             answer.ticket = Some(ticket);
             let answer = &mut answer;
+            let steer = Steer::of(&cluster.spec, &request.head, caller);
             attempts(
-                core, cluster, &wired, request, interim, started, entry, answer,
+                core, cluster, &wired, request, steer, interim, started, entry, answer,
             )
             .await
         }
@@ -103,6 +107,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     request: &Request,
+    mut steer: Option<Box<Steer>>,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
@@ -121,11 +126,16 @@ async fn attempts(
         } else {
             Instant::now()
         };
-        let ask = Ask {
+        let mut ask = Ask {
             tried: &tried[..(retries as usize).min(TRIED)],
             now,
             random: fastrand::u64(..),
+            key: None,
+            session: None,
         };
+        if let Some(steer) = &steer {
+            steer.ask(&mut ask);
+        }
         let Some(mut flight) = cluster.members.load().begin(&ask) else {
             return Err(Error::not_processed(
                 Reason::NoEndpoints,
@@ -133,6 +143,9 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        if let Some(steer) = &mut steer {
+            steer.begin(spec, &endpoint, now);
+        }
         if let Some(entry) = entry {
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
@@ -148,23 +161,33 @@ async fn attempts(
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now
             ));
-            within(&mut timer, spec.timeout, upload, attempt, || {
-                if upload.is_some_and(Replay::is_starving) {
-                    return Error::new(
-                        Reason::BodyTimeout,
-                        format!("nothing came of the body for {:?}", spec.timeout),
-                    );
-                }
-                Error::maybe_processed(
-                    Reason::UpstreamTimeout,
-                    format!(
-                        "{} gave no answer within {:?}",
-                        endpoint.address, spec.timeout
-                    ),
-                )
-            })
+            within(
+                &mut timer,
+                spec.timeout,
+                upload,
+                &mut steer,
+                attempt,
+                || {
+                    if upload.is_some_and(Replay::is_starving) {
+                        return Error::new(
+                            Reason::BodyTimeout,
+                            format!("nothing came of the body for {:?}", spec.timeout),
+                        );
+                    }
+                    Error::maybe_processed(
+                        Reason::UpstreamTimeout,
+                        format!(
+                            "{} gave no answer within {:?}",
+                            endpoint.address, spec.timeout
+                        ),
+                    )
+                },
+            )
             .await
         };
+        if let Some(steer) = &mut steer {
+            steer.end(told(&outcome, head));
+        }
         let random = fastrand::u64(..);
         match &mut outcome {
             Ok(answered) => answered.hear(core, cluster, &endpoint),
@@ -181,7 +204,11 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer(answered, judged) => {
+            Judged::Answer(mut answered, judged) => {
+                if let Some(steer) = &steer {
+                    let entry = entry.as_deref_mut();
+                    steer.settle(spec, endpoint.address, &mut answered.headers, entry);
+                }
                 carried.pending = (!judged).then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried));
@@ -204,7 +231,22 @@ async fn attempts(
             let _: () = tokio::time::sleep(pause).await;
             Ok(())
         });
-        within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
+        within(&mut timer, spec.timeout, None, &mut None, sleep, || {
+            error.clone()
+        })
+        .await?;
+    }
+}
+
+/// What an attempt says of its endpoint.
+fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
+    match attempt {
+        // A call that goes on has been answered.
+        Ok(answered) => Some(answered.outcome(head).unwrap_or(Outcome::Success)),
+        Err(error) => error
+            .reason
+            .is_of_endpoint()
+            .then_some(Outcome::LocalFailure),
     }
 }
 
@@ -249,13 +291,8 @@ fn judge(
                 Judged::Again(error)
             }
             _ => {
-                let outcome = verdict::of_head(
-                    head.is_grpc(),
-                    answered.status,
-                    &answered.headers,
-                    answered.body.is_end(),
-                );
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
                 if let Some(outcome) = outcome {
                     cluster.members.record(flight, outcome, now, random);
@@ -313,6 +350,7 @@ async fn within<T>(
     timer: &mut Timer,
     timeout: Duration,
     upload: Option<&Replay>,
+    steer: &mut Option<Box<Steer>>,
     mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
@@ -324,6 +362,9 @@ async fn within<T>(
             if now != received {
                 received = now;
                 timer.set(tokio::time::Instant::now() + timeout);
+                if let Some(steer) = steer {
+                    steer.waited();
+                }
             }
             timer.poll_expired(cx).map(|()| Err(late()))
         }
@@ -346,7 +387,12 @@ async fn attempt(
     interim: &Interim<'_>,
     now: Instant,
 ) -> Result<Answered, Error> {
-    if cluster.spec.speaks == Speaks::Http2 && !upgrade {
+    if upgrade {
+        // Boxed: rare, and each exchange would carry the room for it.
+        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now);
+        return Box::pin(attempt).await;
+    }
+    if cluster.spec.speaks == Speaks::Http2 {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
         let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
         let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
@@ -373,35 +419,31 @@ async fn attempt(
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
-    let (upgraded, body, lease) = if answered.upgraded {
-        (Some(connection), Body::Empty, None)
-    } else {
-        let body = match answered.framing {
-            Framing::None | Framing::Length(0) => Body::Empty,
-            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-        };
-        (None, body, answered.keep_alive.then_some(connection))
+        http1::client::exchange(&connection, head, body, false, &limits, interim).await?;
+    let body = match answered.framing {
+        Framing::None | Framing::Length(0) => Body::Empty,
+        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
     };
     Ok(Answered {
         status: answered.status,
         headers: answered.headers,
         body,
         request: answered.request,
-        lease,
-        upgraded,
+        lease: answered.keep_alive.then_some(connection),
+        upgraded: None,
     })
 }
 
 /// An endpoint's answer before it is anybody's.
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Body,
-    request: Option<Box<Relay>>,
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
-    lease: Option<Handle>,
-    upgraded: Option<Handle>,
+    pub(super) lease: Option<Handle>,
+    /// The tunnel's other end.
+    pub(super) upgraded: Option<Box<End>>,
 }
 
 impl Answered {
@@ -435,6 +477,12 @@ impl Answered {
     }
 
     /// Puts what goes on after the head where it is carried on, and returns the head.
+    /// What it says of the endpoint, if its head tells that.
+    fn outcome(&self, head: &Head) -> Option<Outcome> {
+        let is_whole = self.body.is_end();
+        verdict::of_head(head.is_grpc(), self.status, &self.headers, is_whole)
+    }
+
     fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
         carried.length = self.body.length();
         carried.body = self.body;
@@ -455,7 +503,7 @@ impl Answered {
 struct Beginning {
     status: StatusCode,
     headers: HeaderMap,
-    upgraded: Option<Handle>,
+    upgraded: Option<Box<End>>,
 }
 
 impl Beginning {
@@ -545,6 +593,12 @@ impl UpstreamBody {
         self.length
     }
 
+    /// So many bytes went up and down the tunnel that this exchange has become.
+    pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
+        self.account.tunnelled += up;
+        self.account.response_bytes += down;
+    }
+
     /// How much of the request has come so far.
     pub(crate) fn received(&self) -> u64 {
         self.account.upload.as_ref().map_or(0, Replay::received)
@@ -574,6 +628,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     upload: Option<Replay>,
+    /// What the client sent after the exchange had become a tunnel.
+    tunnelled: u64,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -600,6 +656,7 @@ impl Account {
             status: None,
             cut: false,
             upload,
+            tunnelled: 0,
             response_bytes: 0,
             entry: None,
         }
@@ -622,7 +679,8 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = timer::now().saturating_duration_since(self.started);
-        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
+        let upload = self.upload.as_ref();
+        let request_bytes = upload.map_or(self.tunnelled, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);

@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use super::pressure::{Pressure, Windows};
 use super::watch::Watch;
@@ -88,13 +90,46 @@ pub(crate) struct Room {
     place: Place,
 }
 
+impl Room {
+    /// To send by, and to hold for as long as the stream lasts.
+    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
+        (self.sender, self.place)
+    }
+
+    /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
+    pub(crate) async fn takes_extended_connect(&self) -> bool {
+        let load = &self.place.0;
+        poll_fn(|cx| match load.peer.upgrade() {
+            Some(peer) if !load.heard.get() => {
+                peer.waits(cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+        .await;
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+}
+
 /// The exchanges on a connection. Counted here, since h2 keeps whatever is beyond the peer's limit in a queue of its own
 /// and says that it is ready.
 #[derive(Debug)]
 struct Load {
     streams: Cell<usize>,
     pressure: Rc<Pressure>,
+    /// The peer has said something, and so what it takes; or it never will.
+    heard: Cell<bool>,
     peer: Weak<Peer>,
+}
+
+impl Load {
+    /// Whoever waits to know what the peer takes need wait no longer.
+    fn hear(&self) {
+        self.heard.set(true);
+        if let Some(peer) = self.peer.upgrade() {
+            peer.wake_waiting();
+        }
+    }
 }
 
 /// One of a connection's streams, given back when dropped.
@@ -102,6 +137,11 @@ struct Load {
 pub(crate) struct Place(Rc<Load>);
 
 impl Place {
+    /// Of the connection that it is on.
+    pub(crate) fn pressure(&self) -> Rc<Pressure> {
+        Rc::clone(&self.0.pressure)
+    }
+
     fn new(load: &Rc<Load>) -> Self {
         load.streams.set(load.streams.get() + 1);
         Self(Rc::clone(load))
@@ -156,10 +196,7 @@ impl Peers {
             if may_connect {
                 joined.get_or_insert(peer.begun.get());
             }
-            let mut waiting = peer.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
+            peer.waits(cx);
             Poll::Pending
         })
         .await
@@ -206,6 +243,14 @@ impl Peer {
         !open.is_empty()
     }
 
+    /// Has this task woken when something changes.
+    fn waits(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -224,6 +269,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
             let load = Rc::new(Load {
                 streams: Cell::new(0),
                 pressure,
+                heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
             });
             peer.open.borrow_mut().push(Open {
@@ -244,6 +290,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
         return;
     };
     let in_order = drive(connection, &flusher, &load, endpoint.address).await;
+    load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
         // What is not among them any more was closed by us.
@@ -304,6 +351,9 @@ async fn drive(
     let mut watch = Watch::new(connection.ping_pong());
     poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
+        if !load.heard.get() && flusher.has_received() {
+            load.hear();
+        }
         if let Some(window) = load.pressure.turn()
             && connection.set_initial_window_size(window).is_ok()
         {
@@ -355,7 +405,7 @@ pub(crate) fn ask(room: Room, head: &Head, body: Body, tls: bool) -> Result<Aske
         .map_err(|error| failure(&error, Side::Endpoint))?;
     Ok(Asked {
         response,
-        pressure: Rc::clone(&place.0.pressure),
+        pressure: place.pressure(),
         place: Some(place),
         request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
         interims: 0,
@@ -412,7 +462,7 @@ impl Asked {
 
 /// The one length that an answer has, if it has one. Where there is no body to hold against it (HEAD, 304), h2 lets
 /// anything pass, and the client of another version of HTTP would get it.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
     let mut all = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
         return match headers.contains_key(CONTENT_LENGTH) {
@@ -435,6 +485,45 @@ fn bad_length(rule: &str) -> Error {
         Reason::UpstreamMalformed,
         format!("the endpoint's answer breaks HTTP/2: {rule}"),
     )
+}
+
+/// The answer to extended CONNECT, and the stream that may be a tunnel now.
+pub(crate) struct Connected {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) receive: RecvStream,
+    pub(crate) place: Place,
+}
+
+/// Asks for a WebSocket by a head that would ask for it in HTTP/1.1. Dropping the future resets the stream.
+pub(crate) async fn extended_connect(
+    room: Room,
+    head: &Head,
+    tls: bool,
+) -> Result<Connected, Error> {
+    let side = Side::Endpoint;
+    let mut request = request(head, Length::None, tls)?;
+    *request.method_mut() = Method::CONNECT;
+    request
+        .extensions_mut()
+        .insert(Protocol::from_static("websocket"));
+    let Room { mut sender, place } = room;
+    let (response, send) = sender
+        .send_request(request, false)
+        .map_err(|error| failure(&error, side))?;
+    drop(sender);
+    let (parts, receive) = response
+        .await
+        .map_err(|error| failure(&error, side))?
+        .into_parts();
+    Ok(Connected {
+        status: parts.status,
+        headers: parts.headers,
+        send,
+        receive,
+        place,
+    })
 }
 
 fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {

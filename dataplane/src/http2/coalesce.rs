@@ -40,6 +40,7 @@ struct Inner {
     gathered: Vec<u8>,
     sent: usize,
     unflushed: bool,
+    received: bool,
 }
 
 /// What h2 reads from and writes to.
@@ -60,6 +61,7 @@ impl Coalesce {
             gathered: Vec::new(),
             sent: 0,
             unflushed: false,
+            received: false,
         }));
         (Self(Rc::clone(&inner)), Flusher(inner))
     }
@@ -85,6 +87,11 @@ impl Flusher {
     /// Why the connection was ended, if it was for what came on it.
     pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.0.borrow().trouble
+    }
+
+    /// Whether the peer has said anything yet.
+    pub(crate) fn has_received(&self) -> bool {
+        self.0.borrow().received
     }
 }
 
@@ -151,7 +158,9 @@ impl AsyncRead for Coalesce {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.0.borrow_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut inner.io).poll_read(cx, buf));
+        inner.received = true;
+        read?;
         if let Err(trouble) = inner.frames.read(&buf.filled()[before..]) {
             // h2 only hears that the connection has failed, and says nothing more.
             inner.gather(&trouble.goodbye());

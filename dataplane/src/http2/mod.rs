@@ -15,7 +15,7 @@ use std::time::Instant;
 use h2::RecvStream;
 
 pub(crate) use coalesce::{Coalesce, Flusher};
-use pressure::Pressure;
+pub(crate) use pressure::Pressure;
 
 use crate::body::{Frame, Length};
 use crate::error::Error;

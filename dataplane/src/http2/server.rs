@@ -3,19 +3,23 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::pressure::{Pressure, Windows};
@@ -29,9 +33,11 @@ use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
-use crate::http::{Caller, answer};
+use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
+use crate::tcp;
+use crate::tcp::end::End;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -42,6 +48,8 @@ const LOCAL_RESETS: usize = 256;
 /// How long an exchange that was taken back keeps its place among those of the connection: until the endpoint has noticed
 /// and has stopped working on it. Otherwise a client could have many times its streams worked on.
 const PARTING: Duration = Duration::from_millis(100);
+/// For how many bytes a peer that was refused is listened to.
+const GOODBYE_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
@@ -56,7 +64,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        // WebSocket, by RFC 8441.
+        .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
@@ -80,7 +90,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let mut busy = true;
     poll_fn(|cx| {
         seat.wake_at_drain(cx);
-        if !told && caller.core.is_draining() {
+        if !told && caller.is_draining() {
             told = true;
             connection.graceful_shutdown();
         }
@@ -94,9 +104,19 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                 }
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        let is_head = request.method() == Method::HEAD;
-                        let request = received(request, &caller, &pressure);
-                        streams.push(stream(Rc::clone(&caller), request, is_head, respond));
+                        let caller = Rc::clone(&caller);
+                        streams.push(match *request.method() {
+                            // Boxed: rare, and it would make every exchange as large.
+                            Method::CONNECT => Either::Right(
+                                connect(caller, request, respond, Rc::clone(&pressure))
+                                    .boxed_local(),
+                            ),
+                            ref method => {
+                                let is_head = method == Method::HEAD;
+                                let request = received(request, &caller, &pressure);
+                                Either::Left(stream(caller, request, is_head, respond))
+                            }
+                        });
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
@@ -163,11 +183,29 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
 }
 
 /// How an exchange ended for the connection's account.
-enum Ended {
+pub(crate) enum Ended {
     /// Its answer was taken.
     Whole,
     /// Reset, by the client or for its mistakes, before it had come to its end.
     TakenBack,
+}
+
+/// Ends a connection that began as HTTP/2 and went on as nothing, in HTTP/2's own words (RFC 9113 §3.4).
+pub(crate) async fn refuse_preface(mut io: Io) {
+    // Empty SETTINGS, then GOAWAY: no stream was taken, PROTOCOL_ERROR.
+    const GOAWAY: [u8; 26] = *b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    if io.write_all(&GOAWAY).await.is_err() || io.shutdown().await.is_err() {
+        return;
+    }
+    // Closed with bytes unread, the connection would be reset and the words lost.
+    let mut rest = [0; 1024];
+    let mut left = GOODBYE_BYTES;
+    while let Ok(length @ 1..) = io.read(&mut rest).await {
+        left = match left.checked_sub(length) {
+            Some(left) => left,
+            None => return,
+        };
+    }
 }
 
 /// A request in the one form that it has for either version.
@@ -245,6 +283,112 @@ async fn exchanged(
     }
 }
 
+/// CONNECT, to its tunnel's end. Taken back is one that the client gave up before it was one, like any exchange.
+async fn connect(
+    caller: Rc<Caller>,
+    request: HttpRequest<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    pressure: Rc<Pressure>,
+) -> Ended {
+    let (parts, receive) = request.into_parts();
+    let protocol = parts.extensions.get::<Protocol>();
+    let ended = match protocol.map(Protocol::as_str) {
+        None => {
+            let to = parts.uri.authority();
+            match tcp::tunnel(&caller, to, receive, &mut respond, pressure).await {
+                ControlFlow::Break(ended) => ended,
+                ControlFlow::Continue(answer) => send(&caller, respond, answer).await,
+            }
+        }
+        Some("websocket") => websocket_exchange(&caller, parts, receive, respond, pressure).await,
+        Some(_) => {
+            let error = Error::new(
+                Reason::MethodUnsupported,
+                "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
+            );
+            send(&caller, respond, answer::refused(&caller, &error)).await
+        }
+    };
+    if matches!(ended, Ended::TakenBack) {
+        tokio::time::sleep(PARTING).await;
+    }
+    ended
+}
+
+/// An answer that opens no tunnel.
+async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) -> Ended {
+    let respond = RefCell::new(respond);
+    let taken = match begin(&respond, answer, false) {
+        Ok(Some(relay)) => finish(caller, &respond, relay).await,
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    if taken {
+        Ended::Whole
+    } else {
+        Ended::TakenBack
+    }
+}
+
+/// A WebSocket (RFC 8441): everybody after us sees the request that HTTP/1.1 would have made.
+async fn websocket_exchange(
+    caller: &Caller,
+    mut parts: http::request::Parts,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+    pressure: Rc<Pressure>,
+) -> Ended {
+    parts.method = Method::GET;
+    let respond = RefCell::new(respond);
+    let mut answer = match head(parts) {
+        Ok((head, _)) => {
+            let interim = Interim::Http2(&respond);
+            let mut request = Request {
+                head,
+                body: Body::Empty,
+                upgrade: true,
+            };
+            let mut exchange = pin!(exchange(caller, &mut request, &interim));
+            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
+                    Poll::Ready(None)
+                }
+                answer => answer.map(Some),
+            })
+            .await;
+            match answer {
+                Some(answer) => answer,
+                None => return Ended::TakenBack,
+            }
+        }
+        Err(error) => answer::refused(caller, &error),
+    };
+    let mut respond = respond.into_inner();
+    let Some(mut endpoint) = answer.upgraded.take() else {
+        if let Some(error) = websocket::not_a_tunnel(answer.status) {
+            if caller.identity.is_some() {
+                // A sidecar, which can tell its client.
+                let yes = HeaderValue::from_static("true");
+                answer.headers.insert(upgrade::NOT_UPGRADED, yes);
+            } else {
+                answer = answer::refused(caller, &error);
+            }
+        }
+        return send(caller, respond, answer).await;
+    };
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = answer.headers;
+    let Ok(stream) = respond.send_response(response, false) else {
+        return Ended::TakenBack;
+    };
+    let receive = Received::new(receive, Peer::Client, None, pressure);
+    let mut client = End::stream(stream, receive);
+    let idle = caller.site().timeouts.tunnel_idle;
+    upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
+    Ended::Whole
+}
+
 /// Sends the head of an answer; returns the body where there is one to send.
 fn begin(
     respond: &RefCell<SendResponse<Bytes>>,
@@ -299,12 +443,6 @@ async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut rel
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
-    if parts.method == Method::CONNECT {
-        return Err(Error::new(
-            Reason::MethodUnsupported,
-            "CONNECT is not forwarded",
-        ));
-    }
     let mut headers = parts.headers;
     // One look at the names instead of a search for each of these.
     let (mut cookie, mut host, mut length) = (false, false, false);
