@@ -13,18 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use foldhash::fast::RandomState;
 use slab::Slab;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::accept;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
-use crate::http::Caller;
+use crate::http::{Caller, Settled};
 use crate::http2::client::Peers;
 use crate::identity::Identity;
 use crate::observe::{
@@ -56,6 +56,10 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     /// How many of them there may be.
     pub max_connections: usize,
+    /// Failures that went to our app and are not to be tried again in front of us.
+    pub settled: Arc<Settled>,
+    /// Changes when an exchange waits for a connection because there are as many as there may be.
+    pub pressure: Arc<watch::Sender<u64>>,
 }
 
 /// How many downstream connections are open.
@@ -187,6 +191,10 @@ pub struct Core {
     pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
+    pub(crate) settled: Arc<Settled>,
+    pub(crate) pressure: Arc<watch::Sender<u64>>,
+    /// The same moment on both clocks, so that telling the time of day costs nothing.
+    clocks: Cell<(Instant, SystemTime)>,
     draining: Cell<bool>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
@@ -206,6 +214,9 @@ impl Core {
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
+            settled: Arc::clone(&shared.settled),
+            pressure: Arc::clone(&shared.pressure),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             draining: Cell::new(false),
             seats: RefCell::default(),
             pool: Pool::default(),
@@ -224,6 +235,18 @@ impl Core {
     /// Whether connections are to end after their exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// What the time of day is at `at`.
+    pub(crate) fn wall(&self, at: Instant) -> SystemTime {
+        let (then, wall) = self.clocks.get();
+        wall + at.saturating_duration_since(then)
+    }
+
+    /// Closes idle connections of ours whose places somebody waits for.
+    pub(crate) fn relieve(&self) {
+        self.pool.relieve();
+        self.peers.relieve();
     }
 
     /// A place for one more connection, if there is one.
@@ -348,6 +371,8 @@ impl Core {
             lines.flush();
         }
         let now = Instant::now();
+        // Somebody may have set the clock.
+        self.clocks.set((now, SystemTime::now()));
         self.pool.sweep(now);
         self.peers.sweep(now);
         let plan = self.plan();
@@ -393,11 +418,17 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
         let core = Core::new(shared);
         let mut listeners = HashMap::new();
         let mut upkeep = tokio::time::interval(UPKEEP);
+        let mut pressure = shared.pressure.subscribe();
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
                 _ = upkeep.tick() => {
                     core.upkeep();
+                    continue;
+                }
+                // Never an error: we hold a sender ourselves.
+                _ = pressure.changed() => {
+                    core.relieve();
                     continue;
                 }
             };

@@ -9,6 +9,7 @@
 // Layer 0: words.
 pub mod endpoint;
 pub mod error;
+pub mod gate;
 pub mod head;
 pub mod path;
 pub mod principal;

@@ -149,6 +149,8 @@ pub async fn run<D: Design>(
         access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
+        settled: Arc::default(),
+            pressure: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
@@ -350,6 +352,8 @@ mod tests {
             registry,
             open: Arc::new(Open::default()),
             max_connections: 100,
+            settled: Arc::default(),
+            pressure: Arc::default(),
         }
     }
 

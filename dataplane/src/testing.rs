@@ -26,7 +26,7 @@ use weft_runtime::config::{Path, Problems};
 use crate::accept;
 use crate::authz::Rules;
 use crate::balance;
-use crate::cluster::{Cluster, Speaks, Spec, retry};
+use crate::cluster::{Cluster, Speaks, Spec, limits, retry};
 use crate::core::{Core, Open, Shared};
 use crate::discovery::Source;
 use crate::health::outlier;
@@ -116,6 +116,8 @@ impl Stage {
                 AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
             ),
             max_connections: setting.connections,
+            settled: Arc::default(),
+            pressure: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
@@ -192,7 +194,10 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
             .unwrap(),
         timeout: HANGS,
         connect_timeout: HANGS,
-        in_flight: 1024,
+        limits: limits::Config::default()
+            .build(&path, &mut problems)
+            .unwrap(),
+        breaker: None,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const WORDS: &[&str] = &[
     "endpoint",
     "error",
+    "gate",
     "head",
     "path",
     "principal",

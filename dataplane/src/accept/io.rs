@@ -9,12 +9,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::cluster::limits::Held;
+
 /// A connection's bytes. An enum and not a trait object: every read and write of the data path passes here.
 #[derive(Debug)]
 pub struct Io {
     /// Read before the protocol was known; handed out first.
     prefix: Bytes,
     stream: Stream,
+    /// Its place among the connections that there may be, where there is a limit on them.
+    held: Option<Box<Held>>,
 }
 
 #[derive(Debug)]
@@ -29,6 +33,7 @@ impl Io {
         Self {
             prefix: Bytes::new(),
             stream: Stream::Plain(stream),
+            held: None,
         }
     }
 
@@ -37,7 +42,27 @@ impl Io {
         Self {
             prefix: Bytes::new(),
             stream: Stream::Tls(Box::new(stream)),
+            held: None,
         }
+    }
+
+    /// Keeps this place for as long as it is open.
+    pub(crate) fn holding(self, held: Option<Box<Held>>) -> Self {
+        Self { held, ..self }
+    }
+
+    /// Its place among the connections that there may be.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.as_deref()
+    }
+
+    /// Whether the connection has failed, as far as the kernel knows: reset by the peer, say.
+    pub(crate) fn has_failed(&self) -> bool {
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        !matches!(stream.take_error(), Ok(None))
     }
 
     /// Puts back bytes that were read too early.

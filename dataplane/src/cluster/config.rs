@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
-use super::{Speaks, Spec, retry};
+use super::limits::{self, Limits};
+use super::{Speaks, Spec, breaker, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::{Source, dns};
@@ -24,20 +25,6 @@ pub enum Protocol {
     Http,
     /// gRPC: HTTP/2 by prior knowledge.
     Grpc,
-}
-
-/// `limits:` of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Exchanges in flight at most, from this process to the service.
-    pub in_flight: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { in_flight: 1024 }
-    }
 }
 
 /// `defaults:`: what holds for every service unless it says otherwise.
@@ -56,7 +43,9 @@ pub struct Defaults {
     /// When an endpoint that fails is left alone.
     pub outlier: outlier::Config,
     /// How much may be under way.
-    pub limits: Limits,
+    pub limits: limits::Config,
+    /// When nothing is sent any more because nearly everything fails.
+    pub breaker: breaker::Config,
 }
 
 impl Default for Defaults {
@@ -67,7 +56,8 @@ impl Default for Defaults {
             connect_timeout: Period::seconds(1),
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
-            limits: Limits::default(),
+            limits: limits::Config::default(),
+            breaker: breaker::Config::default(),
         }
     }
 }
@@ -84,7 +74,7 @@ impl Defaults {
         path: &Path,
         tell: impl Fn(&str) -> bool,
         problems: &mut Problems,
-    ) -> Option<(retry::Policy, outlier::Rules)> {
+    ) -> Option<Reach> {
         let mut found = Problems::new();
         for (key, period) in [
             ("timeout", self.timeout),
@@ -98,13 +88,6 @@ impl Defaults {
                 );
             }
         }
-        if self.limits.in_flight == 0 && tell("limits") {
-            problems.at(
-                &path.key("limits").key("in_flight"),
-                "a limit of 0 refuses everything",
-                "write 1 or more; 1024 is the default",
-            );
-        }
         let retry = self.retry.build(&path.key("retry"), &mut found);
         if tell("retry") {
             problems.append(std::mem::take(&mut found));
@@ -112,10 +95,33 @@ impl Defaults {
         let mut found = Problems::new();
         let outlier = self.outlier.build(&path.key("outlier"), &mut found);
         if tell("outlier") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
+        let limits = self.limits.build(&path.key("limits"), &mut found);
+        if tell("limits") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
+        let breaker = self.breaker.build(&path.key("breaker"), &mut found);
+        if tell("breaker") {
             problems.append(found);
         }
-        Some((retry?, outlier?))
+        Some(Reach {
+            retry: retry?,
+            outlier: outlier?,
+            limits: limits?,
+            breaker: breaker?,
+        })
     }
+}
+
+/// What `defaults` and a service say together, checked.
+struct Reach {
+    retry: retry::Policy,
+    outlier: outlier::Rules,
+    limits: Limits,
+    breaker: Option<breaker::Rules>,
 }
 
 /// One of `services:`.
@@ -150,7 +156,9 @@ pub struct Service {
     /// As in `defaults`.
     pub outlier: Option<outlier::Config>,
     /// As in `defaults`.
-    pub limits: Option<Limits>,
+    pub limits: Option<limits::Config>,
+    /// As in `defaults`.
+    pub breaker: Option<breaker::Config>,
 }
 
 /// Where the port of an app is not said.
@@ -223,6 +231,7 @@ impl Service {
                 .clone()
                 .unwrap_or_else(|| defaults.outlier.clone()),
             limits: self.limits.unwrap_or(defaults.limits),
+            breaker: self.breaker.unwrap_or(defaults.breaker),
         };
         // What is wrong with the defaults is said once, where they stand.
         let said = |key: &str| match key {
@@ -230,13 +239,14 @@ impl Service {
             "connect_timeout" => self.connect_timeout.is_some(),
             "retry" => self.retry.is_some(),
             "outlier" => self.outlier.is_some(),
-            _ => self.limits.is_some(),
+            "limits" => self.limits.is_some(),
+            _ => self.breaker.is_some(),
         };
         let reach = own.build(path, said, problems);
         if problems.len() > before {
             return None;
         }
-        let (retry, outlier) = reach?;
+        let reach = reach?;
         let speaks = match (self.is_mesh(), self.protocol) {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
@@ -252,11 +262,12 @@ impl Service {
             },
             speaks,
             balance: own.balance,
-            outlier,
-            retry,
+            outlier: reach.outlier,
+            retry: reach.retry,
             timeout: own.timeout.as_duration(),
             connect_timeout: own.connect_timeout.as_duration(),
-            in_flight: own.limits.in_flight as usize,
+            limits: reach.limits,
+            breaker: reach.breaker,
         })
     }
 
@@ -388,6 +399,8 @@ pub fn local_app(
             .connect_timeout
             .unwrap_or(defaults.connect_timeout)
             .as_duration(),
-        in_flight: usize::MAX >> 1,
+        // Its callers count; here all of them would share one.
+        limits: Limits::NONE,
+        breaker: None,
     })
 }

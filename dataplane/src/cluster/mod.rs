@@ -1,24 +1,29 @@
 //! A named set of endpoints that an exchange can be sent to, and what holds for every exchange with it.
 
+pub mod breaker;
 pub mod config;
 pub(crate) mod connect;
+pub mod limits;
 pub mod members;
 mod pool;
 pub mod retry;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 pub(crate) use pool::Pool;
 
 use crate::balance;
 use crate::discovery::{Source, Status};
 use crate::error::Error;
+use crate::gate::{Gate, NO_LIMIT};
 use crate::health::outlier;
 use crate::identity::SpiffeId;
 use crate::observe::EdgeCells;
 use crate::reason::Reason;
+use breaker::{Breaker, Pass};
+use limits::Limits;
 use members::Members;
 use retry::{Budget, Policy};
 
@@ -53,8 +58,10 @@ pub struct Spec {
     pub timeout: Duration,
     /// For a connection, its TLS handshake included.
     pub connect_timeout: Duration,
-    /// Exchanges in flight at most, in the whole process.
-    pub in_flight: usize,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// When nothing is sent any more, where that may be.
+    pub breaker: Option<breaker::Rules>,
 }
 
 /// A cluster at work. Shared by all cores; it outlives reloads that do not change it.
@@ -74,7 +81,12 @@ pub struct Cluster {
     pub budget: Budget,
     /// How its discovery fares.
     pub discovery: Arc<Status>,
-    in_flight: Arc<AtomicUsize>,
+    /// What opens when nearly everything fails.
+    pub breaker: Option<Arc<Breaker>>,
+    /// Exchanges in flight.
+    pub(crate) places: Arc<Gate>,
+    /// Connections to all endpoints.
+    pub(crate) connections: Arc<Gate>,
 }
 
 impl Cluster {
@@ -88,7 +100,14 @@ impl Cluster {
             members: Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone()),
             budget: Budget::new(),
             discovery: Arc::new(Status::new()),
-            in_flight: Arc::default(),
+            breaker: spec
+                .breaker
+                .map(|rules| Breaker::new(Arc::clone(&spec.name), rules)),
+            places: Gate::new(spec.limits.in_flight, spec.limits.waiting),
+            connections: Gate::new(
+                spec.limits.connections.unwrap_or(NO_LIMIT),
+                spec.limits.waiting,
+            ),
             spec,
         })
     }
@@ -100,20 +119,26 @@ impl Cluster {
 
     /// Exchanges in flight now.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.places.inside()
     }
 
-    /// A place for one more exchange, or the refusal.
-    pub(crate) fn admit(&self) -> Result<Ticket, Error> {
-        let ticket = Ticket(Arc::clone(&self.in_flight));
-        if ticket.0.fetch_add(1, Ordering::Relaxed) >= self.spec.in_flight {
+    /// Exchanges that wait for one in flight to end.
+    pub fn waiting(&self) -> usize {
+        self.places.waiting()
+    }
+
+    /// Past the breaker, where there is one.
+    pub(crate) fn pass(&self, now: Instant) -> Result<Option<Pass>, Error> {
+        let Some(breaker) = &self.breaker else {
+            return Ok(None);
+        };
+        breaker.admit(now).map(Some).map_err(|wait| {
             let detail = format!(
-                "{} has {} exchanges in flight, its limit",
-                self.name, self.spec.in_flight
+                "nearly everything sent to {} has failed; it is tried again in {wait:?}",
+                self.name
             );
-            return Err(Error::new(Reason::Overloaded, detail).retry_after(Duration::from_secs(1)));
-        }
-        Ok(ticket)
+            Error::new(Reason::CircuitOpen, detail).retry_after(wait)
+        })
     }
 
     /// Why there is no endpoint, for people.
@@ -123,16 +148,6 @@ impl Cluster {
             Some(error) => format!("{} has no endpoints: {error}", self.name),
             None => format!("{} has no endpoints", self.name),
         }
-    }
-}
-
-/// A place among a cluster's exchanges in flight, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Ticket(Arc<AtomicUsize>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,8 @@ pub mod window;
 
 use window::{Sums, Window, instant, stamp};
 
+use crate::gate::{Gate, NO_LIMIT, Slot};
+
 /// How long a new or returned endpoint takes to reach its full share.
 pub const SLOW_START: Duration = Duration::from_secs(10);
 
@@ -116,6 +118,10 @@ pub struct Endpoint {
     remote_failures: AtomicU64,
     ejections: AtomicU64,
     window: Window,
+    /// Exchanges, where there is a limit on them.
+    pub(crate) places: Arc<Gate>,
+    /// Connections, where there is a limit on them.
+    pub(crate) connections: Arc<Gate>,
 }
 
 impl Endpoint {
@@ -138,6 +144,8 @@ impl Endpoint {
             remote_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
             window: Window::default(),
+            places: Gate::new(NO_LIMIT, 0),
+            connections: Gate::new(NO_LIMIT, 0),
         })
     }
 
@@ -148,6 +156,7 @@ impl Endpoint {
         InFlight {
             endpoint: Arc::clone(self),
             probe: false,
+            slot: None,
         }
     }
 
@@ -313,6 +322,8 @@ fn clear(counter: &AtomicU32) {
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     probe: bool,
+    /// Its place there, where there is a limit.
+    slot: Option<Slot>,
 }
 
 impl InFlight {
@@ -324,6 +335,11 @@ impl InFlight {
     /// Whether this exchange decides if an ejected endpoint returns.
     pub fn is_probe(&self) -> bool {
         self.probe
+    }
+
+    /// Keeps this place for as long as it runs.
+    pub(crate) fn hold(&mut self, slot: Slot) {
+        self.slot = Some(slot);
     }
 
     /// Takes over the duty to say how the probe ended, if this is one.

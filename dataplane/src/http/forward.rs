@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
@@ -13,20 +13,23 @@ use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
 use super::exchange::Answer;
+use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, retry};
+use crate::cluster::limits::{NoEndpoint, Patience};
+use crate::cluster::retry::{self, Again};
+use crate::cluster::{Cluster, Speaks, Wired, connect};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
+use crate::gate::Slot;
 use crate::head::Head;
 use crate::health::outlier::judge_status;
-use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
+use crate::http1::{self, Framing, Handle, Incoming};
 use crate::http2;
-use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
@@ -45,7 +48,7 @@ pub(crate) async fn forward(
     caller: &Caller,
     site: &Site,
     rule: &Rule,
-    head: Head,
+    mut head: Head,
     body: Body,
     upgrade: bool,
     interim: &Interim<'_>,
@@ -60,31 +63,85 @@ pub(crate) async fn forward(
         Body::Empty => None,
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
-    let result = match cluster.admit() {
-        Ok(ticket) => {
+    let said = Said::take(&mut head, site.is_edge, SystemTime::now);
+    let deadline = Deadline::new(&said, cluster.spec.timeout, started);
+    let mut terms = Terms {
+        is_retry: said.is_retry,
+        patience: Patience::new(deadline.first()),
+        deadline,
+    };
+    let settled = cluster.is_local.then(|| core.settled.count());
+    let admitted = match cluster.pass(started) {
+        Ok(pass) => match cluster.admit() {
+            Some(slot) => Ok((pass, slot)),
+            None => Box::pin(cluster.wait_for_place(&mut terms.patience))
+                .await
+                .map(|slot| (pass, slot)),
+        },
+        Err(error) => Err(error),
+    };
+    let result = match admitted {
+        Ok((pass, slot)) => {
             let upload = account.upload.as_ref();
-            attempts(
-                core, cluster, &wired, &head, upload, upgrade, interim, started, entry,
+            let result = attempts(
+                core, cluster, &wired, &head, upload, upgrade, interim, started, entry, &mut terms,
             )
-            .await
-            .map(|(answered, flight)| (answered, flight, ticket))
+            .await;
+            if let Some(pass) = pass
+                && let Some(outcome) = outcome(&result)
+            {
+                pass.judge(outcome, Instant::now());
+            }
+            result.map(|tried| (tried, slot))
         }
         Err(error) => Err(error),
     };
+    let result = match result {
+        Ok(((mut answered, flight, _), slot)) => {
+            answered.settle(site, core, settled);
+            Ok((answered, flight, slot))
+        }
+        Err(mut error) => {
+            match settled {
+                Some(before) if core.settled.count() != before => error.retry = Retry::Settled,
+                None if error.retry == Retry::Settled => core.settled.add(),
+                _ => {}
+            }
+            Err(error)
+        }
+    };
     match result {
-        Ok((answered, flight, ticket)) => {
+        Ok((answered, flight, slot)) => {
             account.status = Some(answered.status);
             if let Some(upload) = &account.upload {
                 upload.forget();
             }
             account.entry = entry.take();
-            Ok(answered.into_answer(core, cluster, flight, ticket, account, started))
+            Ok(answered.into_answer(core, cluster, flight, slot, account, started))
         }
         Err(error) => {
             // Counted by route and by caller where the answer is made; here only for the edge to the service.
             account.refuse(&error);
             Err(error)
         }
+    }
+}
+
+/// What holds for all attempts of an exchange.
+struct Terms {
+    /// Somebody in front of us has tried it before.
+    is_retry: bool,
+    deadline: Deadline,
+    patience: Patience,
+}
+
+/// What an exchange says of its service when all attempts are over; nothing when it failed for a reason that is not the
+/// service's.
+fn outcome(result: &Result<(Answered, InFlight, Outcome), Error>) -> Option<Outcome> {
+    match result {
+        Ok((_, _, outcome)) => Some(*outcome),
+        Err(error) => (error.reason.is_of_endpoint() || error.reason == Reason::NoEndpoints)
+            .then_some(Outcome::LocalFailure),
     }
 }
 
@@ -102,15 +159,18 @@ async fn attempts(
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
-) -> Result<(Answered, InFlight), Error> {
+    terms: &mut Terms,
+) -> Result<(Answered, InFlight, Outcome), Error> {
     let spec = &cluster.spec;
+    let deadline = terms.deadline;
+    let mut until = deadline.first();
     let mut timer = Timer::pooled();
-    timer.set((started + spec.timeout).into());
+    timer.set(until.into());
     cluster.budget.request(started);
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
-        let now = if retries == 0 {
+        let mut now = if retries == 0 && !terms.patience.was_tried() {
             started
         } else {
             Instant::now()
@@ -120,12 +180,24 @@ async fn attempts(
             now,
             random: fastrand::u64(..),
         };
-        let Some(mut flight) = cluster.members.load().begin(&ask) else {
-            return Err(Error::not_processed(
-                Reason::NoEndpoints,
-                cluster.why_empty(),
-            ));
+        let mut flight = match cluster.begin(&ask) {
+            Ok(flight) => flight,
+            Err(NoEndpoint::Nobody) => {
+                return Err(Error::not_processed(
+                    Reason::NoEndpoints,
+                    cluster.why_empty(),
+                ));
+            }
+            Err(NoEndpoint::AllFull(flight)) => {
+                let waited = cluster.wait_for_endpoint(flight, &mut terms.patience);
+                let flight = Box::pin(waited).await?;
+                now = Instant::now();
+                flight
+            }
         };
+        if until <= now {
+            return Err(deadline.expired());
+        }
         let endpoint = Arc::clone(flight.endpoint());
         if let Some(entry) = entry {
             entry.endpoint = Some(endpoint.address);
@@ -137,12 +209,51 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
-        let attempt = attempt(core, cluster, &endpoint, head, body, upgrade, interim, now);
-        let outcome = within(&mut timer, spec.timeout, upload, attempt, || {
+        let is_open = upload.is_some_and(|upload| !upload.is_complete());
+        if is_open && retries > 0 {
+            until = deadline.from(now);
+        }
+        let told = Told::new(
+            if cluster.is_local {
+                Next::App
+            } else if cluster.is_mesh() {
+                Next::Sidecar
+            } else {
+                Next::Outside
+            },
+            &deadline,
+            until,
+            now,
+            is_open,
+            terms.is_retry || retries > 0,
+            |at| core.wall(at),
+        );
+        let attempt = attempt(
+            core,
+            cluster,
+            &endpoint,
+            head,
+            body,
+            upgrade,
+            interim,
+            now,
+            &told,
+            &mut terms.patience,
+        );
+        let outcome = within(&mut timer, &deadline, upload, attempt, || {
             if upload.is_some_and(Replay::is_starving) {
                 return Error::new(
                     Reason::BodyTimeout,
                     format!("nothing came of the body for {:?}", spec.timeout),
+                );
+            }
+            if deadline.is_of_caller(Instant::now()) {
+                return Error::new(
+                    Reason::DeadlineExceeded,
+                    format!(
+                        "{} gave no answer in the time that the caller had left",
+                        endpoint.address
+                    ),
                 );
             }
             Error::maybe_processed(
@@ -155,29 +266,45 @@ async fn attempts(
         })
         .await;
         let random = fastrand::u64(..);
-        let error = match outcome {
-            Ok(answered) => match answered.passed_on_failure(cluster) {
-                // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-                Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::RemoteFailure,
-                        Instant::now(),
-                        random,
-                    );
-                    error
-                }
-                _ => {
+        let pause = retry::backoff(retries + 1, random);
+        let again = |failure: &Failure, until: Instant| {
+            let chance = Chance {
+                retries,
+                is_retry: terms.is_retry,
+                is_in_time: Instant::now() + pause.max(failure.wait) < until,
+            };
+            verdict(cluster, head, upload, &failure.error, &chance)
+        };
+        until = timer.deadline().map_or(until, tokio::time::Instant::into_std);
+        let failure = match outcome {
+            Ok(mut answered) => {
+                let Some(failure) = answered.failure(cluster) else {
                     let outcome = judge_status(
                         answered.status,
                         answered.headers.contains_key(http::header::RETRY_AFTER),
                     );
                     cluster.members.record(&mut flight, outcome, now, random);
-                    return Ok((answered, flight));
+                    return Ok((answered, flight, outcome));
+                };
+                let verdict = again(&failure, until);
+                let outcome = failure.outcome;
+                cluster
+                    .members
+                    .record(&mut flight, outcome, Instant::now(), random);
+                match verdict {
+                    Verdict::Again => failure,
+                    Verdict::Settled => {
+                        answered.headers.insert(hop::RETRY, hop::NO);
+                        return Ok((answered, flight, outcome));
+                    }
+                    Verdict::Over => return Ok((answered, flight, outcome)),
                 }
-            },
-            Err(error) => {
-                if error.reason.is_of_endpoint() {
+            }
+            Err(mut error) => {
+                let is_to_blame = error.reason.is_of_endpoint()
+                    || (error.reason == Reason::DeadlineExceeded
+                        && deadline.blames(now.elapsed()));
+                if is_to_blame {
                     cluster.members.record(
                         &mut flight,
                         Outcome::LocalFailure,
@@ -185,12 +312,19 @@ async fn attempts(
                         random,
                     );
                 }
-                if error.reason == Reason::UpstreamTimeout
-                    || !may_retry(cluster, head, upload, retries, &error, started)
-                {
+                if error.reason == Reason::UpstreamTimeout {
                     return Err(error);
                 }
-                error
+                let failure = Failure::of(error);
+                match again(&failure, until) {
+                    Verdict::Again => failure,
+                    Verdict::Settled => {
+                        error = failure.error;
+                        error.retry = Retry::Settled;
+                        return Err(error);
+                    }
+                    Verdict::Over => return Err(failure.error),
+                }
             }
         };
         drop(flight);
@@ -201,47 +335,89 @@ async fn attempts(
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
+        let error = failure.error;
         tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
-        let pause = retry::backoff(retries, random);
-        within(
-            &mut timer,
-            spec.timeout,
-            None,
-            async {
-                let _: () = tokio::time::sleep(pause).await;
-                Ok(())
-            },
-            || error.clone(),
-        )
-        .await?;
+        tokio::time::sleep(pause.max(failure.wait)).await;
     }
 }
 
-/// Whether another attempt is allowed: it can do no harm, it is possible, and the budget has one left.
-fn may_retry(
+/// A failed attempt, as far as trying again goes.
+struct Failure {
+    error: Error,
+    /// What it says of the endpoint.
+    outcome: Outcome,
+    /// How long the endpoint wants to be left alone.
+    wait: Duration,
+}
+
+impl Failure {
+    fn of(error: Error) -> Self {
+        Self {
+            error,
+            outcome: Outcome::RemoteFailure,
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+/// What becomes of an exchange whose attempt has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Another attempt.
+    Again,
+    /// No more, and nobody in front of us is to try: what keeps us from it is no matter of this hop alone.
+    Settled,
+    /// No more here. Somebody in front of us may know better.
+    Over,
+}
+
+/// What is left to an exchange.
+struct Chance {
+    retries: u32,
+    /// Somebody in front of us has tried it before.
+    is_retry: bool,
+    /// The next attempt would begin before the deadline.
+    is_in_time: bool,
+}
+
+/// Whether there is another attempt: it can do no harm, it is possible, and the budget has one left.
+fn verdict(
     cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
-    retries: u32,
     error: &Error,
-    now: Instant,
-) -> bool {
+    chance: &Chance,
+) -> Verdict {
+    let policy = &cluster.spec.retry;
     let harmless = match error.retry {
+        Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
         Retry::NotProcessed => true,
-        Retry::IfIdempotent => head.is_idempotent(),
+        Retry::IfIdempotent => {
+            head.is_idempotent() || head.headers.contains_key("idempotency-key")
+        }
     };
-    harmless
-        && retries < cluster.spec.retry.attempts
+    if !harmless || policy.attempts == 0 {
+        return Verdict::Over;
+    }
+    let again = !chance.is_retry
+        && chance.is_in_time
+        && chance.retries < policy.attempts
         && upload.is_none_or(Replay::is_repeatable)
-        && cluster.budget.take(&cluster.spec.retry.limits, now)
+        // Last, because it is spent with the question.
+        && cluster.budget.take(&policy.limits, Instant::now());
+    if again {
+        Verdict::Again
+    } else {
+        Verdict::Settled
+    }
 }
 
 /// Runs a future to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
 /// it was sent, however long that takes.
 async fn within<T>(
     timer: &mut Timer,
-    timeout: Duration,
+    deadline: &Deadline,
     upload: Option<&Replay>,
     future: impl Future<Output = Result<T, Error>>,
     late: impl Fn() -> Error,
@@ -254,7 +430,7 @@ async fn within<T>(
             let now = upload.map_or(0, Replay::received);
             if now != received {
                 received = now;
-                timer.set(tokio::time::Instant::now() + timeout);
+                timer.set(deadline.from(Instant::now()).into());
             }
             timer.poll_expired(cx).map(|()| Err(late()))
         }
@@ -276,11 +452,16 @@ async fn attempt(
     upgrade: bool,
     interim: &Interim<'_>,
     now: Instant,
+    told: &Told,
+    patience: &mut Patience,
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 && !upgrade {
-        let room = core.peers.room(core, cluster, endpoint, now).await?;
+        let room = match core.peers.room(endpoint, now).await {
+            Some(room) => room,
+            None => Box::pin(core.peers.wait_for_room(core, cluster, endpoint, patience)).await?,
+        };
         let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim).await?;
+            http2::client::exchange(room, head, body, cluster.is_mesh(), interim, told).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -296,15 +477,11 @@ async fn attempt(
         Some(connection) => connection,
         None => {
             // Boxed: a handshake is large and rare, and each exchange would carry the room for it.
-            let io = Box::pin(connect::open(core, cluster, endpoint.address, Alpn::Http1)).await?;
-            Rc::new(std::cell::RefCell::new(Connection::new(
-                Wire::new(io),
-                Peer::Endpoint,
-            )))
+            Box::pin(connect::take_or_open(core, cluster, endpoint, patience)).await?
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
+        http1::client::exchange(&connection, head, body, upgrade, &limits, interim, told).await?;
     let (upgraded, body, lease) = if answered.upgraded {
         (Some(connection), Body::Empty, None)
     } else {
@@ -336,25 +513,102 @@ struct Answered {
 }
 
 impl Answered {
-    /// The failure behind an answer that the peer's own sidecar made.
-    fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
-        if !cluster.is_mesh() || !self.status.is_server_error() {
+    /// The failure behind an answer: one that the peer's own sidecar made in place of its app, or one that the
+    /// configuration says to try again after.
+    fn failure(&self, cluster: &Cluster) -> Option<Failure> {
+        let is_whole = self.body.is_end();
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        if !is_error && !is_whole {
+            return None;
+        }
+        let detail = "the peer's sidecar could not reach its app";
+        let judged = |error: Error, outcome| {
+            let mut failure = Failure {
+                wait: retry::pushback(&self.headers, SystemTime::now()).wait(),
+                outcome,
+                error,
+            };
+            if self.headers.contains_key(hop::RETRY) {
+                failure.error.retry = Retry::Settled;
+            }
+            Some(failure)
+        };
+        match self.reason(cluster) {
+            Some(reason @ (Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining)) => {
+                return judged(
+                    Error::not_processed(reason, detail),
+                    Outcome::RemoteFailure,
+                );
+            }
+            Some(reason @ (Reason::UpstreamReset | Reason::UpstreamMalformed)) => {
+                return judged(
+                    Error::maybe_processed(reason, detail),
+                    Outcome::RemoteFailure,
+                );
+            }
+            // It had enough to do, or no time left: that is no failure of its app.
+            Some(reason) if reason.is_of_load() => {
+                return judged(Error::new(reason, detail), Outcome::Pushback);
+            }
+            _ => {}
+        }
+        let answers = &cluster.spec.retry.answers;
+        let wall = SystemTime::now();
+        let again = answers.ask(self.status, &self.headers, is_whole, wall);
+        let outcome = judge_status(
+            self.status,
+            self.headers.contains_key(http::header::RETRY_AFTER),
+        );
+        let error = match again {
+            Again::No if !self.headers.contains_key(hop::RETRY) => return None,
+            Again::No => Error::new(Reason::UpstreamReset, "the endpoint's own failure"),
+            Again::Call => Error::not_processed(Reason::UpstreamReset, "the endpoint says so"),
+            Again::IfIdempotent => {
+                Error::maybe_processed(Reason::UpstreamReset, "the endpoint says so")
+            }
+        };
+        judged(error, outcome)
+    }
+
+    /// Why the peer's sidecar answered in place of its app, if it did.
+    fn reason(&self, cluster: &Cluster) -> Option<Reason> {
+        if !cluster.is_mesh() {
             return None;
         }
         let code = self.headers.get(REASON)?.as_bytes();
-        let reason = *Reason::ALL
+        Reason::ALL
             .iter()
-            .find(|reason| reason.code().as_bytes() == code)?;
-        let detail = "the peer's sidecar could not reach its app";
-        match reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining => {
-                Some(Error::not_processed(reason, detail))
-            }
-            Reason::UpstreamReset | Reason::UpstreamMalformed => {
-                Some(Error::maybe_processed(reason, detail))
-            }
-            _ => None,
+            .find(|reason| reason.code().as_bytes() == code)
+            .copied()
+    }
+
+    /// Marks a failure that nobody in front of us is to try again, in both directions. `before` is how many of those this
+    /// process had handed to the app when this exchange began, where the endpoint is the app.
+    fn settle(&mut self, site: &Site, core: &Core, before: Option<u64>) {
+        let is_error = self.status.is_server_error() || self.status.is_client_error();
+        if !is_error && !self.body.is_end() {
+            return;
         }
+        let is_marked = self.headers.contains_key(hop::RETRY);
+        match before {
+            Some(before) if self.is_failure() && core.settled.count() != before => {
+                self.headers.insert(hop::RETRY, hop::NO);
+            }
+            Some(_) => {}
+            None if site.is_edge => {
+                self.headers.remove(hop::RETRY);
+            }
+            None if is_marked => core.settled.add(),
+            None => {}
+        }
+    }
+
+    /// Whether it says that something went wrong.
+    fn is_failure(&self) -> bool {
+        let grpc = self.headers.get("grpc-status");
+        self.status.is_server_error()
+            || self.status == StatusCode::TOO_MANY_REQUESTS
+            || grpc.is_some_and(|status| status != "0")
     }
 
     fn into_answer(
@@ -362,7 +616,7 @@ impl Answered {
         core: &Rc<Core>,
         cluster: &Cluster,
         flight: InFlight,
-        ticket: Ticket,
+        slot: Slot,
         account: Account,
         _started: Instant,
     ) -> Answer {
@@ -379,7 +633,7 @@ impl Answered {
             lease: self.lease,
             core: Rc::clone(core),
             flight,
-            _ticket: ticket,
+            _slot: slot,
             account,
         });
         if body.is_end() {
@@ -407,7 +661,7 @@ pub struct UpstreamBody {
     lease: Option<Handle>,
     core: Rc<Core>,
     flight: InFlight,
-    _ticket: Ticket,
+    _slot: Slot,
     account: Account,
 }
 

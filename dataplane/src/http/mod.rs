@@ -8,6 +8,7 @@ mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
+pub(crate) mod hop;
 pub(crate) mod interim;
 pub(crate) mod relay;
 mod replay;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+pub use hop::Settled;
 pub use replay::Replayed;
 
 use crate::core::Core;

@@ -19,20 +19,25 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
 
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
+use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, connect};
 use crate::core::Core;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
+use crate::http::hop::Told;
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::Peer as Side;
-use crate::identity::Alpn;
 use crate::reason::Reason;
+use crate::timer::Timer;
 
 /// Interim answers that one exchange may bring.
 const MAX_INTERIM: usize = 16;
 /// Connections to one peer at most; beyond them exchanges wait for a stream.
 const MOST_CONNECTIONS: usize = 4;
+/// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
+const REST: Duration = Duration::from_secs(1);
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// Large windows, because a small one stops a fast peer at every round trip.
@@ -53,8 +58,8 @@ struct Peer {
     /// Attempts to connect that were begun, and that have ended. One is under way when they differ.
     begun: Cell<u64>,
     ended: Cell<u64>,
-    /// How the last attempt that failed did so.
-    failed: RefCell<Option<Error>>,
+    /// How the last attempt failed, and when, if it did.
+    failed: RefCell<Option<(Error, Instant)>>,
     /// Exchanges that wait for the attempt under way, or for a stream.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -85,6 +90,14 @@ pub(crate) struct Room {
 struct Load {
     streams: Cell<usize>,
     peer: Weak<Peer>,
+    /// Who waits for the connection's place, where there is a limit on connections.
+    demand: Option<Demand>,
+}
+
+impl Load {
+    fn wanted(&self) -> usize {
+        self.demand.as_ref().map_or(0, Demand::waiting)
+    }
 }
 
 /// One of a connection's streams, given back when dropped.
@@ -102,49 +115,81 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
         if let Some(peer) = self.0.peer.upgrade() {
+            if self.0.streams.get() == 0
+                && self.0.wanted() > 0
+                && let Ok(mut open) = peer.open.try_borrow_mut()
+            {
+                // Somebody needs the place more than we do.
+                open.retain(|open| !Rc::ptr_eq(&open.load, &self.0));
+            }
             peer.wake_waiting();
         }
     }
 }
 
 impl Peers {
-    /// Room for one more stream to this endpoint.
-    pub(crate) async fn room(
+    /// Room for one more stream to this endpoint, on a connection that is open.
+    pub(crate) async fn room(&self, endpoint: &Endpoint, now: Instant) -> Option<Room> {
+        let peer = self.peers.borrow().get(&endpoint.id).map(Rc::clone)?;
+        poll_fn(|cx| Poll::Ready(peer.room(now, cx))).await
+    }
+
+    /// The same on a connection that is opened for it, or when another stream ends soon enough.
+    pub(crate) async fn wait_for_room(
         &self,
         core: &Rc<Core>,
         cluster: &Arc<Cluster>,
-        endpoint: &Arc<crate::endpoint::Endpoint>,
-        now: Instant,
+        endpoint: &Arc<Endpoint>,
+        patience: &mut Patience,
     ) -> Result<Room, Error> {
         let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
         let mut joined = None;
+        let mut timer = Timer::new();
         poll_fn(|cx| {
+            let now = Instant::now();
             if let Some(room) = peer.room(now, cx) {
                 return Poll::Ready(Ok(room));
             }
-            match joined {
-                Some(attempt) if peer.ended.get() >= attempt => {
-                    let failed = peer.failed.borrow().clone();
-                    if let Some(error) = failed {
-                        return Poll::Ready(Err(error));
-                    }
-                    // It succeeded, but others have taken all its streams, or it is gone already.
-                    joined = None;
+            let connections = peer.open.borrow().len();
+            if let Some(attempt) = joined
+                && peer.ended.get() >= attempt
+            {
+                // If it succeeded, others have taken all its streams, or it is gone already.
+                joined = None;
+                let failed = peer.failed.borrow().clone();
+                // As long as there is another connection, there is a stream to wait for.
+                if let Some((error, _)) = failed
+                    && connections == 0
+                {
+                    return Poll::Ready(Err(error));
                 }
-                _ => {}
             }
-            let may_connect = peer.open.borrow().len() < MOST_CONNECTIONS;
-            if may_connect && peer.begun.get() == peer.ended.get() {
-                peer.begun.set(peer.begun.get() + 1);
-                tokio::task::spawn_local(open(
-                    Rc::clone(core),
-                    Arc::clone(cluster),
-                    endpoint.address,
-                    Rc::clone(&peer),
-                ));
-            }
-            if may_connect {
+            if connections < MOST_CONNECTIONS && !peer.rests(now, connections) {
+                if peer.begun.get() == peer.ended.get() {
+                    peer.begun.set(peer.begun.get() + 1);
+                    tokio::task::spawn_local(open(
+                        Rc::clone(core),
+                        Arc::clone(cluster),
+                        Arc::clone(endpoint),
+                        Rc::clone(&peer),
+                    ));
+                }
                 joined.get_or_insert(peer.begun.get());
+            }
+            if joined.is_none() {
+                // A connection has a time limit of its own; a stream may run for hours.
+                let wait = cluster.spec.limits.wait;
+                timer.set(patience.until(wait, now).into());
+                if timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Error::not_processed(
+                        Reason::Overloaded,
+                        format!(
+                            "{} takes no more streams on {connections} connections, and none ended within {wait:?}",
+                            endpoint.address
+                        ),
+                    )
+                    .retry_after(COME_BACK)));
+                }
             }
             let mut waiting = peer.waiting.borrow_mut();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -153,6 +198,18 @@ impl Peers {
             Poll::Pending
         })
         .await
+    }
+
+    /// Closes idle connections whose places somebody waits for, as many as are waited for.
+    pub(crate) fn relieve(&self) {
+        let mut closed = 0;
+        for peer in self.peers.borrow().values() {
+            peer.open.borrow_mut().retain(|open| {
+                let goes = open.load.streams.get() == 0 && open.load.wanted() > closed;
+                closed += usize::from(goes);
+                !goes
+            });
+        }
     }
 
     #[cfg(test)]
@@ -185,6 +242,13 @@ impl Peer {
         })
     }
 
+    /// Whether it is too early to try again for one more connection, when that failed and there are others.
+    fn rests(&self, now: Instant, connections: usize) -> bool {
+        let failed = self.failed.borrow();
+        let recent = |(_, at): &(Error, Instant)| now.duration_since(*at) < REST;
+        connections > 0 && failed.as_ref().is_some_and(recent)
+    }
+
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -195,27 +259,28 @@ impl Peer {
 async fn open(
     core: Rc<Core>,
     cluster: Arc<Cluster>,
-    address: std::net::SocketAddr,
+    endpoint: Arc<Endpoint>,
     peer: Rc<Peer>,
 ) {
-    let connected = handshake(&core, &cluster, address).await;
+    let connected = handshake(&core, &cluster, &endpoint).await;
     drop(core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
-        Ok((sender, connection, flusher)) => {
+        Ok((sender, connection, flusher, demand)) => {
             *peer.failed.borrow_mut() = None;
             peer.open.borrow_mut().push(Open {
                 sender,
                 load: Rc::new(Load {
                     streams: Cell::new(0),
                     peer: Rc::downgrade(&peer),
+                    demand,
                 }),
                 used: Instant::now(),
             });
             Some((connection, flusher))
         }
         Err(error) => {
-            *peer.failed.borrow_mut() = Some(error);
+            *peer.failed.borrow_mut() = Some((error, Instant::now()));
             None
         }
     };
@@ -231,9 +296,10 @@ type Connection = h2::client::Connection<Coalesce, Bytes>;
 async fn handshake(
     core: &Core,
     cluster: &Cluster,
-    address: std::net::SocketAddr,
-) -> Result<(SendRequest<Bytes>, Connection, Flusher), Error> {
-    let io = connect::open(core, cluster, address, Alpn::H2).await?;
+    endpoint: &Endpoint,
+) -> Result<(SendRequest<Bytes>, Connection, Flusher, Option<Demand>), Error> {
+    let io = connect::open_shared(core, cluster, endpoint).await?;
+    let demand = io.held().map(Held::demand);
     let (io, flusher) = Coalesce::new(io);
     let mut builder = h2::client::Builder::new();
     builder
@@ -254,10 +320,10 @@ async fn handshake(
     .map_err(|error| {
         Error::not_processed(
             Reason::ConnectFailed,
-            format!("HTTP/2 with {address}: {error}"),
+            format!("HTTP/2 with {}: {error}", endpoint.address),
         )
     })?;
-    Ok((sender, connection, flusher))
+    Ok((sender, connection, flusher, demand))
 }
 
 async fn drive(connection: Connection, flusher: &Flusher) {
@@ -288,9 +354,10 @@ pub(crate) async fn exchange(
     body: Body,
     tls: bool,
     interim: &Interim<'_>,
+    told: &Told,
 ) -> Result<Answered, Error> {
     let side = Side::Endpoint;
-    let request = request(head, body.length(), tls)?;
+    let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
     let Room { mut sender, place } = room;
     let (mut response, stream) = sender
@@ -348,7 +415,12 @@ pub(crate) async fn exchange(
     })
 }
 
-fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {
+fn request(
+    head: &Head,
+    length: Length,
+    tls: bool,
+    told: &Told,
+) -> Result<Request<()>, Error> {
     let mut parts = Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(head.authority.clone());
@@ -365,6 +437,7 @@ fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error>
     *request.version_mut() = Version::HTTP_2;
     // A copy, because the same head may have to be sent again.
     *request.headers_mut() = head.headers.clone();
+    told.write(request.headers_mut());
     if let Length::Exact(length) = length {
         request
             .headers_mut()
