@@ -21,7 +21,7 @@ use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry};
+use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, ServiceRow};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
@@ -150,7 +150,7 @@ pub async fn run<D: Design>(
         open: Arc::new(Open::default()),
         max_connections: size.connections,
         settled: Arc::default(),
-            pressure: Arc::default(),
+        pressure: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
@@ -300,8 +300,8 @@ async fn listen(
     }
 }
 
-fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
-    let clusters = Arc::clone(clusters);
+fn show_endpoints(registry: &Registry, shown: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let clusters = Arc::clone(shown);
     registry.endpoints_from(Box::new(move || {
         let now = Instant::now();
         let mut rows = Vec::new();
@@ -322,6 +322,22 @@ fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>
             }
         }
         rows
+    }));
+    let clusters = Arc::clone(shown);
+    registry.services_from(Box::new(move || {
+        let clusters = clusters.load();
+        let of_mesh = clusters.iter().filter(|cluster| !cluster.is_local);
+        of_mesh
+            .map(|cluster| ServiceRow {
+                service: Arc::clone(&cluster.name),
+                in_flight: cluster.in_flight() as u64,
+                waiting: cluster.waiting() as u64,
+                breaker: cluster
+                    .breaker
+                    .as_ref()
+                    .map(|breaker| (breaker.state().as_str(), breaker.openings())),
+            })
+            .collect()
     }));
 }
 

@@ -163,6 +163,11 @@ impl Breaker {
         })
     }
 
+    /// When it opens, and for how long.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// What it does with exchanges now.
     pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
@@ -396,10 +401,7 @@ mod tests {
         let later = now + SECOND * 6;
         drop(breaker.admit(later).unwrap());
         assert_eq!(breaker.state(), State::Open);
-        breaker
-            .admit(later)
-            .unwrap()
-            .judge(Outcome::Success, later);
+        breaker.admit(later).unwrap().judge(Outcome::Success, later);
         assert_eq!(breaker.state(), State::Closed);
     }
 

@@ -78,7 +78,7 @@ pub struct Cluster {
     /// Its endpoints.
     pub members: Members,
     /// What may be tried again, over all exchanges.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// How its discovery fares.
     pub discovery: Arc<Status>,
     /// What opens when nearly everything fails.
@@ -92,21 +92,39 @@ pub struct Cluster {
 impl Cluster {
     /// With no endpoints yet.
     pub fn new(spec: Spec, is_local: bool) -> Arc<Self> {
+        Self::succeeding(spec, is_local, None)
+    }
+
+    /// The same in place of one with another configuration: what is under way there counts here too, and what was spent
+    /// there is spent.
+    pub fn succeeding(spec: Spec, is_local: bool, old: Option<&Self>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let gate = |of: fn(&Self) -> &Arc<Gate>, most| match old.map(of) {
+            Some(gate) => {
+                gate.limit(most, spec.limits.waiting);
+                Arc::clone(gate)
+            }
+            None => Gate::new(most, spec.limits.waiting),
+        };
+        let breaker = spec.breaker.map(|rules| {
+            let same = old.and_then(|old| old.breaker.as_ref());
+            match same.filter(|breaker| *breaker.rules() == rules) {
+                Some(breaker) => Arc::clone(breaker),
+                None => Breaker::new(Arc::clone(&spec.name), rules),
+            }
+        });
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: Arc::clone(&spec.name),
             is_local,
             members: Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone()),
-            budget: Budget::new(),
+            budget: old.map_or_else(Arc::default, |old| Arc::clone(&old.budget)),
             discovery: Arc::new(Status::new()),
-            breaker: spec
-                .breaker
-                .map(|rules| Breaker::new(Arc::clone(&spec.name), rules)),
-            places: Gate::new(spec.limits.in_flight, spec.limits.waiting),
-            connections: Gate::new(
+            breaker,
+            places: gate(|old| &old.places, spec.limits.in_flight),
+            connections: gate(
+                |old| &old.connections,
                 spec.limits.connections.unwrap_or(NO_LIMIT),
-                spec.limits.waiting,
             ),
             spec,
         })

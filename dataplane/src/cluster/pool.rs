@@ -49,7 +49,8 @@ impl Pool {
         let found = self.take(endpoint, cx);
         if found.is_none() {
             let mut waiting = self.waiting.borrow_mut();
-            let is_known = |(id, waker): &(u64, Waker)| *id == endpoint && waker.will_wake(cx.waker());
+            let is_known =
+                |(id, waker): &(u64, Waker)| *id == endpoint && waker.will_wake(cx.waker());
             if !waiting.iter().any(is_known) {
                 waiting.push((endpoint, cx.waker().clone()));
             }
@@ -102,7 +103,10 @@ impl Pool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         // Those who still wait ask again when they are woken.
-        self.waiting.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
+        self.waiting
+            .borrow_mut()
+            .drain(..)
+            .for_each(|(_, waker)| waker.wake());
         self.idle.borrow_mut().retain(|_, list| {
             list.retain(|idle| now.duration_since(idle.since) < IDLE);
             !list.is_empty()

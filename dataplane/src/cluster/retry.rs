@@ -182,12 +182,23 @@ impl Answers {
 
     fn has_status(&self, status: StatusCode) -> bool {
         let index = usize::from(status.as_u16().saturating_sub(400));
-        status.as_u16() >= 400 && self.http.get(index / 64).is_some_and(|word| word & 1 << (index % 64) != 0)
+        status.as_u16() >= 400
+            && self
+                .http
+                .get(index / 64)
+                .is_some_and(|word| word & 1 << (index % 64) != 0)
     }
 
     /// Whether an answer with this head asks for another attempt. `is_whole` is whether nothing follows the head.
-    pub fn ask(&self, status: StatusCode, headers: &HeaderMap, is_whole: bool, wall: SystemTime) -> Again {
-        if is_whole && self.grpc != 0
+    pub fn ask(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        is_whole: bool,
+        wall: SystemTime,
+    ) -> Again {
+        if is_whole
+            && self.grpc != 0
             && let Some(grpc) = grpc_status(headers)
         {
             if grpc > 16 || self.grpc & 1 << grpc == 0 {
@@ -251,7 +262,10 @@ pub fn pushback(headers: &HeaderMap, wall: SystemTime) -> Pushback {
             Pushback::After(Duration::from_millis(millis).min(MOST_PUSHBACK))
         });
     }
-    let Some(text) = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
+    let Some(text) = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+    else {
         return Pushback::Unsaid;
     };
     let wait = match text.trim().parse() {
@@ -260,7 +274,9 @@ pub fn pushback(headers: &HeaderMap, wall: SystemTime) -> Pushback {
             .ok()
             .map(|date| date.duration_since(wall).unwrap_or_default()),
     };
-    wait.map_or(Pushback::Unsaid, |wait| Pushback::After(wait.min(MOST_PUSHBACK)))
+    wait.map_or(Pushback::Unsaid, |wait| {
+        Pushback::After(wait.min(MOST_PUSHBACK))
+    })
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u8> {
@@ -437,8 +453,14 @@ mod tests {
             (r#"{"statuses": [700]}"#, "retry.statuses[0]"),
             (r#"{"statuses": [503, 503]}"#, "retry.statuses[1]"),
             (r#"{"grpc_statuses": ["ok"]}"#, "retry.grpc_statuses[0]"),
-            (r#"{"grpc_statuses": ["UNAVAILABLE"]}"#, "retry.grpc_statuses[0]"),
-            (r#"{"grpc_statuses": ["aborted", "aborted"]}"#, "retry.grpc_statuses[1]"),
+            (
+                r#"{"grpc_statuses": ["UNAVAILABLE"]}"#,
+                "retry.grpc_statuses[0]",
+            ),
+            (
+                r#"{"grpc_statuses": ["aborted", "aborted"]}"#,
+                "retry.grpc_statuses[1]",
+            ),
         ] {
             let config: Config = serde_json::from_str(json).unwrap();
             let mut problems = Problems::new();
@@ -468,16 +490,24 @@ mod tests {
             ("retry-after", "86400", seconds(30)),
             ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT", seconds(7)),
             ("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT", seconds(0)),
-            ("retry-after", "Sun, 06 Nov 2094 08:49:37 GMT", seconds(30)),
+            ("retry-after", "Sat, 06 Nov 2094 08:49:37 GMT", seconds(30)),
             ("retry-after", "soon", Unsaid),
             ("retry-after", "-1", Unsaid),
-            ("grpc-retry-pushback-ms", "250", After(Duration::from_millis(250))),
+            (
+                "grpc-retry-pushback-ms",
+                "250",
+                After(Duration::from_millis(250)),
+            ),
             ("grpc-retry-pushback-ms", "600000", seconds(30)),
             ("grpc-retry-pushback-ms", "-1", Never),
             ("grpc-retry-pushback-ms", "x", Never),
             ("server", "x", Unsaid),
         ] {
-            assert_eq!(pushback(&head(&[(name, value)]), now), expected, "{name}: {value}");
+            assert_eq!(
+                pushback(&head(&[(name, value)]), now),
+                expected,
+                "{name}: {value}"
+            );
         }
     }
 
@@ -487,7 +517,10 @@ mod tests {
             r#"{"statuses": [429, 502, 599], "grpc_statuses": ["unavailable", "resource_exhausted"]}"#,
         )
         .unwrap();
-        let answers = config.build(&Path::root(), &mut Problems::new()).unwrap().answers;
+        let answers = config
+            .build(&Path::root(), &mut Problems::new())
+            .unwrap()
+            .answers;
         let after = ("retry-after", "1");
         let pushed = ("grpc-retry-pushback-ms", "5");
         for (status, fields, is_whole, expected) in [
@@ -504,7 +537,12 @@ mod tests {
             (502, &[("grpc-retry-pushback-ms", "-1")], false, Again::No),
             (200, &[("grpc-status", "14")], true, Again::Call),
             (200, &[("grpc-status", "14")], false, Again::No),
-            (200, &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], true, Again::No),
+            (
+                200,
+                &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")],
+                true,
+                Again::No,
+            ),
             (200, &[("grpc-status", "8")], true, Again::No),
             (200, &[("grpc-status", "8"), pushed], true, Again::Call),
             (200, &[("grpc-status", "13")], true, Again::No),

@@ -275,7 +275,9 @@ async fn attempts(
             };
             verdict(cluster, head, upload, &failure.error, &chance)
         };
-        until = timer.deadline().map_or(until, tokio::time::Instant::into_std);
+        until = timer
+            .deadline()
+            .map_or(until, tokio::time::Instant::into_std);
         let failure = match outcome {
             Ok(mut answered) => {
                 let Some(failure) = answered.failure(cluster) else {
@@ -302,8 +304,7 @@ async fn attempts(
             }
             Err(mut error) => {
                 let is_to_blame = error.reason.is_of_endpoint()
-                    || (error.reason == Reason::DeadlineExceeded
-                        && deadline.blames(now.elapsed()));
+                    || (error.reason == Reason::DeadlineExceeded && deadline.blames(now.elapsed()));
                 if is_to_blame {
                     cluster.members.record(
                         &mut flight,
@@ -393,9 +394,7 @@ fn verdict(
         Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
         Retry::NotProcessed => true,
-        Retry::IfIdempotent => {
-            head.is_idempotent() || head.headers.contains_key("idempotency-key")
-        }
+        Retry::IfIdempotent => head.is_idempotent() || head.headers.contains_key("idempotency-key"),
     };
     if !harmless || policy.attempts == 0 {
         return Verdict::Over;
@@ -535,10 +534,7 @@ impl Answered {
         };
         match self.reason(cluster) {
             Some(reason @ (Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining)) => {
-                return judged(
-                    Error::not_processed(reason, detail),
-                    Outcome::RemoteFailure,
-                );
+                return judged(Error::not_processed(reason, detail), Outcome::RemoteFailure);
             }
             Some(reason @ (Reason::UpstreamReset | Reason::UpstreamMalformed)) => {
                 return judged(

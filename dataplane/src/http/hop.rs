@@ -90,7 +90,8 @@ fn timeout_left(value: &HeaderValue, wall: impl FnOnce() -> SystemTime) -> Optio
 
 /// Digits only, and not so many that arithmetic with them could fail.
 fn number(text: &str) -> Option<u64> {
-    let is_number = (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
 }
 
@@ -270,7 +271,10 @@ impl Told {
                 // Rounded up: what is left of a millisecond is still time.
                 let millis = self.left.as_nanos().div_ceil(1_000_000);
                 let since = |by: SystemTime| by.duration_since(UNIX_EPOCH).unwrap_or_default();
-                say(TIMEOUT, spell(millis, self.by.map(|by| since(by).as_millis())));
+                say(
+                    TIMEOUT,
+                    spell(millis, self.by.map(|by| since(by).as_millis())),
+                );
             }
         }
         if self.is_retry {
@@ -327,7 +331,10 @@ impl Digits {
 impl std::fmt::Write for Digits {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         let end = self.length + text.len();
-        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
+        let room = self
+            .bytes
+            .get_mut(self.length..end)
+            .ok_or(std::fmt::Error)?;
         room.copy_from_slice(text.as_bytes());
         self.length = end;
         Ok(())
@@ -499,7 +506,11 @@ mod tests {
             let deadline = deadline(timeout, call);
             let until = now + second * until;
             assert_eq!(deadline.first(), until, "{timeout:?} {call:?}");
-            assert_eq!(deadline.is_of_caller(until), of_caller, "{timeout:?} {call:?}");
+            assert_eq!(
+                deadline.is_of_caller(until),
+                of_caller,
+                "{timeout:?} {call:?}"
+            );
         }
         // A body that comes in moves the one and not the other.
         let later = now + second * 10;
@@ -545,7 +556,14 @@ mod tests {
         use Next::{App, Outside, Sidecar};
         let nothing = said(None, None);
         check(Sidecar, nothing, ms(0), false, false, "");
-        check(Sidecar, nothing, ms(20), false, false, "weft-timeout: 14980");
+        check(
+            Sidecar,
+            nothing,
+            ms(20),
+            false,
+            false,
+            "weft-timeout: 14980",
+        );
         check(
             Sidecar,
             nothing,
@@ -554,7 +572,14 @@ mod tests {
             true,
             "weft-timeout: 14980, weft-attempt: 2",
         );
-        check(Sidecar, said(Some(800), None), ms(300), false, false, "weft-timeout: 500");
+        check(
+            Sidecar,
+            said(Some(800), None),
+            ms(300),
+            false,
+            false,
+            "weft-timeout: 500",
+        );
         check(
             App,
             said(Some(800), None),
@@ -563,7 +588,14 @@ mod tests {
             false,
             "weft-timeout: 500;by=1732240000800",
         );
-        check(App, said(Some(800), None), ms(300), true, false, "weft-timeout: 500");
+        check(
+            App,
+            said(Some(800), None),
+            ms(300),
+            true,
+            false,
+            "weft-timeout: 500",
+        );
         check(
             Sidecar,
             said(None, Some(2000)),

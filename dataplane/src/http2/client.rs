@@ -256,12 +256,7 @@ impl Peer {
 }
 
 /// Connects and then drives the connection to its end.
-async fn open(
-    core: Rc<Core>,
-    cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
-    peer: Rc<Peer>,
-) {
+async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
     let connected = handshake(&core, &cluster, &endpoint).await;
     drop(core);
     peer.ended.set(peer.begun.get());
@@ -415,12 +410,7 @@ pub(crate) async fn exchange(
     })
 }
 
-fn request(
-    head: &Head,
-    length: Length,
-    tls: bool,
-    told: &Told,
-) -> Result<Request<()>, Error> {
+fn request(head: &Head, length: Length, tls: bool, told: &Told) -> Result<Request<()>, Error> {
     let mut parts = Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(head.authority.clone());

@@ -51,6 +51,10 @@ names! {
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing or draining.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
     counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
+    gauge SERVICE_IN_FLIGHT = "weft_service_in_flight", "Exchanges of ours in flight with a service, which its limit is on.";
+    gauge SERVICE_WAITING = "weft_service_waiting", "Exchanges that wait because a service has as many in flight as it may.";
+    gauge BREAKER_STATE = "weft_breaker_state", "1 for the state that a service's breaker is in: closed, open or half_open.";
+    counter BREAKER_OPENINGS = "weft_breaker_openings_total", "How often a service's breaker has opened.";
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
@@ -249,10 +253,42 @@ impl Registry {
             }
         }
         self.render_endpoints(&mut page);
+        self.render_services(&mut page);
         if let Some(certificate) = self.certificate() {
             page.family(CERTIFICATE_EXPIRY, Kind::Gauge, help(CERTIFICATE_EXPIRY));
             let left = seconds_until(certificate.not_after, now);
             page.sample(CERTIFICATE_EXPIRY, &[], left);
+        }
+    }
+
+    fn render_services(&self, page: &mut Page<'_>) {
+        let rows = self.services();
+        page.family(SERVICE_IN_FLIGHT, Kind::Gauge, help(SERVICE_IN_FLIGHT));
+        for row in &rows {
+            page.sample(
+                SERVICE_IN_FLIGHT,
+                &[("service", &*row.service)],
+                row.in_flight,
+            );
+        }
+        page.family(SERVICE_WAITING, Kind::Gauge, help(SERVICE_WAITING));
+        for row in &rows {
+            page.sample(SERVICE_WAITING, &[("service", &*row.service)], row.waiting);
+        }
+        let breakers: Vec<_> = rows
+            .iter()
+            .filter_map(|row| row.breaker.map(|breaker| (&*row.service, breaker)))
+            .collect();
+        if breakers.is_empty() {
+            return;
+        }
+        page.family(BREAKER_STATE, Kind::Gauge, help(BREAKER_STATE));
+        for (service, (state, _)) in &breakers {
+            page.sample(BREAKER_STATE, &[("service", service), ("state", state)], 1);
+        }
+        page.family(BREAKER_OPENINGS, Kind::Counter, help(BREAKER_OPENINGS));
+        for (service, (_, openings)) in &breakers {
+            page.sample(BREAKER_OPENINGS, &[("service", service)], openings);
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
 };
-use super::rows::{CertificateRow, EndpointRow};
+use super::rows::{CertificateRow, EndpointRow, ServiceRow};
 
 /// Keys of one kind that are kept apart; with the overflow keys a report and a page stay within 1,024.
 pub const MAX_KEYS: usize = 1_000;
@@ -236,6 +236,7 @@ pub struct Registry {
     answers: Ledger<Arc<str>, AnswerCells>,
     // Guard the providers; held while one is called, so a provider must not call the registry.
     endpoints: Mutex<Option<Provide<Vec<EndpointRow>>>>,
+    services: Mutex<Option<Provide<Vec<ServiceRow>>>>,
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
@@ -306,6 +307,19 @@ impl Registry {
     /// Who knows the endpoints. Called when somebody reads; must not call the registry.
     pub fn endpoints_from(&self, provide: Box<dyn Fn() -> Vec<EndpointRow> + Send + Sync>) {
         *lock(&self.endpoints) = Some(provide);
+    }
+
+    /// Who knows the services. Called when somebody reads; must not call the registry.
+    pub fn services_from(&self, provide: Box<dyn Fn() -> Vec<ServiceRow> + Send + Sync>) {
+        *lock(&self.services) = Some(provide);
+    }
+
+    /// The services now.
+    pub fn services(&self) -> Vec<ServiceRow> {
+        lock(&self.services)
+            .as_ref()
+            .map(|provide| provide())
+            .unwrap_or_default()
     }
 
     /// Who knows our certificate. Called when somebody reads; must not call the registry.

@@ -19,6 +19,19 @@ pub struct EndpointRow {
     pub in_flight: u64,
 }
 
+/// What is under way with one service, as this process sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// Which.
+    pub service: Arc<str>,
+    /// Exchanges in flight.
+    pub in_flight: u64,
+    /// Exchanges that wait because there are as many in flight as there may be.
+    pub waiting: u64,
+    /// The state of its breaker and how often that has opened, where there is one.
+    pub breaker: Option<(&'static str, u64)>,
+}
+
 /// Whether an endpoint is picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EndpointState {

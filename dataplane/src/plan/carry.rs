@@ -83,7 +83,7 @@ impl Carried {
     }
 
     fn start_cluster(&self, spec: Spec, is_local: bool, old: Option<&Cluster>) -> Kept<Cluster> {
-        let cluster = Cluster::new(spec, is_local);
+        let cluster = Cluster::succeeding(spec, is_local, old);
         if let Some(old) = old.filter(|old| old.spec.mesh == cluster.spec.mesh) {
             // Until the next answer of DNS, also by another name: an exchange in between would fail for nothing.
             let endpoints = old.members.load();
