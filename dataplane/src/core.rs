@@ -25,6 +25,7 @@ use crate::accept;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::{Caller, Settled};
+use crate::http1::encode;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
 use crate::observe::{
@@ -196,6 +197,8 @@ pub struct Core {
     /// The same moment on both clocks, so that telling the time of day costs nothing.
     clocks: Cell<(Instant, SystemTime)>,
     draining: Cell<bool>,
+    /// What a `Date` says, at most a moment more than a second old.
+    date: Cell<[u8; 29]>,
     seats: RefCell<Slab<Option<Waker>>>,
     pub(crate) pool: Pool,
     pub(crate) peers: Peers,
@@ -218,6 +221,7 @@ impl Core {
             pressure: Arc::clone(&shared.pressure),
             clocks: Cell::new((Instant::now(), SystemTime::now())),
             draining: Cell::new(false),
+            date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
             pool: Pool::default(),
             peers: Peers::default(),
@@ -247,6 +251,11 @@ impl Core {
     pub(crate) fn relieve(&self) {
         self.pool.relieve();
         self.peers.relieve();
+    }
+
+    /// The time of day, as an answer's `date` field has it.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.get()
     }
 
     /// A place for one more connection, if there is one.
@@ -373,7 +382,8 @@ impl Core {
         let now = Instant::now();
         // Somebody may have set the clock.
         self.clocks.set((now, SystemTime::now()));
-        self.pool.sweep(now);
+        self.date.set(encode::date(SystemTime::now()));
+        self.pool.sweep();
         self.peers.sweep(now);
         let plan = self.plan();
         self.wired

@@ -5,7 +5,7 @@
 //! ever given, and when it fires too early it is armed again for the one that holds by then: about one registration per
 //! period of the shortest timeout, whatever the number of exchanges.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -27,7 +27,22 @@ struct Armed {
 
 thread_local! {
     static FREE: RefCell<Vec<Timer>> = const { RefCell::new(Vec::new()) };
+    static RECENT: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
 }
+
+/// The time, for whoever needs to know it exactly.
+pub fn now() -> std::time::Instant {
+    let now = std::time::Instant::now();
+    RECENT.set(Some(now));
+    now
+}
+
+/// The time as this thread last asked for it: for a deadline that is set right after something that was timed, since
+/// asking costs as much as parsing a header.
+pub fn recent() -> Instant {
+    Instant::from_std(RECENT.get().unwrap_or_else(now))
+}
+
 /// Timers kept for reuse per thread.
 const FREE_TIMERS: usize = 256;
 

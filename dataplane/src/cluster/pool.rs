@@ -1,11 +1,10 @@
 //! Idle HTTP/1.1 connections of one core, by endpoint: the last one put back is the first one taken, so that those
 //! that are not needed grow old and go.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
@@ -13,8 +12,9 @@ use crate::http1::Handle;
 
 /// Kept per endpoint and core at most.
 const MOST_IDLE: usize = 256;
-/// Closed after this time unused. Below the usual keep-alive of servers (60 s and up), so that they do not close first.
-const IDLE: Duration = Duration::from_secs(55);
+/// Closed after so many seconds unused. Below the usual keep-alive of servers (60 s and up), so that they do not close
+/// first.
+const IDLE: u64 = 55;
 
 /// Idle connections.
 #[derive(Debug, Default)]
@@ -22,12 +22,15 @@ pub(crate) struct Pool {
     idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
     /// Exchanges that wait for one because there may not be one more.
     waiting: RefCell<Vec<(u64, Waker)>>,
+    /// How often it was swept, which is how it tells the time: asking the clock would cost every exchange.
+    swept: Cell<u64>,
 }
 
 #[derive(Debug)]
 struct Idle {
     connection: Handle,
-    since: Instant,
+    /// By the pool's own count.
+    since: u64,
 }
 
 impl Pool {
@@ -90,7 +93,7 @@ impl Pool {
         if list.len() < MOST_IDLE {
             list.push(Idle {
                 connection,
-                since: Instant::now(),
+                since: self.swept.get(),
             });
         }
     }
@@ -100,15 +103,17 @@ impl Pool {
         self.idle.borrow().is_empty()
     }
 
-    /// Closes what has been idle for too long.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Closes what has been idle for too long. To be called once a second.
+    pub(crate) fn sweep(&self) {
+        let now = self.swept.get() + 1;
+        self.swept.set(now);
         // Those who still wait ask again when they are woken.
         self.waiting
             .borrow_mut()
             .drain(..)
             .for_each(|(_, waker)| waker.wake());
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|idle| now.duration_since(idle.since) < IDLE);
+            list.retain(|idle| now - idle.since < IDLE);
             !list.is_empty()
         });
     }

@@ -15,6 +15,7 @@ use crate::head::Head;
 use crate::http1::Handle;
 use crate::plan::{Rule, Site};
 use crate::principal::Principal;
+use crate::timer;
 
 /// A request as either codec hands it over.
 #[derive(Debug)]
@@ -38,68 +39,69 @@ pub(crate) struct Answer {
 }
 
 /// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason.
-pub(crate) async fn exchange(caller: &Caller, request: Request, interim: &Interim<'_>) -> Answer {
-    let started = Instant::now();
+///
+/// The request is borrowed, here and below, because a future that takes a large argument holds it twice.
+pub(crate) async fn exchange(
+    caller: &Caller,
+    request: &mut Request,
+    interim: &Interim<'_>,
+) -> Answer {
+    let started = timer::now();
     let site = caller.site();
     let grpc = request.head.is_grpc();
     let mut extra = HeaderMap::new();
     let mut rule = None;
     let mut entry = Entry::begin(caller, &site, &request.head);
-    let outcome = admit_and_forward(
-        &site, caller, request, interim, started, &mut rule, &mut extra, &mut entry,
-    )
-    .await;
-    let mut answer = match outcome {
-        Ok(answer) => answer,
-        Err(error) => {
-            let answer = answer::made(&site, caller, rule, &error, grpc, started);
-            if let Some(mut entry) = entry {
-                let bytes = match answer.body.length() {
-                    Length::Exact(bytes) => bytes,
-                    _ => 0,
-                };
-                entry.write(
-                    Some(answer.status.as_u16()),
-                    Some(error.reason),
-                    started.elapsed(),
-                    0,
-                    bytes,
-                );
-            }
-            answer
-        }
+    let admitted = admit(
+        &site,
+        caller,
+        &mut request.head,
+        started,
+        &mut rule,
+        &mut extra,
+        &mut entry,
+    );
+    let outcome = match admitted {
+        // And away.
+        Ok(rule) => forward(caller, &site, rule, request, interim, started, &mut entry).await,
+        Err(error) => Err(error),
     };
+    let mut answer = outcome.unwrap_or_else(|error| {
+        let answer = answer::made(&site, caller, rule, &error, grpc, started);
+        if let Some(mut entry) = entry {
+            let bytes = match answer.body.length() {
+                Length::Exact(bytes) => bytes,
+                _ => 0,
+            };
+            entry.write(
+                Some(answer.status.as_u16()),
+                Some(error.reason),
+                started.elapsed(),
+                0,
+                bytes,
+            );
+        }
+        answer
+    });
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
     }
     answer
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one exchange, handed down once"
-)]
-async fn admit_and_forward<'a>(
+/// Decides whether and where, and readies the head for it.
+fn admit<'a>(
     site: &'a Site,
     caller: &Caller,
-    request: Request,
-    interim: &Interim<'_>,
+    head: &mut Head,
     started: Instant,
     found: &mut Option<&'a Rule>,
     extra: &mut HeaderMap,
     entry: &mut Option<Box<Entry>>,
-) -> Result<Answer, Error> {
-    let Request {
-        mut head,
-        body,
-        upgrade,
-    } = request;
-    headers::normalize(&mut head)?;
+) -> Result<&'a Rule, Error> {
+    headers::normalize(head)?;
     // Where.
-    let rule = site
-        .routes
-        .find(&head)
-        .ok_or_else(|| site.unmatched(&head))?;
+    let rule = site.routes.find(head).ok_or_else(|| site.unmatched(head))?;
     *found = Some(rule);
     if let Some(entry) = entry {
         entry.matched(rule);
@@ -126,10 +128,6 @@ async fn admit_and_forward<'a>(
             extra,
         )?;
     }
-    // And away.
-    headers::prepare(&mut head, site, caller);
-    forward(
-        caller, site, rule, head, body, upgrade, interim, started, entry,
-    )
-    .await
+    headers::prepare(head, site, caller);
+    Ok(rule)
 }

@@ -1,7 +1,8 @@
 //! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::DerefMut;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
-use super::exchange::Answer;
+use super::exchange::{Answer, Request};
 use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
@@ -33,24 +34,18 @@ use crate::http2;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
 const TRIED: usize = 8;
 
 /// Sends the request to an endpoint of the rule's service, again if that may and can help, and returns the head of the
 /// answer with a body that carries on what is left of both.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one exchange, handed down once"
-)]
 pub(crate) async fn forward(
     caller: &Caller,
     site: &Site,
     rule: &Rule,
-    mut head: Head,
-    body: Body,
-    upgrade: bool,
+    request: &mut Request,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
@@ -58,88 +53,95 @@ pub(crate) async fn forward(
     let core = &caller.core;
     let cluster = &rule.target;
     let wired = core.wired(cluster, site);
-    let mut account = Account::new(caller, site, rule, &wired, started);
-    account.upload = match body {
+    let upload = match std::mem::take(&mut request.body) {
         Body::Empty => None,
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
-    let said = Said::take(&mut head, site.is_edge, SystemTime::now);
+    let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
     let deadline = Deadline::new(&said, cluster.spec.timeout, started);
-    let mut terms = Terms {
+    let terms = Terms {
         is_retry: said.is_retry,
         patience: Patience::new(deadline.first()),
         deadline,
+        // Of what this process handed to the app before; it says nothing where the endpoint is another.
+        settled: cluster.is_local.then(|| core.settled.count()),
     };
-    let settled = cluster.is_local.then(|| core.settled.count());
+    let mut answer = Box::new(UpstreamBody {
+        body: Body::Empty,
+        length: Length::None,
+        request: None,
+        broken: None,
+        lease: None,
+        core: Rc::clone(core),
+        flight: None,
+        slot: None,
+        terms,
+        account: Account::new(caller, site, rule, &wired, started, upload),
+    });
     let admitted = match cluster.pass(started) {
         Ok(pass) => match cluster.admit() {
             Some(slot) => Ok((pass, slot)),
-            None => Box::pin(cluster.wait_for_place(&mut terms.patience))
+            None => Box::pin(cluster.wait_for_place(&mut answer.terms.patience))
                 .await
                 .map(|slot| (pass, slot)),
         },
         Err(error) => Err(error),
     };
-    let result = match admitted {
+    let attempted = match admitted {
         Ok((pass, slot)) => {
-            let upload = account.upload.as_ref();
-            let result = attempts(
-                core, cluster, &wired, &head, upload, upgrade, interim, started, entry, &mut terms,
+            answer.slot = Some(slot);
+            let answer = &mut answer;
+            let attempted = attempts(
+                core, cluster, &wired, request, interim, started, entry, answer,
             )
             .await;
             if let Some(pass) = pass
-                && let Some(outcome) = outcome(&result)
+                && let Some(outcome) = outcome(&attempted)
             {
                 pass.judge(outcome, Instant::now());
             }
-            result.map(|tried| (tried, slot))
+            attempted
         }
         Err(error) => Err(error),
     };
-    let result = match result {
-        Ok(((mut answered, flight, _), slot)) => {
-            answered.settle(site, core, settled);
-            Ok((answered, flight, slot))
+    match attempted {
+        Ok(mut beginning) => {
+            beginning.settle(site, core, answer.terms.settled);
+            answer.account.status = Some(beginning.status);
+            if let Some(upload) = &answer.account.upload {
+                upload.forget();
+            }
+            answer.account.entry = entry.take();
+            Ok(beginning.answer(cluster, answer))
         }
         Err(mut error) => {
-            match settled {
+            match answer.terms.settled {
                 Some(before) if core.settled.count() != before => error.retry = Retry::Settled,
                 None if error.retry == Retry::Settled => core.settled.add(),
                 _ => {}
             }
-            Err(error)
-        }
-    };
-    match result {
-        Ok((answered, flight, slot)) => {
-            account.status = Some(answered.status);
-            if let Some(upload) = &account.upload {
-                upload.forget();
-            }
-            account.entry = entry.take();
-            Ok(answered.into_answer(core, cluster, flight, slot, account, started))
-        }
-        Err(error) => {
             // Counted by route and by caller where the answer is made; here only for the edge to the service.
-            account.refuse(&error);
+            answer.account.refuse(&error);
             Err(error)
         }
     }
 }
 
 /// What holds for all attempts of an exchange.
+#[derive(Debug)]
 struct Terms {
     /// Somebody in front of us has tried it before.
     is_retry: bool,
     deadline: Deadline,
     patience: Patience,
+    settled: Option<u64>,
 }
 
 /// What an exchange says of its service when all attempts are over; nothing when it failed for a reason that is not the
 /// service's.
-fn outcome(result: &Result<(Answered, InFlight, Outcome), Error>) -> Option<Outcome> {
-    match result {
-        Ok((_, _, outcome)) => Some(*outcome),
+fn outcome(attempted: &Result<Beginning, Error>) -> Option<Outcome> {
+    match attempted {
+        Ok(beginning) => Some(beginning.outcome),
         Err(error) => (error.reason.is_of_endpoint() || error.reason == Reason::NoEndpoints)
             .then_some(Outcome::LocalFailure),
     }
@@ -153,16 +155,15 @@ async fn attempts(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     wired: &Wired,
-    head: &Head,
-    upload: Option<&Replay>,
-    upgrade: bool,
+    request: &Request,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
-    terms: &mut Terms,
-) -> Result<(Answered, InFlight, Outcome), Error> {
+    carried: &mut UpstreamBody,
+) -> Result<Beginning, Error> {
     let spec = &cluster.spec;
-    let deadline = terms.deadline;
+    let (head, upgrade) = (&request.head, request.upgrade);
+    let deadline = carried.terms.deadline;
     let mut until = deadline.first();
     let mut timer = Timer::pooled();
     timer.set(until.into());
@@ -170,7 +171,7 @@ async fn attempts(
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
-        let mut now = if retries == 0 && !terms.patience.was_tried() {
+        let mut now = if retries == 0 && !carried.terms.patience.was_tried() {
             started
         } else {
             Instant::now()
@@ -189,7 +190,7 @@ async fn attempts(
                 ));
             }
             Err(NoEndpoint::AllFull(flight)) => {
-                let waited = cluster.wait_for_endpoint(flight, &mut terms.patience);
+                let waited = cluster.wait_for_endpoint(flight, &mut carried.terms.patience);
                 let flight = Box::pin(waited).await?;
                 now = Instant::now();
                 flight
@@ -203,6 +204,7 @@ async fn attempts(
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
         }
+        let upload = carried.account.upload.as_ref();
         let body = match upload {
             Some(upload) => upload
                 .body()
@@ -225,108 +227,66 @@ async fn attempts(
             until,
             now,
             is_open,
-            terms.is_retry || retries > 0,
+            carried.terms.is_retry || retries > 0,
             |at| core.wall(at),
         );
-        let attempt = attempt(
-            core,
-            cluster,
-            &endpoint,
-            head,
-            body,
-            upgrade,
-            interim,
-            now,
-            &told,
-            &mut terms.patience,
-        );
-        let outcome = within(&mut timer, &deadline, upload, attempt, || {
-            if upload.is_some_and(Replay::is_starving) {
-                return Error::new(
-                    Reason::BodyTimeout,
-                    format!("nothing came of the body for {:?}", spec.timeout),
-                );
-            }
-            if deadline.is_of_caller(Instant::now()) {
-                return Error::new(
-                    Reason::DeadlineExceeded,
+        let outcome = {
+            let patience = &mut carried.terms.patience;
+            let attempt = pin!(attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience
+            ));
+            within(&mut timer, &deadline, upload, attempt, || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                if deadline.is_of_caller(Instant::now()) {
+                    return Error::new(
+                        Reason::DeadlineExceeded,
+                        format!(
+                            "{} gave no answer in the time that the caller had left",
+                            endpoint.address
+                        ),
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
                     format!(
-                        "{} gave no answer in the time that the caller had left",
-                        endpoint.address
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
                     ),
-                );
-            }
-            Error::maybe_processed(
-                Reason::UpstreamTimeout,
-                format!(
-                    "{} gave no answer within {:?}",
-                    endpoint.address, spec.timeout
-                ),
-            )
-        })
-        .await;
-        let random = fastrand::u64(..);
-        let pause = retry::backoff(retries + 1, random);
-        let again = |failure: &Failure, until: Instant| {
-            let chance = Chance {
-                retries,
-                is_retry: terms.is_retry,
-                is_in_time: Instant::now() + pause.max(failure.wait) < until,
-            };
-            verdict(cluster, head, upload, &failure.error, &chance)
+                )
+            })
+            .await
         };
         until = timer
             .deadline()
             .map_or(until, tokio::time::Instant::into_std);
-        let failure = match outcome {
-            Ok(mut answered) => {
-                let Some(failure) = answered.failure(cluster) else {
-                    let outcome = judge_status(
-                        answered.status,
-                        answered.headers.contains_key(http::header::RETRY_AFTER),
-                    );
-                    cluster.members.record(&mut flight, outcome, now, random);
-                    return Ok((answered, flight, outcome));
-                };
-                let verdict = again(&failure, until);
-                let outcome = failure.outcome;
-                cluster
-                    .members
-                    .record(&mut flight, outcome, Instant::now(), random);
-                match verdict {
-                    Verdict::Again => failure,
-                    Verdict::Settled => {
-                        answered.headers.insert(hop::RETRY, hop::NO);
-                        return Ok((answered, flight, outcome));
-                    }
-                    Verdict::Over => return Ok((answered, flight, outcome)),
-                }
+        let chance = Chance {
+            retries,
+            is_retry: carried.terms.is_retry,
+            until,
+            random: fastrand::u64(..),
+        };
+        let judged = judge(
+            outcome,
+            cluster,
+            head,
+            upload,
+            &mut flight,
+            &deadline,
+            &chance,
+            now,
+        );
+        let (error, pause) = match judged {
+            Judged::Answer(answered, outcome) => {
+                carried.flight = Some(flight);
+                return Ok(answered.into_beginning(carried, outcome));
             }
-            Err(mut error) => {
-                let is_to_blame = error.reason.is_of_endpoint()
-                    || (error.reason == Reason::DeadlineExceeded && deadline.blames(now.elapsed()));
-                if is_to_blame {
-                    cluster.members.record(
-                        &mut flight,
-                        Outcome::LocalFailure,
-                        Instant::now(),
-                        random,
-                    );
-                }
-                if error.reason == Reason::UpstreamTimeout {
-                    return Err(error);
-                }
-                let failure = Failure::of(error);
-                match again(&failure, until) {
-                    Verdict::Again => failure,
-                    Verdict::Settled => {
-                        error = failure.error;
-                        error.retry = Retry::Settled;
-                        return Err(error);
-                    }
-                    Verdict::Over => return Err(failure.error),
-                }
-            }
+            Judged::Fail(error) => return Err(error),
+            Judged::Again(error, pause) => (error, pause),
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -336,9 +296,86 @@ async fn attempts(
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
-        let error = failure.error;
         tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
-        tokio::time::sleep(pause.max(failure.wait)).await;
+        // Boxed: few exchanges get here. It ends before the deadline does, or it would not have begun.
+        Box::pin(tokio::time::sleep(pause)).await;
+    }
+}
+
+/// What becomes of an exchange after an attempt.
+enum Judged {
+    /// The client gets this answer.
+    Answer(Answered, Outcome),
+    /// Another attempt is made after a pause; this one failed so.
+    Again(Error, Duration),
+    /// The client is told of this failure.
+    Fail(Error),
+}
+
+/// Says how the endpoint fared, and whether there is another attempt. Apart from the attempt, so that the room of an
+/// answer is not kept through the pause before the next.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one attempt, handed down once"
+)]
+fn judge(
+    outcome: Result<Answered, Error>,
+    cluster: &Cluster,
+    head: &Head,
+    upload: Option<&Replay>,
+    flight: &mut InFlight,
+    deadline: &Deadline,
+    chance: &Chance,
+    began: Instant,
+) -> Judged {
+    let random = chance.random;
+    match outcome {
+        Ok(mut answered) => {
+            let Some(failure) = answered.failure(cluster) else {
+                let outcome = judge_status(
+                    answered.status,
+                    answered.headers.contains_key(http::header::RETRY_AFTER),
+                );
+                cluster.members.record(flight, outcome, began, random);
+                return Judged::Answer(answered, outcome);
+            };
+            let now = Instant::now();
+            cluster.members.record(flight, failure.outcome, now, random);
+            match verdict(cluster, head, upload, &failure, chance, now) {
+                Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                Verdict::Settled => {
+                    answered.headers.insert(hop::RETRY, hop::NO);
+                    Judged::Answer(answered, failure.outcome)
+                }
+                Verdict::Over => Judged::Answer(answered, failure.outcome),
+            }
+        }
+        Err(error) => {
+            let now = Instant::now();
+            let is_to_blame = error.reason.is_of_endpoint()
+                || (error.reason == Reason::DeadlineExceeded
+                    && deadline.blames(now.saturating_duration_since(began)));
+            if is_to_blame {
+                let outcome = Outcome::LocalFailure;
+                cluster.members.record(flight, outcome, now, random);
+            }
+            if error.reason == Reason::UpstreamTimeout {
+                return Judged::Fail(error);
+            }
+            let mut failure = Failure {
+                error,
+                outcome: Outcome::LocalFailure,
+                wait: Duration::ZERO,
+            };
+            match verdict(cluster, head, upload, &failure, chance, now) {
+                Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                Verdict::Settled => {
+                    failure.error.retry = Retry::Settled;
+                    Judged::Fail(failure.error)
+                }
+                Verdict::Over => Judged::Fail(failure.error),
+            }
+        }
     }
 }
 
@@ -351,21 +388,11 @@ struct Failure {
     wait: Duration,
 }
 
-impl Failure {
-    fn of(error: Error) -> Self {
-        Self {
-            error,
-            outcome: Outcome::RemoteFailure,
-            wait: Duration::ZERO,
-        }
-    }
-}
-
 /// What becomes of an exchange whose attempt has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Another attempt.
-    Again,
+    /// Another attempt, after this pause.
+    Again(Duration),
     /// No more, and nobody in front of us is to try: what keeps us from it is no matter of this hop alone.
     Settled,
     /// No more here. Somebody in front of us may know better.
@@ -377,8 +404,9 @@ struct Chance {
     retries: u32,
     /// Somebody in front of us has tried it before.
     is_retry: bool,
-    /// The next attempt would begin before the deadline.
-    is_in_time: bool,
+    /// Its deadline.
+    until: Instant,
+    random: u64,
 }
 
 /// Whether there is another attempt: it can do no harm, it is possible, and the budget has one left.
@@ -386,11 +414,12 @@ fn verdict(
     cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
-    error: &Error,
+    failure: &Failure,
     chance: &Chance,
+    now: Instant,
 ) -> Verdict {
     let policy = &cluster.spec.retry;
-    let harmless = match error.retry {
+    let harmless = match failure.error.retry {
         Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
         Retry::NotProcessed => true,
@@ -399,14 +428,15 @@ fn verdict(
     if !harmless || policy.attempts == 0 {
         return Verdict::Over;
     }
+    let pause = retry::backoff(chance.retries + 1, chance.random).max(failure.wait);
     let again = !chance.is_retry
-        && chance.is_in_time
         && chance.retries < policy.attempts
+        && now + pause < chance.until
         && upload.is_none_or(Replay::is_repeatable)
         // Last, because it is spent with the question.
-        && cluster.budget.take(&policy.limits, Instant::now());
+        && cluster.budget.take(&policy.limits, now);
     if again {
-        Verdict::Again
+        Verdict::Again(pause)
     } else {
         Verdict::Settled
     }
@@ -418,10 +448,9 @@ async fn within<T>(
     timer: &mut Timer,
     deadline: &Deadline,
     upload: Option<&Replay>,
-    future: impl Future<Output = Result<T, Error>>,
+    mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
-    let mut future = pin!(future);
     let mut received = upload.map_or(0, Replay::received);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
@@ -459,8 +488,8 @@ async fn attempt(
             Some(room) => room,
             None => Box::pin(core.peers.wait_for_room(core, cluster, endpoint, patience)).await?,
         };
-        let answered =
-            http2::client::exchange(room, head, body, cluster.is_mesh(), interim, told).await?;
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh(), told)?;
+        let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
             headers: answered.headers,
@@ -505,7 +534,7 @@ struct Answered {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
     lease: Option<Handle>,
     upgraded: Option<Handle>,
@@ -578,11 +607,42 @@ impl Answered {
             .copied()
     }
 
+    /// Puts what goes on after the head where it is carried on, and returns the head.
+    fn into_beginning(self, carried: &mut UpstreamBody, outcome: Outcome) -> Beginning {
+        carried.length = self.body.length();
+        carried.body = self.body;
+        carried.request = self.request;
+        carried.lease = self.lease;
+        if carried.body.is_end() {
+            carried.settle();
+        }
+        Beginning {
+            status: self.status,
+            headers: self.headers,
+            upgraded: self.upgraded,
+            outcome,
+            is_whole: carried.body.is_end(),
+        }
+    }
+}
+
+/// The beginning of an endpoint's answer.
+struct Beginning {
+    status: StatusCode,
+    headers: HeaderMap,
+    upgraded: Option<Handle>,
+    /// What it says of the endpoint.
+    outcome: Outcome,
+    /// Nothing follows the head.
+    is_whole: bool,
+}
+
+impl Beginning {
     /// Marks a failure that nobody in front of us is to try again, in both directions. `before` is how many of those this
     /// process had handed to the app when this exchange began, where the endpoint is the app.
     fn settle(&mut self, site: &Site, core: &Core, before: Option<u64>) {
         let is_error = self.status.is_server_error() || self.status.is_client_error();
-        if !is_error && !self.body.is_end() {
+        if !is_error && !self.is_whole {
             return;
         }
         let is_marked = self.headers.contains_key(hop::RETRY);
@@ -607,37 +667,14 @@ impl Answered {
             || grpc.is_some_and(|status| status != "0")
     }
 
-    fn into_answer(
-        self,
-        core: &Rc<Core>,
-        cluster: &Cluster,
-        flight: InFlight,
-        slot: Slot,
-        account: Account,
-        _started: Instant,
-    ) -> Answer {
-        let mut headers = self.headers;
+    fn answer(mut self, cluster: &Cluster, body: Box<UpstreamBody>) -> Answer {
         if !cluster.is_mesh() {
             // Only Weft gives reasons; an app that says so is not believed.
-            headers.remove(REASON);
-        }
-        let mut body = Box::new(UpstreamBody {
-            length: self.body.length(),
-            body: self.body,
-            request: self.request,
-            broken: None,
-            lease: self.lease,
-            core: Rc::clone(core),
-            flight,
-            _slot: slot,
-            account,
-        });
-        if body.is_end() {
-            body.settle();
+            self.headers.remove(REASON);
         }
         Answer {
             status: self.status,
-            headers,
+            headers: self.headers,
             body: Body::Upstream(body),
             ours: false,
             upgraded: self.upgraded,
@@ -651,13 +688,15 @@ impl Answered {
 pub struct UpstreamBody {
     body: Body,
     length: Length,
-    request: Option<Relay>,
+    request: Option<Box<Relay>>,
     /// Why the rest of the request cannot be had.
     broken: Option<Error>,
     lease: Option<Handle>,
     core: Rc<Core>,
-    flight: InFlight,
-    _slot: Slot,
+    /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
+    flight: Option<InFlight>,
+    slot: Option<Slot>,
+    terms: Terms,
     account: Account,
 }
 
@@ -720,8 +759,9 @@ impl UpstreamBody {
             && self.request.is_none()
             && connection.borrow().wire.is_flushed()
             && connection.borrow().wire.input.is_empty()
+            && let Some(flight) = &self.flight
         {
-            self.core.pool.put(self.flight.endpoint().id, connection);
+            self.core.pool.put(flight.endpoint().id, connection);
         }
     }
 }
@@ -742,7 +782,14 @@ struct Account {
 }
 
 impl Account {
-    fn new(caller: &Caller, site: &Site, rule: &Rule, wired: &Wired, started: Instant) -> Self {
+    fn new(
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+        wired: &Wired,
+        started: Instant,
+        upload: Option<Replay>,
+    ) -> Self {
         let core = &caller.core;
         Self {
             cells: [
@@ -754,7 +801,7 @@ impl Account {
             started,
             status: None,
             cut: false,
-            upload: None,
+            upload,
             response_bytes: 0,
             entry: None,
         }
@@ -776,7 +823,7 @@ impl Drop for Account {
             .status
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
-        let latency = self.started.elapsed();
+        let latency = timer::now().saturating_duration_since(self.started);
         let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);

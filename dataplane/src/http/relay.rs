@@ -38,7 +38,8 @@ pub(crate) struct Relay {
     sink: Sink,
     /// Taken from the source, waiting for the sink's window.
     waiting: Bytes,
-    trailers: Option<HeaderMap>,
+    /// Boxed: few bodies have any, and every exchange has room for this.
+    trailers: Option<Box<HeaderMap>>,
     ended: bool,
     finished: bool,
     /// Body bytes that the sink has accepted.
@@ -96,7 +97,9 @@ impl Relay {
                         wire.stage_piece(data, b"");
                     }
                 }
-                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => self.trailers = Some(trailers),
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                    self.trailers = Some(Box::new(trailers));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Source(error))),
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => {

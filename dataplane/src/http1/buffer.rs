@@ -1,7 +1,7 @@
 //! The wire under an HTTP/1.1 connection: what was received and not yet understood, what is to be sent and not yet taken.
 //!
-//! An idle connection holds no buffer. Heads are read into a scratch area of the thread and copied once into one `Bytes`
-//! of their size, of which header values are slices; bodies are read into a space that the connection keeps for as long
+//! An idle connection holds no buffer. Heads are read into a scratch area of the thread and copied once into one `Bytes`,
+//! of which header values are slices; bodies are read into a space that the connection keeps for as long
 //! as the body runs and that is reused once the previous piece was sent. Output is staged in a buffer of the thread's
 //! free list, so that a head and what has come of its body leave in one send, and goes back there when it was sent.
 
@@ -26,9 +26,30 @@ const COPY_BELOW: usize = 4 * 1024;
 /// Free output buffers kept per thread.
 const FREE_BUFFERS: usize = 64;
 
+/// Small messages are kept in blocks of this size, several in one: one allocation for all of them and their slices. A
+/// message that is held for long holds its block, so it is no larger.
+const BLOCK: usize = 8 * 1024;
+/// A message up to this size goes into a block.
+const SMALL: usize = BLOCK / 4;
+
 thread_local! {
+    static KEPT: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A copy of what was received, in memory that it shares with other small messages.
+fn keep(received: &[u8]) -> Bytes {
+    if received.len() > SMALL {
+        return Bytes::copy_from_slice(received);
+    }
+    KEPT.with_borrow_mut(|block| {
+        if block.capacity() < received.len() {
+            *block = BytesMut::with_capacity(BLOCK);
+        }
+        block.extend_from_slice(received);
+        block.split().freeze()
+    })
 }
 
 /// A connection's bytes, both ways, buffered and bounded.
@@ -79,7 +100,7 @@ impl Wire {
             if received.is_empty() {
                 self.ended = true;
             } else if self.input.is_empty() {
-                self.input = Bytes::copy_from_slice(received);
+                self.input = keep(received);
             } else {
                 // Grows by doubling while this is the only handle, so a head that drips in costs no quadratic copying.
                 let mut input = match std::mem::take(&mut self.input).try_into_mut() {
@@ -109,7 +130,7 @@ impl Wire {
         }
         if length < COPY_BELOW {
             // Whoever keeps this piece must not keep the whole space for it.
-            self.input = Bytes::copy_from_slice(&self.space);
+            self.input = keep(&self.space);
             self.space.clear();
         } else {
             self.input = self.space.split().freeze();

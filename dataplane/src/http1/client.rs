@@ -30,7 +30,7 @@ pub(crate) struct Answered {
     /// The connection is now a tunnel.
     pub(crate) upgraded: bool,
     /// The rest of the request's body, when the answer came early.
-    pub(crate) request: Option<Relay>,
+    pub(crate) request: Option<Box<Relay>>,
 }
 
 /// Sends a request and waits for the head of its answer. Dropping the future leaves the connection in the middle of an
@@ -63,13 +63,13 @@ pub(crate) async fn exchange(
     };
     let mut sending = match framing {
         Framing::None => Sending::Head,
-        framing => Sending::Body(Relay::new(
+        framing => Sending::Body(Box::new(Relay::new(
             body,
             Sink::Http1 {
                 connection: connection.clone(),
                 framing,
             },
-        )),
+        ))),
     };
     let mut seen = 0;
     let mut interims = 0;
@@ -124,14 +124,11 @@ pub(crate) async fn exchange(
     })
 }
 
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one for each exchange, in the future of its task"
-)]
 enum Sending {
     /// The head, and nothing behind it.
     Head,
-    Body(Relay),
+    /// Boxed: most exchanges have none, and all would carry the room for it.
+    Body(Box<Relay>),
     Done,
     /// The endpoint takes no more; it may have answered all the same.
     Failed(String),

@@ -26,7 +26,7 @@ pub use self::field::{Kind, kind, may_trail};
 use self::field::{Role, Special};
 pub(super) use self::lines::is_token;
 use self::target::Target;
-pub(crate) use self::target::authority;
+pub(crate) use self::target::{authority, check_authority};
 use crate::head::Head;
 use crate::reason::Reason;
 
@@ -65,6 +65,9 @@ impl Default for Limits {
 
 /// What [`Limits::fields`] can be at most: the fields of a head are indexed on the stack.
 pub const MOST_FIELDS: usize = 256;
+
+/// Fields that a head gets on its way through us; a map that grows is built twice.
+const ROOM: usize = 4;
 
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,13 +198,13 @@ pub fn request(bytes: &Bytes, limits: &Limits) -> Result<Option<Request>, Malfor
     let target = target::parse(bytes.slice(at..at + path.len()), &method, limits)?;
 
     let mut special = Special::new(Role::Request, version);
-    let mut headers = HeaderMap::with_capacity(raw.headers.len());
+    let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
     let mut walk = lines::Walk::new(window, at - start + path.len() + lines::VERSION_END);
     let mut host = None;
     for field in raw.headers.iter() {
         let value = walk.next(field)?;
         match special.take(field.name.as_bytes(), &window[value.clone()])? {
-            field::Then::Drop => {}
+            field::Then::Drop | field::Then::Length => {}
             field::Then::Host => host = Some(value),
             field::Then::Keep => {
                 let value = bytes.slice(start + value.start..start + value.end);
@@ -287,16 +290,15 @@ fn parse_response(
     };
 
     let mut special = Special::new(Role::Response, version);
-    let mut headers = HeaderMap::with_capacity(raw.headers.len());
+    let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
     let mut walk = lines::Walk::new(window, lines::status_line(window)?);
     let mut length = None;
     for field in raw.headers.iter() {
         let range = walk.next(field)?;
-        let keep = special.take(field.name.as_bytes(), &window[range.clone()])?;
-        if matches!(keep, field::Then::Keep) {
-            append(&mut headers, field.name, bytes.slice(range))?;
-        } else if kind(field.name.as_bytes()) == Kind::ContentLength {
-            length = Some(range);
+        match special.take(field.name.as_bytes(), &window[range.clone()])? {
+            field::Then::Keep => append(&mut headers, field.name, bytes.slice(range))?,
+            field::Then::Length => length = Some(range),
+            field::Then::Drop | field::Then::Host => {}
         }
     }
     walk.end(size)?;

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Buf;
 use http::{HeaderMap, Method, StatusCode, Version};
@@ -23,7 +23,7 @@ use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http::{Caller, answer, upgrade};
 use crate::reason::Reason;
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 /// How long a client that has ended its side has before it is asked whether it is still there, and how often that is
 /// looked at then.
@@ -36,6 +36,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let connection: Handle = Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Client)));
+    timer::now();
     let mut server = Server {
         connection,
         caller,
@@ -63,9 +64,10 @@ struct Server {
 impl Server {
     /// The next request; `None` when the connection ends between two.
     async fn next(&mut self) -> Option<Result<parse::Request, Error>> {
-        let timeouts = self.caller.site().timeouts;
-        let limits = self.caller.site().http1;
-        self.timer.set(Instant::now() + timeouts.idle);
+        let site = self.caller.site();
+        let (timeouts, limits) = (&site.timeouts, &site.http1);
+        // The last exchange was timed to its end just now, and the connection when it came.
+        self.timer.set(timer::recent() + timeouts.idle);
         let (connection, caller, seat, timer) =
             (&self.connection, &self.caller, &self.seat, &mut self.timer);
         let mut seen = 0;
@@ -78,7 +80,7 @@ impl Server {
                     if parse::may_complete(&guard.wire.input[seen..])
                         || guard.wire.input.len() > limits.head_bytes
                     {
-                        match parse::request(&guard.wire.input, &limits) {
+                        match parse::request(&guard.wire.input, limits) {
                             Ok(Some(request)) => {
                                 guard.wire.input.advance(request.consumed);
                                 return Poll::Ready(Some(Ok(request)));
@@ -139,20 +141,23 @@ impl Server {
         } else {
             Interim::Http1(&self.connection)
         };
-        let request = Request {
+        let mut request = Request {
             head,
             body,
             upgrade: upgrade.is_some(),
         };
-        let exchange = Box::pin(exchange(&self.caller, request, &interim));
-        let answer = while_there(
-            exchange,
-            &self.connection,
-            &mut self.timer,
-            limits.head_bytes,
-            &interim,
-        );
-        let Some(answer) = answer.await else {
+        let answer = {
+            let exchange = pin!(exchange(&self.caller, &mut request, &interim));
+            while_there(
+                exchange,
+                &self.connection,
+                &mut self.timer,
+                limits.head_bytes,
+                &interim,
+            )
+            .await
+        };
+        let Some(answer) = answer else {
             // Nobody is left to be answered; the attempt has gone with the exchange.
             return ControlFlow::Break(());
         };
@@ -197,6 +202,18 @@ impl Server {
         is_head: bool,
         keep_alive: bool,
     ) -> ControlFlow<()> {
+        let (relay, keep_alive) = self.begin(answer, version, is_head, keep_alive);
+        self.finish(relay, keep_alive).await
+    }
+
+    /// Stages the head of an answer; returns its body on its way, and whether another request may follow.
+    fn begin(
+        &mut self,
+        answer: Answer,
+        version: Version,
+        is_head: bool,
+        keep_alive: bool,
+    ) -> (Relay, bool) {
         let Answer {
             status,
             headers,
@@ -225,27 +242,32 @@ impl Server {
             framing,
             version,
             keep_alive,
-            &encode::date(SystemTime::now()),
+            &self.caller.core.date(),
         );
-        drop(headers);
-        let idle = self.caller.site().timeouts.stream_idle;
-        self.timer.set(Instant::now() + idle);
         // An answer without a body has nothing to relay, but its exchange may have more to settle.
         let body = if bodiless { Body::Empty } else { body };
-        let mut relay = Relay::new(
+        let connection = self.connection.clone();
+        let relay = Relay::new(
             body,
             Sink::Http1 {
-                connection: self.connection.clone(),
+                connection,
                 framing,
             },
         );
-        let timer = &mut self.timer;
+        (relay, keep_alive)
+    }
+
+    /// Sends what is staged and the body behind it.
+    async fn finish(&mut self, mut relay: Relay, keep_alive: bool) -> ControlFlow<()> {
+        let (caller, timer) = (&self.caller, &mut self.timer);
+        let mut idle = None;
         let mut moved = 0;
         let sent = poll_fn(|cx| {
             let outcome = relay.poll(cx);
             if outcome.is_pending() {
-                if relay.progress() != moved {
+                if idle.is_none() || relay.progress() != moved {
                     moved = relay.progress();
+                    let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
                     timer.set(Instant::now() + idle);
                 }
                 if timer.poll_expired(cx).is_ready() {
@@ -312,7 +334,7 @@ impl Server {
 /// has closed its socket answers the next thing that it is sent with a reset, though, and `100 Continue` is a thing that
 /// every HTTP/1.1 client takes at any time before the answer (RFC 9110 §15.2), so that is sent, once.
 async fn while_there(
-    mut exchange: Pin<Box<impl Future<Output = Answer>>>,
+    mut exchange: Pin<&mut impl Future<Output = Answer>>,
     connection: &Handle,
     timer: &mut Timer,
     most_pipelined: usize,

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
@@ -339,43 +339,58 @@ pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Received,
-    pub(crate) request: Option<Relay>,
+    pub(crate) request: Option<Box<Relay>>,
 }
 
-/// Sends a request and waits for the head of its answer. Dropping the future resets the stream.
-pub(crate) async fn exchange(
+/// A request on its way over a stream, whose answer has not come yet. Dropping it resets the stream.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    response: ResponseFuture,
+    place: Option<Place>,
+    request: Option<Box<Relay>>,
+    interims: usize,
+}
+
+/// Sends a request, the beginning of it at least.
+pub(crate) fn ask(
     room: Room,
     head: &Head,
     body: Body,
     tls: bool,
-    interim: &Interim<'_>,
     told: &Told,
-) -> Result<Answered, Error> {
-    let side = Side::Endpoint;
+) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
     let Room { mut sender, place } = room;
-    let (mut response, stream) = sender
+    let (response, stream) = sender
         .send_request(request, bodiless)
-        .map_err(|error| failure(&error, side))?;
-    drop(sender);
-    let mut request = (!bodiless).then(|| Relay::new(body, Sink::Http2 { stream }));
-    let mut interims = 0;
-    let mut failed = None;
-    let answer = poll_fn(|cx| {
-        if let Some(relay) = &mut request {
+        .map_err(|error| failure(&error, Side::Endpoint))?;
+    Ok(Asked {
+        response,
+        place: Some(place),
+        request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
+        interims: 0,
+    })
+}
+
+impl Asked {
+    /// The head of the answer; sends on what is left of the request meanwhile.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &Interim<'_>,
+    ) -> Poll<Result<Answered, Error>> {
+        let side = Side::Endpoint;
+        if let Some(relay) = &mut self.request {
             match relay.poll(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(())) => request = None,
+                Poll::Ready(Ok(())) => self.request = None,
                 Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
                 // The endpoint takes no more; it may have answered all the same.
-                Poll::Ready(Err(Failed::Sink(failure))) => {
-                    failed = Some(failure);
-                    request = None;
-                }
+                Poll::Ready(Err(Failed::Sink(_))) => self.request = None,
             }
         }
-        while let Poll::Ready(Some(answer)) = response.poll_informational(cx) {
+        while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
             let answer = answer.map_err(|error| failure(&error, side))?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
@@ -384,8 +399,8 @@ pub(crate) async fn exchange(
                     "the endpoint's answer breaks HTTP/2: 101",
                 )));
             }
-            interims += 1;
-            if interims > MAX_INTERIM {
+            self.interims += 1;
+            if self.interims > MAX_INTERIM {
                 return Poll::Ready(Err(Error::maybe_processed(
                     Reason::UpstreamMalformed,
                     format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
@@ -393,21 +408,19 @@ pub(crate) async fn exchange(
             }
             interim.send(cx, answer.status(), answer.headers());
         }
-        let answer = ready!(pin!(&mut response).poll(cx));
-        Poll::Ready(answer.map_err(|error| failure(&error, side)))
-    })
-    .await?;
-    let (parts, stream) = answer.into_parts();
-    let length = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok(Answered {
-        status: parts.status,
-        headers: parts.headers,
-        body: Received::new(stream, side, length).at(place),
-        request,
-    })
+        let answer = ready!(Pin::new(&mut self.response).poll(cx));
+        let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        let length = parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Poll::Ready(Ok(Answered {
+            status: parts.status,
+            headers: parts.headers,
+            body: Received::new(stream, side, length).at(self.place.take()),
+            request: self.request.take(),
+        }))
+    }
 }
 
 fn request(head: &Head, length: Length, tls: bool, told: &Told) -> Result<Request<()>, Error> {

@@ -52,9 +52,9 @@ impl Received {
     }
 
     /// Holds this place for as long as the body runs.
-    pub(crate) fn at(self, place: client::Place) -> Self {
+    pub(crate) fn at(self, place: Option<client::Place>) -> Self {
         Self {
-            _place: Some(place),
+            _place: place,
             ..self
         }
     }

@@ -80,7 +80,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             while !closed {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        streams.push(stream(Rc::clone(&caller), request, respond));
+                        let is_head = request.method() == Method::HEAD;
+                        let request = received(request);
+                        streams.push(stream(Rc::clone(&caller), request, is_head, respond));
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
@@ -129,29 +131,36 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     .await;
 }
 
+/// A request in the one form that it has for either version.
+fn received(request: HttpRequest<RecvStream>) -> Result<Request, Error> {
+    let (parts, stream) = request.into_parts();
+    let (head, length) = head(parts)?;
+    let body = Received::new(stream, Peer::Client, length);
+    Ok(Request {
+        head,
+        body: if body.is_end() {
+            Body::Empty
+        } else {
+            Body::Http2(body)
+        },
+        upgrade: false,
+    })
+}
+
 /// One exchange. Nothing to return: whatever goes wrong ends this stream only.
+///
+/// What needs no waiting is done by functions beside this one: a future has room for all that lives in it.
 async fn stream(
     caller: Rc<Caller>,
-    request: HttpRequest<RecvStream>,
+    mut request: Result<Request, Error>,
+    is_head: bool,
     respond: SendResponse<Bytes>,
 ) {
-    let (parts, receive) = request.into_parts();
     let respond = RefCell::new(respond);
-    let is_head = parts.method == Method::HEAD;
-    let answer = match head(parts) {
-        Ok((head, length)) => {
-            let body = Body::Http2(Received::new(receive, Peer::Client, length));
-            let body = if body.is_end() { Body::Empty } else { body };
+    let answer = match &mut request {
+        Ok(request) => {
             let interim = Interim::Http2(&respond);
-            let mut exchange = pin!(exchange(
-                &caller,
-                Request {
-                    head,
-                    body,
-                    upgrade: false
-                },
-                &interim
-            ));
+            let mut exchange = pin!(exchange(&caller, request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // Whoever asked has gone away, and so does the attempt.
@@ -166,12 +175,15 @@ async fn stream(
                 None => return,
             }
         }
-        Err(error) => answer::refused(&caller, &error),
+        Err(error) => answer::refused(&caller, error),
     };
-    send(&caller, respond.into_inner(), answer, is_head).await;
+    if let Some(relay) = begin(&respond, answer, is_head) {
+        finish(&caller, &respond, relay).await;
+    }
 }
 
-async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer, is_head: bool) {
+/// Sends the head of an answer; returns the body where there is one to send.
+fn begin(respond: &RefCell<SendResponse<Bytes>>, answer: Answer, is_head: bool) -> Option<Relay> {
     let Answer {
         status,
         mut headers,
@@ -187,22 +199,20 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = headers;
     let ends = bodiless || body.is_end();
-    let Ok(stream) = respond.send_response(response, ends) else {
-        return;
-    };
-    if ends {
-        return;
-    }
-    let idle = caller.site().timeouts.stream_idle;
+    let stream = respond.borrow_mut().send_response(response, ends).ok()?;
+    (!ends).then(|| Relay::new(body, Sink::Http2 { stream }))
+}
+
+async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut relay: Relay) {
     let mut timer = Timer::pooled();
-    timer.set(Instant::now() + idle);
-    let mut relay = Relay::new(body, Sink::Http2 { stream });
+    let mut idle = None;
     let mut moved = 0;
     let sent = poll_fn(|cx| {
         let outcome = relay.poll(cx);
         if outcome.is_pending() {
-            if relay.progress() != moved {
+            if idle.is_none() || relay.progress() != moved {
                 moved = relay.progress();
+                let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
                 timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {
@@ -214,7 +224,7 @@ async fn send(caller: &Caller, mut respond: SendResponse<Bytes>, answer: Answer,
     .await;
     if sent.is_err() {
         // The end is missing, and the client must know.
-        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        respond.borrow_mut().send_reset(h2::Reason::INTERNAL_ERROR);
     }
 }
 
@@ -228,7 +238,16 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         ));
     }
     let mut headers = parts.headers;
-    join_cookies(&mut headers);
+    // One look at the names instead of a search for each of these.
+    let (mut cookie, mut host, mut length) = (false, false, false);
+    for name in headers.keys() {
+        cookie |= *name == COOKIE;
+        host |= *name == HOST;
+        length |= *name == CONTENT_LENGTH;
+    }
+    if cookie {
+        join_cookies(&mut headers);
+    }
     let limits = parse::Limits::default();
     if headers.len() > limits.fields {
         return Err(Error::new(
@@ -246,19 +265,22 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
             format!("longer than {} bytes", limits.target_bytes),
         ));
     }
-    let authority = authority(uri.authority, &mut headers)?;
-    let length = match headers.get(CONTENT_LENGTH) {
-        Some(value) => Some(
+    let authority = authority(uri.authority, host.then_some(&mut headers))?;
+    let length = if length {
+        headers.remove(CONTENT_LENGTH)
+    } else {
+        None
+    };
+    let length = length
+        .map(|value| {
             value
                 .to_str()
                 .ok()
                 .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|text| text.parse::<u64>().ok())
-                .ok_or_else(|| bad("content-length is not a number".into()))?,
-        ),
-        None => None,
-    };
-    headers.remove(CONTENT_LENGTH);
+                .ok_or_else(|| bad("content-length is not a number".into()))
+        })
+        .transpose()?;
     Ok((
         Head {
             method: parts.method,
@@ -288,15 +310,21 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// `:authority`, or `host` where there is none; both only when they agree.
-fn authority(authority: Option<Authority>, headers: &mut HeaderMap) -> Result<Authority, Error> {
+/// `:authority`, or `host` where there is none; both only when they agree. `headers` only when there is a `host`.
+fn authority(
+    authority: Option<Authority>,
+    headers: Option<&mut HeaderMap>,
+) -> Result<Authority, Error> {
     let bad = |detail: &'static str| Error::new(Reason::MalformedRequest, detail);
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().cloned();
-    if hosts.next().is_some() {
-        return Err(bad("more than one host"));
-    }
-    headers.remove(HOST);
+    let host = match headers {
+        Some(headers) => {
+            if headers.get_all(HOST).iter().nth(1).is_some() {
+                return Err(bad("more than one host"));
+            }
+            headers.remove(HOST)
+        }
+        None => None,
+    };
     let authority = match (authority, host) {
         (Some(authority), Some(host))
             if !authority
@@ -311,6 +339,7 @@ fn authority(authority: Option<Authority>, headers: &mut HeaderMap) -> Result<Au
             .map_err(|_| bad("host is not a valid authority"))?,
         (None, None) => return Err(bad("neither :authority nor host")),
     };
-    parse::authority(Bytes::copy_from_slice(authority.as_str().as_bytes()))
-        .map_err(|malformed| bad(malformed.rule))
+    parse::check_authority(authority.as_str().as_bytes())
+        .map_err(|malformed| bad(malformed.rule))?;
+    Ok(authority)
 }

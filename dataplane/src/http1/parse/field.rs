@@ -31,20 +31,23 @@ pub enum Kind {
 
 /// What the field of this name is, in any case of letters.
 ///
-/// By length first, for nearly all fields end there.
+/// By length and first letter, for nearly all fields end there.
 pub fn kind(name: &[u8]) -> Kind {
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-    match name.len() {
-        2 if is("te") => Kind::Te,
-        4 if is("host") => Kind::Host,
-        6 if is("expect") => Kind::Expect,
-        7 if is("upgrade") => Kind::Upgrade,
-        10 if is("connection") => Kind::Connection,
-        10 if is("keep-alive") => Kind::Hop,
-        14 if is("content-length") => Kind::ContentLength,
-        14 if is("http2-settings") => Kind::Hop,
-        16 if is("proxy-connection") => Kind::Hop,
-        17 if is("transfer-encoding") => Kind::TransferEncoding,
+    let Some(first) = name.first() else {
+        return Kind::Ordinary;
+    };
+    match (name.len(), first | 0x20) {
+        (2, b't') if is("te") => Kind::Te,
+        (4, b'h') if is("host") => Kind::Host,
+        (6, b'e') if is("expect") => Kind::Expect,
+        (7, b'u') if is("upgrade") => Kind::Upgrade,
+        (10, b'c') if is("connection") => Kind::Connection,
+        (10, b'k') if is("keep-alive") => Kind::Hop,
+        (14, b'c') if is("content-length") => Kind::ContentLength,
+        (14, b'h') if is("http2-settings") => Kind::Hop,
+        (16, b'p') if is("proxy-connection") => Kind::Hop,
+        (17, b't') if is("transfer-encoding") => Kind::TransferEncoding,
         _ => Kind::Ordinary,
     }
 }
@@ -112,6 +115,8 @@ pub(super) enum Then {
     Drop,
     /// It names the host.
     Host,
+    /// It was understood as the length of the body.
+    Length,
 }
 
 /// What the special fields of one message say, gathered in the pass over all fields.
@@ -168,7 +173,10 @@ impl Special {
                 return Ok(Then::Host);
             }
             (Kind::Expect, Role::Request) => return self.expect(value),
-            (Kind::ContentLength, _) => self.content_length(value)?,
+            (Kind::ContentLength, _) => {
+                self.content_length(value)?;
+                return Ok(Then::Length);
+            }
             (Kind::TransferEncoding, _) => self.transfer_encoding(value)?,
             (Kind::Connection, _) => self.connection(value)?,
             (Kind::Upgrade, _) => {

@@ -98,6 +98,12 @@ fn is_escape(rest: &[u8]) -> bool {
 
 /// Reads `host [":" port]`: a name, an IPv4 or a bracketed IPv6 address; no user, no empty host, no empty port.
 pub(crate) fn authority(bytes: Bytes) -> Result<Authority, Malformed> {
+    check_authority(&bytes)?;
+    Authority::from_maybe_shared(bytes).map_err(|_| Malformed::new("malformed host"))
+}
+
+/// Whether [`authority`] reads this.
+pub(crate) fn check_authority(bytes: &[u8]) -> Result<(), Malformed> {
     let port = if bytes.first() == Some(&b'[') {
         let end = bytes
             .iter()
@@ -121,8 +127,7 @@ pub(crate) fn authority(bytes: Bytes) -> Result<Authority, Malformed> {
         }
         &bytes[end..]
     };
-    check_port(port)?;
-    Authority::from_maybe_shared(bytes).map_err(|_| Malformed::new("malformed host"))
+    check_port(port)
 }
 
 fn check_port(port: &[u8]) -> Result<(), Malformed> {
