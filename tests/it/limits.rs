@@ -179,11 +179,18 @@ async fn an_endpoint_that_has_enough_is_passed_over_until_all_have() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_counted_over_both_cores_and_idle_ones_make_room() {
-    let mesh = orders(
-        &["mesh: false", "limits: { connections: 3, wait: 300ms }"],
-        2,
-    )
-    .await;
+    // The same apps, reached without their sidecars: a connection for each exchange.
+    let plain = Service::new("plain")
+        .replicas(0)
+        .with("mesh: false")
+        .with("dns: orders")
+        .with("limits: { connections: 3, wait: 300ms }");
+    let mesh = Mesh::new()
+        .service(Service::new("orders").replicas(2))
+        .service(plain)
+        .route("/orders/*", "plain")
+        .start()
+        .await;
     let app = Holding::new();
     for origin in mesh.origins("orders") {
         origin.does(app.behaviour());

@@ -143,7 +143,8 @@ pub struct Service {
     pub hosts: Vec<String>,
     /// Its SPIFFE ID, when it is not `spiffe://<trust_domain>/service/<name>`.
     pub identity: Option<String>,
-    /// Who may call it. Anybody of the mesh when there is no rule; nobody else once there is one.
+    /// Who may call it. Anybody of the mesh when this is left out; with it, only those whom a rule allows, so an empty list
+    /// allows nobody.
     pub allow: Option<Vec<authz::Config>>,
     /// As in `defaults`.
     pub balance: Option<balance::Config>,

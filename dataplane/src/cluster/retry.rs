@@ -180,6 +180,11 @@ impl Answers {
         is_new
     }
 
+    /// Whether it has any gRPC status.
+    pub fn has_grpc(&self) -> bool {
+        self.grpc != 0
+    }
+
     fn has_status(&self, status: StatusCode) -> bool {
         let index = usize::from(status.as_u16().saturating_sub(400));
         status.as_u16() >= 400

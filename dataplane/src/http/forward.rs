@@ -578,6 +578,9 @@ impl Answered {
             _ => {}
         }
         let answers = &cluster.spec.retry.answers;
+        if !is_error && !answers.has_grpc() {
+            return None;
+        }
         let wall = SystemTime::now();
         let again = answers.ask(self.status, &self.headers, is_whole, wall);
         let outcome = judge_status(
