@@ -83,7 +83,9 @@ fn ask(mesh: &Mesh, count: usize) -> JoinSet<(Reply, Duration)> {
         asked.spawn(async move {
             let client = Client::http1(address).await;
             let begun = Instant::now();
-            (client.get(&url).await, begun.elapsed())
+            let request = Request::get(url).header("host", "shop");
+            let reply = client.send(request.body(whole("")).unwrap()).await;
+            (reply, begun.elapsed())
         });
     }
     asked

@@ -171,11 +171,8 @@ async fn attempts(
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
-        let mut now = if retries == 0 && !carried.terms.patience.was_tried() {
-            started
-        } else {
-            Instant::now()
-        };
+        let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
+        let mut now = if is_fresh { started } else { Instant::now() };
         let ask = Ask {
             tried: &tried[..(retries as usize).min(TRIED)],
             now,

@@ -164,6 +164,11 @@ impl Deadline {
         self.from(self.started)
     }
 
+    /// Whether the caller said how long it waits, so that each microsecond is taken off.
+    pub(crate) fn is_told(&self) -> bool {
+        self.call.is_some() || self.patience < self.timeout
+    }
+
     /// Whether it is the caller that has no more time, and not the service that took too long.
     pub(crate) fn is_of_caller(&self, now: Instant) -> bool {
         self.patience < self.timeout || self.call.is_some_and(|call| call <= now)
