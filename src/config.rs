@@ -137,6 +137,9 @@ fn check_parts(
     problems: &mut Problems,
 ) -> Option<Checked> {
     file.access_log.relative_to(base);
+    for service in file.services.values_mut() {
+        service.relative_to(base);
+    }
     let root = Path::root();
     let trust_domain = check_trust_domain(&file.trust_domain, &root.key("trust_domain"), problems);
     let admin = file.admin.build(&root.key("admin"), problems);

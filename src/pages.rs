@@ -1,7 +1,7 @@
 //! The admin pages that both proxies have: the configuration, the endpoints and the certificate.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use weft_runtime::config::Watched;
@@ -32,19 +32,47 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
                     "service": &*row.service,
                     "address": row.address,
                     "state": row.state.as_str(),
+                    "health": row.health,
+                    "problem": row.failure.as_deref(),
                     "ejections": row.ejections,
                     "in_flight": row.in_flight,
                 })
             })
             .collect();
-        (
-            "application/json",
-            format!("{:#}\n", json!({ "endpoints": rows })),
-        )
+        let services: Vec<_> = registry
+            .services()
+            .into_iter()
+            .map(|row| {
+                json!({
+                    "service": &*row.service,
+                    "endpoints": row.endpoints,
+                    "available": row.available,
+                    "panic": row.panicking,
+                })
+            })
+            .collect();
+        let now = Instant::now();
+        let sources: Vec<_> = registry
+            .sources()
+            .into_iter()
+            .map(|row| {
+                let age = row.last_success.map(|at| now.saturating_duration_since(at));
+                json!({
+                    "service": &*row.service,
+                    "known": row.known,
+                    "endpoints": row.endpoints,
+                    "stale": row.stale,
+                    "seconds_since_confirmed": age.map(|age| age.as_secs()),
+                    "problem": row.error,
+                })
+            })
+            .collect();
+        let page = json!({ "services": services, "endpoints": rows, "sources": sources });
+        ("application/json", format!("{page:#}\n"))
     };
     running.admin.page(
         "/endpoints",
-        "the endpoints of each service, as seen from here",
+        "the endpoints of each service as seen from here, and how their sources are doing",
         Arc::new(endpoints),
     );
 

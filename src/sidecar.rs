@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use weft_dataplane::discovery::Resolver;
-use weft_dataplane::node;
 use weft_dataplane::plan::services::INGRESS;
+use weft_dataplane::{dial, node};
 use weft_runtime::config::{Problems, watched};
 use weft_sidecar::{Reporting, report};
 
@@ -97,7 +97,8 @@ fn reporting(
         let (resolver, address) = (Arc::clone(&resolver), address.clone());
         Box::pin(async move {
             let addresses = node::lookup(&resolver, &address).await?;
-            tokio::net::TcpStream::connect(&addresses[..]).await
+            let (stream, _) = dial::connect(&dial::interleave(addresses)).await?;
+            Ok(stream)
         })
     });
     let collector = weft_dataplane::identity::SpiffeId::for_service(&checked.trust_domain, INGRESS)

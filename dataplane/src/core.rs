@@ -31,7 +31,7 @@ use crate::identity::Identity;
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
-use crate::plan::{Plan, Rule, Site};
+use crate::plan::{Plan, Purpose, Rule, Site};
 
 /// Commands to a core that are under way at most; a core takes them at once.
 const COMMANDS: usize = 16;
@@ -92,11 +92,13 @@ enum Command {
         site: Arc<str>,
         listener: TcpListener,
     },
+    /// Stop listening for a site, or for all.
     Close {
-        site: Arc<str>,
+        site: Option<Arc<str>>,
         /// Dropped when the socket is closed.
         closed: oneshot::Sender<()>,
     },
+    Leave,
     Drain,
 }
 
@@ -153,11 +155,15 @@ impl Cores {
 
     /// Stops listening for a site; its connections go on. The address is free when this returns.
     pub async fn close(&self, site: &Arc<str>) {
+        self.stop_listening(Some(site)).await;
+    }
+
+    async fn stop_listening(&self, site: Option<&Arc<str>>) {
         let mut closing = Vec::new();
         for sender in &self.commands {
             let (closed, is_closed) = oneshot::channel();
             let command = Command::Close {
-                site: Arc::clone(site),
+                site: site.cloned(),
                 closed,
             };
             let _: Result<_, _> = sender.send(command).await;
@@ -169,9 +175,19 @@ impl Cores {
         }
     }
 
+    /// Has every answer to a peer of the mesh say that we are about to stop.
+    pub async fn leave(&self) {
+        for sender in &self.commands {
+            let _: Result<_, _> = sender.send(Command::Leave).await;
+        }
+    }
+
     /// Stops listening, tells every connection to end after its exchange, and waits for that or for the deadline. Returns
     /// how many connections were still open then.
     pub async fn drain(self, deadline: impl Future<Output = ()>) -> usize {
+        // All cores have closed before any connection is told: who is told and finds somebody listening knows that it is
+        // not us any more.
+        self.stop_listening(None).await;
         for sender in &self.commands {
             let _: Result<_, _> = sender.send(Command::Drain).await;
         }
@@ -196,6 +212,7 @@ pub struct Core {
     pub(crate) pressure: Arc<watch::Sender<u64>>,
     /// The same moment on both clocks, so that telling the time of day costs nothing.
     clocks: Cell<(Instant, SystemTime)>,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
     /// What a `Date` says, at most a moment more than a second old.
     date: Cell<[u8; 29]>,
@@ -220,6 +237,7 @@ impl Core {
             settled: Arc::clone(&shared.settled),
             pressure: Arc::clone(&shared.pressure),
             clocks: Cell::new((Instant::now(), SystemTime::now())),
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
@@ -234,6 +252,15 @@ impl Core {
     /// The plan of this moment.
     pub(crate) fn plan(&self) -> Arc<Plan> {
         Arc::clone(self.plan.borrow_mut().load())
+    }
+
+    /// Whether peers are to be told that this process is about to stop.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    pub(crate) fn announce(&self) {
+        self.leaving.set(true);
     }
 
     /// Whether connections are to end after their exchange.
@@ -297,8 +324,20 @@ impl Core {
         wired
     }
 
-    /// The counters of a caller that comes in from the mesh.
-    pub(crate) fn inbound(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
+    /// The counters of a caller that comes in from the mesh, for what is traffic.
+    pub(crate) fn inbound(
+        &self,
+        caller: &Caller,
+        site: &Site,
+        rule: &Rule,
+    ) -> Option<Arc<EdgeCells>> {
+        if rule.purpose != Purpose::Traffic {
+            return None;
+        }
+        self.edge_from(caller, site)
+    }
+
+    fn edge_from(&self, caller: &Caller, site: &Site) -> Option<Arc<EdgeCells>> {
         if !site.tells_identity {
             return None;
         }
@@ -355,7 +394,10 @@ impl Core {
         let status = Some(error.reason.status().as_u16());
         let cells = [
             rule.and_then(|rule| self.route(site, rule)),
-            self.inbound(caller, site),
+            match rule {
+                Some(rule) => self.inbound(caller, site, rule),
+                None => self.edge_from(caller, site),
+            },
         ];
         for cells in cells.into_iter().flatten() {
             cells.answered(error.reason);
@@ -364,6 +406,7 @@ impl Core {
     }
 
     pub(crate) fn drain(&self) {
+        self.announce();
         self.draining.set(true);
         let wakers: Vec<Waker> = self
             .seats
@@ -447,7 +490,7 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                     match accept::listen(Rc::clone(&core), Arc::clone(&site), listener) {
                         Ok(task) => {
                             if let Some(old) = listeners.insert(site, task) {
-                                old.abort();
+                                old.close().await;
                             }
                         }
                         // The other listeners and all connections go on.
@@ -457,19 +500,18 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                     }
                 }
                 Some(Command::Close { site, closed }) => {
-                    if let Some(listener) = listeners.remove(&site) {
-                        listener.abort();
-                        // The socket goes with the task, which ends a moment after it was told to.
-                        let _: Result<_, _> = listener.await;
-                    }
+                    let closing: Vec<_> = match site {
+                        Some(site) => listeners.remove(&site).into_iter().collect(),
+                        None => listeners.drain().map(|(_, listener)| listener).collect(),
+                    };
+                    futures_util::future::join_all(
+                        closing.into_iter().map(accept::Listening::close),
+                    )
+                    .await;
                     drop(closed);
                 }
-                Some(Command::Drain) => {
-                    for (_, listener) in listeners.drain() {
-                        listener.abort();
-                    }
-                    core.drain();
-                }
+                Some(Command::Leave) => core.announce(),
+                Some(Command::Drain) => core.drain(),
                 // The process has finished draining, or gave up; what is still open is cut.
                 None => return Ok(()),
             }

@@ -24,7 +24,14 @@ pub struct Head {
 impl Head {
     /// The host without its port, as the client spelled it.
     pub fn host(&self) -> &str {
-        self.authority.host()
+        // Checked when it was read: no user, and brackets around an address that has colons.
+        let text = self.authority.as_str();
+        let end = if text.starts_with('[') {
+            text.find(']').map(|at| at + 1)
+        } else {
+            text.bytes().position(|byte| byte == b':')
+        };
+        &text[..end.unwrap_or(text.len())]
     }
 
     /// Whether sending this request twice has the effect of sending it once (RFC 9110 §9.2.2), by its method alone.

@@ -7,6 +7,7 @@
 //! Modules are in layers; a module uses only layers above it, and the features of layer 1 never import one another.
 
 // Layer 0: words.
+pub mod dial;
 pub mod endpoint;
 pub mod error;
 pub mod gate;

@@ -15,17 +15,20 @@ use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
+use crate::cluster::members::View;
 use crate::cluster::{Cluster, Spec};
 use crate::core::{Cores, Open, Shared};
 use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
 use crate::endpoint::State;
 use crate::identity::{Identity, Source};
-use crate::observe::{AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, ServiceRow};
+use crate::observe::{
+    AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, ServiceRow, SourceRow,
+};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
-/// How long the first answers of discovery are waited for before a process says that it is ready.
+/// How long the first answers of discovery are waited for before a plan is put in force.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A program's checked configuration, from which its plans are made.
@@ -127,21 +130,14 @@ pub async fn run<D: Design>(
 ) -> Result<(), String> {
     let held = process.drain.guard();
     let mut changes = designs.changes();
-    let mut carried = Carried::new(process.tasks.clone(), resolver);
+    let mut carried = Carried::new(process.tasks.clone(), resolver, identity.clone());
     let clusters: Arc<ArcSwap<Vec<Arc<Cluster>>>> = Arc::default();
     show_endpoints(&process.registry, &clusters);
+    show_services(&process.registry, &clusters);
 
     let mut generation = 1;
     let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
-    // What is asked of us before we know where things are would fail for nothing. A name that does not resolve is no
-    // reason to wait long: others do.
-    let answers = clusters.load_full();
-    let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
-        for cluster in &*answers {
-            cluster.discovery.known().await;
-        }
-    })
-    .await;
+    first_answers(&clusters).await;
     let shared = Shared {
         plan: Arc::new(ArcSwap::from_pointee(first)),
         identity,
@@ -158,9 +154,15 @@ pub async fn run<D: Design>(
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
 
+    let mut leaving = false;
     loop {
         let design = tokio::select! {
             () = process.drain.draining() => break,
+            () = process.drain.leaving(), if !leaving => {
+                leaving = true;
+                cores.leave().await;
+                continue;
+            }
             design = changes.next() => match design {
                 Some(design) => design,
                 // Nobody can change the configuration any more.
@@ -173,6 +175,7 @@ pub async fn run<D: Design>(
         generation += 1;
         match compile(&*design, generation, &mut carried, &clusters) {
             Ok(plan) => {
+                first_answers(&clusters).await;
                 shared.plan.store(Arc::new(plan));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");
@@ -195,6 +198,18 @@ pub async fn run<D: Design>(
     }
     drop(held);
     Ok(())
+}
+
+/// Waits until it is known where each service of a plan is, before the plan is put in force: what is asked of us before
+/// would fail for nothing. A name that does not resolve is no reason to wait long: others do.
+async fn first_answers(clusters: &ArcSwap<Vec<Arc<Cluster>>>) {
+    let clusters = clusters.load_full();
+    let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
+        for cluster in &*clusters {
+            cluster.discovery.known().await;
+        }
+    })
+    .await;
 }
 
 /// The addresses behind `host:port`, by the mesh's own resolver.
@@ -300,22 +315,50 @@ async fn listen(
     }
 }
 
-fn show_endpoints(registry: &Registry, shown: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
-    let clusters = Arc::clone(shown);
+fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let sources = Arc::clone(clusters);
+    registry.sources_from(Box::new(move || {
+        let clusters = sources.load();
+        let meshed = clusters.iter().filter(|cluster| !cluster.is_local);
+        let mut rows: Vec<_> = meshed
+            .map(|cluster| {
+                let report = cluster.discovery.report();
+                SourceRow {
+                    service: Arc::clone(&cluster.name),
+                    known: report.known,
+                    endpoints: report.addresses,
+                    stale: report.stale,
+                    last_success: report.last_success,
+                    error: report.last_error,
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| a.service.cmp(&b.service));
+        rows
+    }));
+    let clusters = Arc::clone(clusters);
     registry.endpoints_from(Box::new(move || {
         let now = Instant::now();
         let mut rows = Vec::new();
         for cluster in clusters.load().iter().filter(|cluster| !cluster.is_local) {
-            for endpoint in cluster.members.load().endpoints() {
+            for View {
+                endpoint,
+                verdict,
+                failure,
+            } in cluster.members.view()
+            {
                 rows.push(EndpointRow {
                     service: Arc::clone(&cluster.name),
                     address: endpoint.address,
                     state: match endpoint.state(now) {
                         State::Healthy => EndpointState::Healthy,
                         State::Draining => EndpointState::Draining,
+                        State::Unhealthy => EndpointState::Unhealthy,
                         State::Ejected { .. } => EndpointState::Ejected,
                         State::Probing => EndpointState::Probing,
                     },
+                    health: cluster.spec.health.as_ref().map(|_| verdict.as_str()),
+                    failure,
                     ejections: endpoint.totals().ejections,
                     in_flight: u64::from(endpoint.in_flight()),
                 });
@@ -323,21 +366,37 @@ fn show_endpoints(registry: &Registry, shown: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) 
         }
         rows
     }));
-    let clusters = Arc::clone(shown);
+}
+
+fn show_services(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
+    let clusters = Arc::clone(clusters);
     registry.services_from(Box::new(move || {
         let clusters = clusters.load();
-        let of_mesh = clusters.iter().filter(|cluster| !cluster.is_local);
-        of_mesh
-            .map(|cluster| ServiceRow {
-                service: Arc::clone(&cluster.name),
-                in_flight: cluster.in_flight() as u64,
-                waiting: cluster.waiting() as u64,
-                breaker: cluster
-                    .breaker
-                    .as_ref()
-                    .map(|breaker| (breaker.state().as_str(), breaker.openings())),
+        let shown = clusters.iter().filter(|cluster| !cluster.is_local);
+        let mut rows: Vec<_> = shown
+            .map(|cluster| {
+                let summary = cluster.members.summary();
+                ServiceRow {
+                    service: Arc::clone(&cluster.name),
+                    endpoints: summary.endpoints,
+                    available: summary.available,
+                    panicking: summary.panicking,
+                    panics: summary.panics,
+                    panic_picks: summary.panic_picks,
+                    is_probed: cluster.spec.health.is_some(),
+                    probes_passed: summary.probes_passed,
+                    probes_failed: summary.probes_failed,
+                    in_flight: cluster.in_flight() as u64,
+                    waiting: cluster.waiting() as u64,
+                    breaker: cluster
+                        .breaker
+                        .as_ref()
+                        .map(|breaker| (breaker.state().as_str(), breaker.openings())),
+                }
             })
-            .collect()
+            .collect();
+        rows.sort_by(|a, b| a.service.cmp(&b.service));
+        rows
     }));
 }
 

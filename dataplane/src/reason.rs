@@ -115,8 +115,8 @@ reasons! {
     UpstreamTimeout = "upstream_timeout", GATEWAY_TIMEOUT, 4, "Raise the service's timeout or find out why the endpoint is slow.";
     /// The time that the caller gave the exchange is over.
     DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, 4, "Give the exchange more time, or find out which hop spends it.";
-    /// The process is about to stop and takes no new exchanges on this connection.
-    Draining = "draining", SERVICE_UNAVAILABLE, 14, "Connect anew; another instance takes over.";
+    /// The process is about to stop, and the app beside it has ended already.
+    Draining = "draining", SERVICE_UNAVAILABLE, 14, "Try again: another instance takes over. Let the app end after its sidecar has drained, not before.";
     /// A limit on connections is reached, to the service, to an endpoint or of this process.
     TooManyConnections = "too_many_connections", SERVICE_UNAVAILABLE, 8, "Try again later, or raise the limit that the detail names.";
     /// A fault of Weft's own.

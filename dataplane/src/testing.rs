@@ -29,11 +29,12 @@ use crate::balance;
 use crate::cluster::{Cluster, Speaks, Spec, limits, retry};
 use crate::core::{Core, Open, Shared};
 use crate::discovery::Source;
+use crate::endpoint::place::Place;
 use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
 use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
-use crate::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
+use crate::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
 
@@ -68,7 +69,7 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     registry: Arc<Registry>,
     open: Arc<Open>,
-    listening: JoinHandle<()>,
+    listening: Option<accept::Listening>,
 }
 
 /// A stage before it stands: what a story wants otherwise than usual.
@@ -127,7 +128,7 @@ impl Stage {
             address,
             registry,
             open: shared.open,
-            listening,
+            listening: Some(listening),
         }
     }
 
@@ -139,6 +140,11 @@ impl Stage {
     /// A client that speaks HTTP/2.
     pub(crate) async fn h2_client(&self) -> H2Client {
         H2Client::connect(self.address, |_| ()).await
+    }
+
+    /// Closes the listener as a core does.
+    pub(crate) async fn close(&mut self) {
+        self.listening.take().unwrap().close().await;
     }
 
     /// What was counted between us and the cluster.
@@ -174,7 +180,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.listening.abort();
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
     }
 }
 
@@ -182,13 +190,14 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
     let (path, mut problems) = (Path::root(), Problems::new());
     Spec {
         name: "orders".into(),
-        source: Source::Fixed(origins.to_vec()),
+        source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
         speaks,
         balance: balance::Config::default(),
         outlier: outlier::Config::default()
             .build(&path, &mut problems)
             .unwrap(),
+        health: None,
         retry: retry::Config::default()
             .build(&path, &mut problems)
             .unwrap(),
@@ -240,6 +249,7 @@ pub(crate) fn plan(mut site: Site, cluster: &Arc<Cluster>) -> Plan {
         ),
         limits: Vec::new(),
         target: Arc::clone(cluster),
+        purpose: Purpose::Traffic,
     };
     let matches = Match::default();
     site.routes = Table::build(vec![(&path, &matches, Arc::new(rule))], &mut problems).unwrap();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Layer 0: words that everybody uses.
 const WORDS: &[&str] = &[
+    "dial",
     "endpoint",
     "error",
     "gate",

@@ -14,7 +14,7 @@ use weft_dataplane::limit::Limiter;
 use weft_dataplane::node;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::{INGRESS, Services};
-use weft_dataplane::plan::{Door, Http2, Metered, Plan, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Metered, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
@@ -264,6 +264,7 @@ impl node::Design for Design {
                 authz: Arc::clone(&anybody),
                 limits: limits.collect::<Option<_>>()?,
                 target: Arc::clone(clusters.get(route.to.as_str())?),
+                purpose: Purpose::Traffic,
                 name,
             };
             rules.push((

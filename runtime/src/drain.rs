@@ -1,4 +1,4 @@
-//! Ending without losing anything, in two stages: finish what you have, then stop.
+//! Ending without losing anything: say so while everything works as ever, finish what you have, then stop.
 //!
 //! The [`Trigger`] is with the one who decides; everybody else has a [`Watch`]. When the drain begins, listeners stop
 //! accepting and connections tell their peers that no more exchanges are welcome. Whatever must not be cut holds a [`Guard`]; so does a
@@ -44,6 +44,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub enum Stage {
     /// It works.
     Serving,
+    /// It works, and tells everybody that it will not for long.
+    Leaving,
     /// It finishes what it has.
     Draining,
     /// It stops; what still runs is cut.
@@ -116,6 +118,11 @@ impl Shared {
 }
 
 impl Trigger {
+    /// Has everybody say that the drain is about to begin, for those who can turn to somebody else before it does.
+    pub fn leave(&self) {
+        self.shared.enter(Stage::Leaving);
+    }
+
     /// Begins the drain, waits until nobody holds a guard any more, but no longer than `timeout`, and ends it. Returns how many
     /// guards were still held, which is how much was cut. Who held them gets a moment more, to say what it was.
     ///
@@ -181,6 +188,11 @@ impl Watch {
     /// Whether everything is to stop. One atomic load.
     pub fn has_ended(&self) -> bool {
         self.shared.now.load(Ordering::Acquire) >= Stage::Ended as u8
+    }
+
+    /// Waits until it is known that the drain is about to begin; at once when it is. May be dropped at any time.
+    pub async fn leaving(&self) {
+        self.reaches(Stage::Leaving).await;
     }
 
     /// Waits until the drain begins; at once when it has. May be dropped at any time.
@@ -347,6 +359,17 @@ mod tests {
             thread.join().expect("saw the drain");
         }
         trigger.watch().draining().await;
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_not_draining_yet() {
+        let (trigger, watch) = channel();
+        trigger.leave();
+        watch.leaving().await;
+        assert!(!watch.is_draining());
+        assert_eq!(trigger.drain(LONG).await, 0);
+        trigger.leave();
+        assert!(watch.has_ended(), "there is no way back");
     }
 
     #[tokio::test]

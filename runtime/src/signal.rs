@@ -120,6 +120,7 @@ async fn drain(
     let (delay, timeout) = (config.delay.as_duration(), config.timeout.as_duration());
     tracing::info!(why, ?delay, ?timeout, "draining");
     readiness.leave("draining");
+    trigger.leave();
     let drained = async {
         tokio::time::sleep(delay).await;
         trigger.drain(timeout).await

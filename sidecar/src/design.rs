@@ -7,11 +7,12 @@ use std::sync::Arc;
 use weft_dataplane::authz::Rules;
 use weft_dataplane::cluster::config::local_app;
 use weft_dataplane::cluster::{Cluster, Spec};
+use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
 use weft_dataplane::node;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::Services;
-use weft_dataplane::plan::{Door, Http2, Plan, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
 use weft_runtime::config::{Path, Problems, overlap};
@@ -110,6 +111,7 @@ impl Design {
                 )?),
                 limits: Vec::new(),
                 target: Arc::clone(target),
+                purpose: Purpose::Traffic,
             });
             for host in std::iter::once(name).chain(&service.hosts) {
                 let matching = Match {
@@ -140,18 +142,36 @@ impl Design {
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
         problems: &mut Problems,
     ) -> Option<Site> {
-        let rule = Rule {
-            id: Rule::next_id(),
-            name: Arc::from("app"),
-            authn: None,
-            authz: Arc::new(rules(&self.services, &self.service, problems)?),
-            limits: Vec::new(),
-            target: Arc::clone(clusters.get(&self.local.name)?),
+        let target = clusters.get(&self.local.name)?;
+        let rule = |name: &str, allow: Rules, purpose| {
+            Arc::new(Rule {
+                id: Rule::next_id(),
+                name: Arc::from(name),
+                authn: None,
+                authz: Arc::new(allow),
+                limits: Vec::new(),
+                target: Arc::clone(target),
+                purpose,
+            })
         };
-        let routes = Table::build(
-            vec![(&Path::root(), &Match::default(), Arc::new(rule))],
-            problems,
-        )?;
+        let allow = rules(&self.services, &self.service, problems)?;
+        let mut matches = vec![(Match::default(), rule("app", allow, Purpose::Traffic))];
+        if let Some((probes, purpose)) = self.probes() {
+            let anybody = Rules::build(
+                &self.service,
+                &Path::root(),
+                &[],
+                &self.services.identities,
+                problems,
+            )?;
+            matches.push((probes, rule("health", anybody, purpose)));
+        }
+        let place = Path::root();
+        let matches = matches
+            .iter()
+            .map(|(matching, rule)| (&place, matching, Arc::clone(rule)))
+            .collect();
+        let routes = Table::build(matches, problems)?;
         Some(self.site(
             "inbound",
             self.settings.inbound,
@@ -159,6 +179,23 @@ impl Design {
             routes,
             Reason::NoRoute,
         ))
+    }
+
+    /// The requests by which other proxies ask how our app is, where they do. Every member of the mesh may, whatever the
+    /// `allow` rules say: whoever is about to call has to know, and nobody would think of a rule for it.
+    fn probes(&self) -> Option<(Match, Purpose)> {
+        let checks = self.services.specs.get(&self.service)?.health.as_ref()?;
+        let (method, path) = checks.question.request();
+        let matching = Match {
+            path: Some(path.to_owned()),
+            methods: Some(vec![method.to_owned()]),
+            ..Match::default()
+        };
+        let purpose = match checks.question {
+            Question::Tcp => Purpose::Knock,
+            Question::Http { .. } | Question::Grpc { .. } => Purpose::Health,
+        };
+        Some((matching, purpose))
     }
 
     fn site(

@@ -546,6 +546,8 @@ mod tests {
                 } else {
                     EndpointState::Healthy
                 },
+                health: None,
+                failure: None,
                 ejections: 0,
                 in_flight: 0,
             };
@@ -577,6 +579,8 @@ mod tests {
                 service: Arc::from("orders"),
                 address: ([127, 0, 0, 1], n).into(),
                 state: EndpointState::Healthy,
+                health: None,
+                failure: None,
                 ejections: 0,
                 in_flight: 0,
             };

@@ -196,6 +196,11 @@ fn services_that_cannot_be_and_rules_that_never_match() {
 }
 
 #[test]
+fn health_that_asks_nothing_or_too_much() {
+    check_table("health");
+}
+
+#[test]
 fn routes_that_lead_nowhere_and_limits_that_allow_nothing() {
     check_table("routes");
 }
@@ -234,6 +239,7 @@ fn no_role_starts_with_a_broken_file() {
         "syntax",
         "shape",
         "services",
+        "health",
         "routes",
         "addresses",
         "several",

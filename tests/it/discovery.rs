@@ -146,3 +146,113 @@ async fn a_process_that_says_it_is_ready_knows_where_to_go() {
         assert_eq!(reply.code(), 200, "{}", reply.text());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srv_records_list_instances_and_their_shares() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("srv: _http._tcp.orders"),
+        )
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    mesh.dns.ttl(600);
+    let app = mesh.ports.app();
+    for (number, name) in [(0, "one.orders"), (1, "two.orders")] {
+        mesh.dns.add(name, mesh.replica("orders", number).host);
+    }
+    let reaches = async |name: &str| {
+        within(Duration::from_secs(10), name, async || {
+            (mesh.get("/orders/1").await.text() == name).then_some(())
+        })
+        .await;
+    };
+    // The records have the app's port; that the sidecar is reached on the mesh's is our own matter.
+    mesh.dns
+        .instances("_http._tcp.orders", &[(0, 1, app, "one.orders.")]);
+    reaches("orders-0").await;
+    mesh.dns
+        .instances("_http._tcp.orders", &[(0, 1, app, "two.orders.")]);
+    reaches("orders-1").await;
+    let page = mesh.page(mesh.ingress_host(), "/endpoints").await.json();
+    assert_eq!(page["sources"][0]["endpoints"], 1, "{page}");
+    assert_eq!(page["sources"][0]["known"], true, "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_names_are_one_service() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("dns: [orders-a, orders-b.internal]"),
+        )
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    mesh.dns.add("orders-a", mesh.replica("orders", 0).host);
+    mesh.dns
+        .add("orders-b.internal", mesh.replica("orders", 1).host);
+    for name in ["orders-0", "orders-1"] {
+        eventually(name, async || {
+            (mesh.get("/orders/1").await.text() == name).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_endpoints_is_followed_and_a_broken_one_changes_nothing() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("endpoints_file: orders.yaml"),
+        )
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let host = mesh.ingress_host();
+    let file = mesh.directory("ingress").join("orders.yaml");
+    let write = |text: &str| {
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+    };
+    // It is not there yet, and whoever asks is told so.
+    let reply = mesh.get("/orders/1").await;
+    assert_eq!(reply.reason(), Some("no_endpoints"));
+    assert!(reply.text().contains("orders.yaml"), "{}", reply.text());
+    write(&format!("- {}\n", mesh.inbound("orders", 0)));
+    eventually("the first is used", async || {
+        (mesh.get("/orders/1").await.text() == "orders-0").then_some(())
+    })
+    .await;
+
+    let load = Load::start(&mesh.client, &mesh.url("/orders/1"), 2, Duration::ZERO);
+    write("- 10.0.0.7\n");
+    mesh.metric_reaches(host, "weft_discovery_failing", &["service=\"orders\""], 1.0)
+        .await;
+    let said = mesh
+        .ingress()
+        .says(&["list of endpoints", "orders.yaml:1:3"])
+        .await;
+    assert!(said.contains("ERROR"), "{said}");
+    let page = mesh.page(host, "/endpoints").await.text();
+    assert!(page.contains("is not an address with a port"), "{page}");
+    load.more(20).await;
+    // As JSON, with more about it.
+    write(&format!(
+        r#"[{{ "address": "{}", "weight": 2, "zone": "a" }}]"#,
+        mesh.inbound("orders", 1)
+    ));
+    eventually("the second is used", async || {
+        (mesh.get("/orders/1").await.text() == "orders-1").then_some(())
+    })
+    .await;
+    let failing = mesh.metric(host, "weft_discovery_failing", &[]).await;
+    assert!(failing < 0.5, "{failing}");
+    load.stop().await.assert_all_answered();
+}

@@ -194,6 +194,81 @@ async fn a_replica_that_is_stopped_under_load_fails_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn peers_leave_a_draining_replica_within_a_round_trip_and_come_back() {
+    let mut mesh = draining("delay: 4s", 2).await;
+    mesh.dns.ttl(600);
+    let host = mesh.replica("orders", 0).host;
+    let state = |page: &str, state: &str| {
+        let state = format!("state=\"{state}\"");
+        crate::harness::mesh::sample(page, "weft_endpoint_state", &[&host.to_string(), &state])
+    };
+    for _ in 0..20 {
+        assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    }
+    mesh.sidecar("orders", 0).terminate();
+    mesh.sidecar("orders", 0)
+        .says(&["draining", "SIGTERM"])
+        .await;
+    mesh.origin("orders", 0).forget();
+    for number in 0..100 {
+        let reply = mesh.post(&format!("/orders/{number}"), "an order").await;
+        assert_eq!(reply.code(), 200, "{}", reply.text());
+        assert_eq!(reply.header("weft-draining"), None, "this is between us");
+    }
+    // It was told with the answer to the first exchange, or with one that was before its cores had heard of it.
+    let after = mesh.origin("orders", 0).total();
+    assert!(after <= 3, "{after} exchanges with a draining replica");
+    let page = mesh.page(mesh.ingress_host(), "/metrics").await.text();
+    assert!(state(&page, "draining") > 0.5, "{page}");
+    // It still works for whoever has not heard of it.
+    assert!(mesh.replica_mut("orders", 0).sidecar.ended().is_none());
+    assert!(mesh.replica_mut("orders", 0).sidecar.end().await.success());
+
+    mesh.restart_sidecar("orders", 0).await;
+    eventually("it is used again", async || {
+        mesh.get("/orders/1").await;
+        (mesh.origin("orders", 0).total() > after).then_some(())
+    })
+    .await;
+    let page = mesh.page(mesh.ingress_host(), "/metrics").await.text();
+    assert!(state(&page, "healthy") > 0.5, "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_cannot_say_that_its_sidecar_drains() {
+    let mesh = draining("delay: 0s", 1).await;
+    mesh.origin("orders", 0).does(Behaviour::Bytes(
+        b"HTTP/1.1 200 OK\r\nWeft-Draining: ?1\r\nContent-Length: 2\r\n\r\nok".to_vec(),
+    ));
+    let reply = mesh.get("/orders/1").await;
+    assert_eq!((reply.code(), reply.header("weft-draining")), (200, None));
+    let page = mesh.page(mesh.ingress_host(), "/metrics").await.text();
+    let state = ["state=\"draining\""];
+    assert!(crate::harness::mesh::sample(&page, "weft_endpoint_state", &state) < 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_ends_before_its_sidecar_is_no_failure_of_its_callers() {
+    let mut mesh = draining("delay: 4s", 1).await;
+    assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    mesh.sidecar("orders", 0).terminate();
+    mesh.sidecar("orders", 0)
+        .says(&["draining", "SIGTERM"])
+        .await;
+    mesh.origin("orders", 0).stop().await;
+    // There is no other to turn to, so the reason is seen.
+    let reply = mesh.post("/orders/2", "an order").await;
+    assert_eq!((reply.code(), reply.reason()), (503, Some("draining")));
+    let number = mesh.add_replica("orders").await;
+    mesh.dns.add("orders", mesh.replica("orders", number).host);
+    eventually("another one takes over", async || {
+        (mesh.post("/orders/3", "an order").await.code() == 200).then_some(())
+    })
+    .await;
+    assert!(mesh.replica_mut("orders", 0).sidecar.end().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_ca_and_idle_processes_end_with_success_at_once() {
     let mut mesh = Mesh::new()
         .service(Service::new("orders"))

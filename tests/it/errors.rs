@@ -343,7 +343,7 @@ async fn every_reason_has_its_status_its_problem_and_its_count() {
     }
     assert_eq!(
         shown,
-        Reason::ALL.len() - 4,
+        Reason::ALL.len() - 3,
         "some cannot be shown any more"
     );
     scene.ingress.assert_alive().await;

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Io, detect};
@@ -28,6 +29,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 const GOODBYE_BYTES: usize = 64 * 1024;
 /// How long a listener rests when it cannot accept: without a rest, a lack of descriptors would spin the core.
 const REST: Duration = Duration::from_millis(50);
+/// How long a listener that closes waits for clients that the kernel has answered already: about a round trip.
+const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// One socket per core on the same address: the kernel spreads connections over them.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
@@ -53,21 +56,56 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts on this core until the task is aborted.
+/// A listener at work on one core.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Takes the connections that the kernel has made already, and closes the socket. It is closed when this returns.
+    pub(crate) async fn close(self) {
+        let _: Result<(), ()> = self.stop.send(());
+        let _: Result<(), _> = self.task.await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn abort(&self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts on this core until the listener is closed.
 pub(crate) fn listen(
     core: Rc<Core>,
     site: Arc<str>,
     listener: TcpListener,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<Listening> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(tokio::task::spawn_local(async move {
+    let (stop, mut stopped) = oneshot::channel();
+    let task = tokio::task::spawn_local(async move {
         let cells = core.registry.connections(&site);
         let mut starved = false;
+        let mut last_call = None;
         loop {
-            let (stream, address) = match listener.accept().await {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                // What a socket has in its queue when it is closed is reset, though its clients believe themselves
+                // connected, and may have sent a request already.
+                _ = &mut stopped, if last_call.is_none() => {
+                    turn_newcomers_away(&listener);
+                    last_call = Some(Instant::now() + LAST_CALL);
+                    continue;
+                }
+                () = async { sleep_until(last_call.unwrap_or_else(Instant::now)).await }, if last_call.is_some() => return,
+            };
+            let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 // The client was faster than us; that is not our trouble.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) if last_call.is_some() => return,
                 Err(error) => {
                     if !starved {
                         tracing::error!(listener = %site, %error, "cannot accept connections");
@@ -102,7 +140,33 @@ pub(crate) fn listen(
                 converse(io, caller, seat, version, open).await;
             });
         }
-    }))
+    });
+    Ok(Listening { stop, task })
+}
+
+/// Has the kernel ignore attempts to connect to this socket, and still finish those that it has answered. Whoever is
+/// ignored asks again within a second, and finds the socket closed, or whoever listens there then.
+fn turn_newcomers_away(listener: &tokio::net::TcpListener) {
+    #[cfg(target_os = "linux")]
+    {
+        use socket2::SockFilter;
+        // Classic BPF over the TCP header: what has SYN among its flags is dropped, the rest is kept.
+        const LOAD_BYTE: u16 = 0x30;
+        const JUMP_IF_SET: u16 = 0x45;
+        const RETURN: u16 = 0x06;
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 0x02;
+        let filter = [
+            SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+            SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        // Where it is not allowed, the window between the last look and the close is left.
+        let _: io::Result<()> = SockRef::from(listener).attach_filter(&filter);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
 }
 
 async fn converse(

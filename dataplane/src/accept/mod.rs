@@ -5,4 +5,4 @@ mod io;
 mod listener;
 
 pub use io::Io;
-pub(crate) use listener::{bind, listen};
+pub(crate) use listener::{Listening, bind, listen};

@@ -16,9 +16,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_runtime::config::{Path, Problems};
+
+use crate::dial;
 
 /// Larger documents are refused.
 pub(super) const MOST_BYTES: usize = 1 << 20;
@@ -145,10 +146,10 @@ impl Fetcher {
     }
 
     async fn connect_and_get(&self) -> Result<Bytes, String> {
-        // Tries all addresses of the name, in turn.
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| format!("cannot connect to {}: {error}", self.authority))?;
+        let failed = |error| format!("cannot connect to {}: {error}", self.authority);
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let addresses = dial::interleave(found.await.map_err(failed)?);
+        let (tcp, _) = dial::connect(&addresses).await.map_err(failed)?;
         match &self.tls {
             None => self.exchange(tcp).await,
             Some((connector, name)) => {

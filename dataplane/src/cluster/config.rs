@@ -1,9 +1,13 @@
 //! `services:` and `defaults:` of the file: what a service is, and how it is reached.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
@@ -12,8 +16,10 @@ use super::limits::{self, Limits};
 use super::{Speaks, Spec, breaker, retry};
 use crate::authz;
 use crate::balance;
+use crate::discovery::list::{self, Item};
 use crate::discovery::{Source, dns};
-use crate::health::outlier;
+use crate::endpoint::place::Place;
+use crate::health::{self, Question, outlier};
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// What a service's app speaks on its port.
@@ -42,6 +48,8 @@ pub struct Defaults {
     pub retry: retry::Config,
     /// When an endpoint that fails is left alone.
     pub outlier: outlier::Config,
+    /// How endpoints are asked whether they are well. They are not when this is left out.
+    pub health: Option<health::Config>,
     /// How much may be under way.
     pub limits: limits::Config,
     /// When nothing is sent any more because nearly everything fails.
@@ -56,6 +64,7 @@ impl Default for Defaults {
             connect_timeout: Period::seconds(1),
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
+            health: None,
             limits: limits::Config::default(),
             breaker: breaker::Config::default(),
         }
@@ -66,6 +75,9 @@ impl Defaults {
     /// Checks them, as they stand in the file.
     pub fn check(&self, path: &Path, problems: &mut Problems) {
         self.build(path, |_| true, problems);
+        if let Some(health) = &self.health {
+            health.build(&path.key("health"), problems);
+        }
     }
 
     /// Checks those values whose keys `tell` says; of the others only whether they are good comes back.
@@ -128,10 +140,19 @@ struct Reach {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
-    /// The name that resolves to its hosts (A, AAAA). Its own name when neither this nor `endpoints` is given.
-    pub dns: Option<String>,
-    /// Its hosts as `IP:PORT`, instead of DNS. In the mesh the port is that of the sidecars.
-    pub endpoints: Option<Vec<String>>,
+    /// The name that resolves to its hosts (A, AAAA), or a list of names that do so together. Its own name when none of
+    /// this, `srv`, `endpoints` and `endpoints_file` is given.
+    pub dns: Option<Names>,
+    /// The name whose SRV records list its instances, such as `_http._tcp.orders`, or a list of such names. A record's
+    /// priority is a tier, its weight a share within it (RFC 2782). Its port counts where there are no sidecars
+    /// (`mesh: false`); sidecars are reached on the port of `sidecar.inbound`.
+    pub srv: Option<Names>,
+    /// Its endpoints, instead of DNS: `IP:PORT`, or a mapping with `address`, `weight`, `priority` and `zone`. In the mesh
+    /// the port is that of the sidecars.
+    pub endpoints: Option<Vec<Item>>,
+    /// A file with such a list, in YAML or JSON. It is looked at every second; while it cannot be used, its last good
+    /// content stays in use.
+    pub endpoints_file: Option<PathBuf>,
     /// Where its app listens, on its own host. 8080 by default.
     pub port: Option<u16>,
     /// What its app speaks on that port.
@@ -157,15 +178,114 @@ pub struct Service {
     /// As in `defaults`.
     pub outlier: Option<outlier::Config>,
     /// As in `defaults`.
+    pub health: Option<health::Config>,
+    /// As in `defaults`.
     pub limits: Option<limits::Config>,
     /// As in `defaults`.
     pub breaker: Option<breaker::Config>,
 }
 
+/// One name or several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// One.
+    One(String),
+    /// Several, in a list.
+    Several(Vec<String>),
+}
+
+impl Names {
+    fn targets(
+        &self,
+        at: &Path,
+        problems: &mut Problems,
+        build: impl Fn(&str, &Path, &mut Problems) -> Option<dns::Target>,
+    ) -> Option<Source> {
+        let names = match self {
+            Self::One(name) => {
+                return build(name, at, problems).map(|target| Source::Dns(vec![target]));
+            }
+            Self::Several(names) => names,
+        };
+        if names.is_empty() || names.len() > MOST_NAMES {
+            problems.at(
+                at,
+                match names.len() {
+                    0 => "the list is empty: the service could never be reached".to_owned(),
+                    count => format!("{count} names are too many"),
+                },
+                format!("write a name, or a list of 1 to {MOST_NAMES}"),
+            );
+            return None;
+        }
+        let mut targets = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let at = at.index(index);
+            if let Some(target) = build(name, &at, problems) {
+                if targets.contains(&target) {
+                    problems.at(
+                        &at,
+                        format!("`{name}` is listed twice"),
+                        "list each name once",
+                    );
+                }
+                targets.push(target);
+            }
+        }
+        Some(Source::Dns(targets))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = Names;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a list of names")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
+                Ok(Names::One(name.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<Names, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(names)).map(Names::Several)
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl JsonSchema for Names {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Names".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string" } },
+        ] })
+    }
+}
+
+/// Names that a service may have in DNS.
+const MOST_NAMES: usize = 32;
+
 /// Where the port of an app is not said.
 pub const APP_PORT: u16 = 8080;
 
 impl Service {
+    /// Paths of files are relative to the directory of the configuration.
+    pub fn relative_to(&mut self, base: &std::path::Path) {
+        if let Some(file) = &mut self.endpoints_file {
+            *file = base.join(&file);
+        }
+    }
+
     /// Whether it is reached through sidecars.
     pub fn is_mesh(&self) -> bool {
         self.mesh.unwrap_or(true)
@@ -231,6 +351,7 @@ impl Service {
                 .outlier
                 .clone()
                 .unwrap_or_else(|| defaults.outlier.clone()),
+            health: None,
             limits: self.limits.unwrap_or(defaults.limits),
             breaker: self.breaker.unwrap_or(defaults.breaker),
         };
@@ -244,6 +365,7 @@ impl Service {
             _ => self.breaker.is_some(),
         };
         let reach = own.build(path, said, problems);
+        let health = self.health(defaults, path, problems);
         if problems.len() > before {
             return None;
         }
@@ -264,12 +386,43 @@ impl Service {
             speaks,
             balance: own.balance,
             outlier: reach.outlier,
+            health,
             retry: reach.retry,
             timeout: own.timeout.as_duration(),
             connect_timeout: own.connect_timeout.as_duration(),
             limits: reach.limits,
             breaker: reach.breaker,
         })
+    }
+
+    /// How its endpoints are probed, by itself or by the defaults.
+    fn health(
+        &self,
+        defaults: &Defaults,
+        path: &Path,
+        problems: &mut Problems,
+    ) -> Option<health::Checks> {
+        let (config, place) = match (&self.health, &defaults.health) {
+            (Some(own), _) => (own, path.key("health")),
+            (None, Some(default)) => (default, path.clone()),
+            (None, None) => return None,
+        };
+        let mut found = Problems::new();
+        let checks = config.build(&place, &mut found);
+        // What is wrong with the defaults is said once, where they stand.
+        if self.health.is_some() {
+            problems.append(found);
+        }
+        let checks = checks?;
+        if matches!(checks.question, Question::Grpc { .. }) && self.protocol != Protocol::Grpc {
+            problems.at(
+                &place,
+                "its health is asked by gRPC, which its app does not speak",
+                "write `protocol: grpc`, or a `health:` of its own with `http: /PATH` or `tcp: true`",
+            );
+            return None;
+        }
+        Some(checks)
     }
 
     /// What depends on whether there is a sidecar beside it.
@@ -318,50 +471,58 @@ impl Service {
         } else {
             self.app_port()
         };
-        let Some(endpoints) = &self.endpoints else {
-            let (dns, at) = match &self.dns {
-                Some(dns) => (dns.as_str(), path.key("dns")),
-                None => (name, path.clone()),
-            };
-            return dns::Target::build(dns, port, &at, problems).map(Source::Dns);
-        };
-        let at = path.key("endpoints");
-        if self.dns.is_some() {
+        let said = [
+            ("dns", self.dns.is_some()),
+            ("srv", self.srv.is_some()),
+            ("endpoints", self.endpoints.is_some()),
+            ("endpoints_file", self.endpoints_file.is_some()),
+        ];
+        let mut said = said
+            .into_iter()
+            .filter(|(_, said)| *said)
+            .map(|(key, _)| key);
+        if let (Some(first), Some(second)) = (said.next(), said.next()) {
             problems.at(
-                &at,
-                "a service has `dns` or `endpoints`, not both",
+                &path.key(second),
+                format!("a service has `{first}` or `{second}`, not both"),
                 "remove one of them",
             );
         }
-        if endpoints.is_empty() {
+        if self.port.is_some() && self.srv.is_some() && !self.is_mesh() {
             problems.at(
-                &at,
-                "the list is empty: the service could never be reached",
-                "list at least one `IP:PORT`",
+                &path.key("port"),
+                "the port of each instance stands in its SRV record",
+                "remove `port`",
             );
         }
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for (index, text) in endpoints.iter().enumerate() {
-            match text.parse() {
-                Ok(address) if addresses.contains(&address) => problems.at(
-                    &at.index(index),
-                    format!("`{text}` is listed twice"),
-                    "list each endpoint once",
-                ),
-                Ok(address) if address.port() == 0 || address.ip().is_unspecified() => problems.at(
-                    &at.index(index),
-                    format!("nothing can be reached at `{text}`"),
-                    "write the address and the port of an instance, such as `10.0.0.7:8080`",
-                ),
-                Ok(address) => addresses.push(address),
-                Err(_) => problems.at(
-                    &at.index(index),
-                    format!("`{text}` is not an address with a port"),
-                    "write `IP:PORT`, such as `10.0.0.7:8080`; names belong in `dns`",
-                ),
-            }
+        if let Some(file) = &self.endpoints_file {
+            return Some(Source::File(file.clone()));
         }
-        Some(Source::Fixed(addresses))
+        if let Some(endpoints) = &self.endpoints {
+            let at = path.key("endpoints");
+            if endpoints.is_empty() {
+                problems.at(
+                    &at,
+                    "the list is empty: the service could never be reached",
+                    "list at least one `IP:PORT`",
+                );
+            }
+            return list::build(endpoints, &at, problems).map(Source::Fixed);
+        }
+        if let Some(srv) = &self.srv {
+            // The record has the app's port on its own host; in the mesh its sidecar is reached, on the mesh's port.
+            let port = self.is_mesh().then_some(mesh_port);
+            return srv.targets(&path.key("srv"), problems, |name, at, problems| {
+                dns::Target::instances(name, port, at, problems)
+            });
+        }
+        let address = |name: &str, at: &Path, problems: &mut Problems| {
+            dns::Target::build(name, port, at, problems)
+        };
+        match &self.dns {
+            Some(dns) => dns.targets(&path.key("dns"), problems, address),
+            None => address(name, path, problems).map(|target| Source::Dns(vec![target])),
+        }
     }
 }
 
@@ -376,7 +537,7 @@ pub fn local_app(
     let path = Path::root();
     Some(Spec {
         name: Arc::from(format!("{name} (app)")),
-        source: Source::Fixed(vec![address]),
+        source: Source::Fixed(vec![Place::new(address)]),
         mesh: None,
         speaks: match service.protocol {
             Protocol::Http => Speaks::Http1,
@@ -389,6 +550,7 @@ pub fn local_app(
             ..outlier::Config::default()
         }
         .build(&path, &mut ignored)?,
+        health: None,
         // Its callers try again, elsewhere if they can.
         retry: retry::Config {
             attempts: 0,

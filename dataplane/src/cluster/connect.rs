@@ -9,14 +9,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::Cluster;
 use super::limits::{Patience, Way, way_for_one_more};
+use super::{Cluster, Spec};
 use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::http1::{Connection, Handle, Peer, Wire};
-use crate::identity::{Alpn, PeerProblem, server_name};
+use crate::identity::{Alpn, Identity, PeerProblem, server_name};
 use crate::reason::Reason;
 
 /// A connection for one HTTP/1.1 exchange: a new one, or one that becomes idle while there may not be one more.
@@ -57,27 +57,37 @@ pub(crate) async fn open_shared(
 }
 
 /// Connects. Whatever fails here, the endpoint has not seen the request.
-async fn open(
+pub(crate) async fn open(
     core: &Core,
     cluster: &Cluster,
     address: SocketAddr,
     alpn: Alpn,
 ) -> Result<Io, Error> {
-    let limit = cluster.spec.connect_timeout;
+    reach(core.identity.as_deref(), &cluster.spec, address, alpn).await
+}
+
+/// The same from anywhere.
+pub(crate) async fn reach(
+    identity: Option<&Identity>,
+    spec: &Spec,
+    address: SocketAddr,
+    alpn: Alpn,
+) -> Result<Io, Error> {
+    let limit = spec.connect_timeout;
     let too_slow = |_| {
         Error::not_processed(
             Reason::ConnectTimeout,
             format!("{address} did not accept a connection within {limit:?}"),
         )
     };
-    timeout(limit, dial(core, cluster, address, alpn))
+    timeout(limit, dial(identity, spec, address, alpn))
         .await
         .map_err(too_slow)?
 }
 
 async fn dial(
-    core: &Core,
-    cluster: &Cluster,
+    identity: Option<&Identity>,
+    spec: &Spec,
     address: SocketAddr,
     alpn: Alpn,
 ) -> Result<Io, Error> {
@@ -89,10 +99,10 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
-    let Some(expected) = &cluster.spec.mesh else {
+    let Some(expected) = &spec.mesh else {
         return Ok(Io::plain(stream));
     };
-    let identity = core.identity.as_ref().ok_or_else(|| {
+    let identity = identity.ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
     })?;
     // The peer would refuse us, and it would not be its fault.
@@ -112,7 +122,7 @@ async fn dial(
                 _ => Reason::TlsFailed,
             };
             let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
-            tracing::warn!(service = %cluster.name, endpoint = %address, expected = expected.as_str(), problem = %words,
+            tracing::warn!(service = %spec.name, endpoint = %address, expected = expected.as_str(), problem = %words,
                 "the handshake with a peer failed");
             Err(Error::not_processed(reason, format!("{address}: {words}")))
         }

@@ -1,7 +1,7 @@
 //! The endpoints of a service: who they are now, what is known about each, and who is left alone.
 //!
-//! Discovery says which addresses there are ([`Members::apply`]), exchanges say how they fared ([`Members::record`]); out
-//! comes an [`EndpointSet`] to pick from, swapped whole. What is known about an address outlives the membership: it
+//! Discovery says which addresses there are ([`Members::apply`]), exchanges say how they fared ([`Members::record`]), and
+//! so do probes ([`Members::probed`]); out comes an [`EndpointSet`] to pick from, swapped whole. What is known about an address outlives the membership: it
 //! survives changes of DNS and of the configuration, and for ten minutes even the address's own absence, so that a record
 //! that flaps does not whitewash a bad endpoint.
 
@@ -12,10 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Notify;
 
 use crate::balance::{self, EndpointSet};
+use crate::endpoint::place::Place;
 use crate::endpoint::{Endpoint, InFlight, Outcome, SLOW_START, State};
 use crate::health::outlier::{Record, Rules, Trip};
+use crate::health::streak::Verdict;
+use crate::health::{Checks, Streak};
 
 /// More endpoints than this are not used: a membership this large is a mistake, or somebody's attack through DNS.
 pub const MOST_ENDPOINTS: usize = 10_000;
@@ -34,7 +38,11 @@ pub struct Members {
     /// Beside the lock, because every failure reads them.
     rules: ArcSwap<Rules>,
     generation: AtomicU64,
+    /// Woken with each new set.
+    renewed: Notify,
     ejections: AtomicU64,
+    probes_passed: AtomicU64,
+    probes_failed: AtomicU64,
     /// What is known of each address. Whoever changes a membership or ejects or takes back an endpoint holds this lock,
     /// so that no two do it at once and "never the last one" holds. Exchanges that go well never take it.
     known: Mutex<Known>,
@@ -46,18 +54,55 @@ struct Known {
     present: HashMap<SocketAddr, Member>,
     gone: HashMap<SocketAddr, Gone>,
     panicking: bool,
+    /// Times that it came to that.
+    panics: u64,
+    /// Picks in panic from sets that are gone.
+    panic_picks: u64,
 }
 
 #[derive(Debug)]
 struct Member {
     endpoint: Arc<Endpoint>,
     record: Record,
+    streak: Streak,
+    /// How the last probe failed, until one succeeds.
+    failure: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
 struct Gone {
     member: Member,
     since: Instant,
+}
+
+/// How a service's endpoints are, all in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// How many there are.
+    pub endpoints: usize,
+    /// How many carry the service: neither ejected nor unhealthy nor draining.
+    pub available: usize,
+    /// Whether these are too few, so that all are used.
+    pub panicking: bool,
+    /// How often it came to that.
+    pub panics: u64,
+    /// Exchanges that were given to any endpoint for that reason.
+    pub panic_picks: u64,
+    /// Probes that found an endpoint well.
+    pub probes_passed: u64,
+    /// Probes that did not.
+    pub probes_failed: u64,
+}
+
+/// One endpoint, and what probes say of it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Which.
+    pub endpoint: Arc<Endpoint>,
+    /// What its probes say, all in all.
+    pub verdict: Verdict,
+    /// How the last probe failed, if it did.
+    pub failure: Option<Arc<str>>,
 }
 
 impl Members {
@@ -68,12 +113,17 @@ impl Members {
             set: ArcSwap::from_pointee(EndpointSet::new(balance, Vec::new())),
             rules: ArcSwap::from_pointee(rules),
             generation: AtomicU64::new(0),
+            renewed: Notify::new(),
             ejections: AtomicU64::new(0),
+            probes_passed: AtomicU64::new(0),
+            probes_failed: AtomicU64::new(0),
             known: Mutex::new(Known {
                 balance,
                 present: HashMap::new(),
                 gone: HashMap::new(),
                 panicking: false,
+                panics: 0,
+                panic_picks: 0,
             }),
         }
     }
@@ -91,6 +141,52 @@ impl Members {
     /// Grows with each new set.
     pub fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
+    }
+
+    /// Waits for a set that is newer than this generation.
+    pub async fn newer_than(&self, generation: u64) {
+        loop {
+            let renewed = self.renewed.notified();
+            if self.generation() != generation {
+                return;
+            }
+            renewed.await;
+        }
+    }
+
+    /// How they are, all in all.
+    pub fn summary(&self) -> Summary {
+        let known = self.lock();
+        let set = self.set.load();
+        Summary {
+            endpoints: set.endpoints().len(),
+            available: set.available(),
+            panicking: known.panicking,
+            panics: known.panics,
+            panic_picks: known.panic_picks + set.panic_picks(),
+            probes_passed: self.probes_passed.load(Relaxed),
+            probes_failed: self.probes_failed.load(Relaxed),
+        }
+    }
+
+    /// Whether this endpoint is one of them.
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        self.lock().of(endpoint).is_some()
+    }
+
+    /// Each endpoint, in the order of their addresses.
+    pub fn view(&self) -> Vec<View> {
+        let known = self.lock();
+        let set = self.set.load();
+        let view = |endpoint: &Arc<Endpoint>| {
+            let member = known.present.get(&endpoint.address);
+            View {
+                endpoint: Arc::clone(endpoint),
+                verdict: member.map_or(Verdict::Unknown, |member| member.streak.verdict()),
+                failure: member.and_then(|member| member.failure.clone()),
+            }
+        };
+        set.endpoints().iter().map(view).collect()
     }
 
     /// How many ejections there were, of all endpoints, the ones that are gone included.
@@ -111,37 +207,53 @@ impl Members {
         self.readmit(&mut known, now);
     }
 
-    /// Makes these the addresses of the service. Order and repetition do not matter. Returns whether anything changed.
-    pub fn apply(&self, mut addresses: Vec<SocketAddr>, now: Instant) -> bool {
-        addresses.sort_unstable();
-        addresses.dedup();
-        if addresses.len() > MOST_ENDPOINTS {
+    /// Makes these the places of the service. Order and repetition do not matter; of an address that is named more than
+    /// once the lowest tier counts. What is known of an address stays when its tier, weight or zone changes. Returns
+    /// whether anything changed.
+    pub fn apply<P: Into<Place>>(&self, places: Vec<P>, now: Instant) -> bool {
+        let mut places: Vec<Place> = places.into_iter().map(Into::into).collect();
+        places.sort_unstable();
+        places.dedup_by_key(|place| place.address);
+        if places.len() > MOST_ENDPOINTS {
             tracing::warn!(
                 service = %self.service,
-                found = addresses.len(),
+                found = places.len(),
                 used = MOST_ENDPOINTS,
                 "service has more endpoints than can be used"
             );
-            addresses.truncate(MOST_ENDPOINTS);
+            places.truncate(MOST_ENDPOINTS);
         }
         let mut known = self.lock();
         let unchanged = {
             let current = self.set.load();
-            let current = current.endpoints().iter().map(|e| e.address);
-            current.eq(addresses.iter().copied())
+            let current = current.endpoints();
+            current.len() == places.len()
+                && current
+                    .iter()
+                    .zip(&places)
+                    .all(|(e, place)| *e.place() == *place)
         };
         if unchanged {
             return false;
         }
 
         let mut before = std::mem::take(&mut known.present);
-        let mut endpoints = Vec::with_capacity(addresses.len());
+        let mut endpoints = Vec::with_capacity(places.len());
         let mut added = 0_usize;
-        for address in addresses {
-            let member = before.remove(&address).unwrap_or_else(|| {
-                added += 1;
-                known.arrive(address, now)
-            });
+        for place in places {
+            let address = place.address;
+            let member = match before.remove(&address) {
+                Some(member) => {
+                    if *member.endpoint.place() != place {
+                        member.endpoint.set_place(place);
+                    }
+                    member
+                }
+                None => {
+                    added += 1;
+                    known.arrive(place, now)
+                }
+            };
             endpoints.push(Arc::clone(&member.endpoint));
             known.present.insert(address, member);
         }
@@ -184,14 +296,75 @@ impl Members {
         }
     }
 
-    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left.
-    pub fn set_draining(&self, address: SocketAddr, draining: bool) {
+    /// Says how a probe of an endpoint's health ended, and draws the consequences: one that failed too often in a row is
+    /// passed over until it has succeeded often enough in a row.
+    pub fn probed(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        outcome: Result<(), String>,
+        checks: &Checks,
+        now: Instant,
+    ) {
+        let count = match &outcome {
+            Ok(()) => &self.probes_passed,
+            Err(_) => &self.probes_failed,
+        };
+        count.fetch_add(1, Relaxed);
         let mut known = self.lock();
-        let Some(member) = known.present.get(&address) else {
+        // Gone from the membership while it was asked: what is remembered of it waits for its return.
+        let Some(member) = known.of(endpoint) else {
             return;
         };
+        let (passed, before) = (outcome.is_ok(), member.streak.verdict());
+        member.failure = outcome.err().map(Arc::from);
+        if !member.streak.note(passed, checks) {
+            return;
+        }
+        if passed {
+            endpoint.set_unhealthy(false);
+            if before == Verdict::Failing {
+                endpoint.warm(now);
+                tracing::info!(service = %self.service, endpoint = %endpoint.address, "endpoint is healthy again");
+            }
+        } else {
+            endpoint.set_unhealthy(true);
+            tracing::warn!(
+                service = %self.service,
+                endpoint = %endpoint.address,
+                problem = member.failure.as_deref().unwrap_or_default(),
+                probes = checks.fall,
+                "endpoint fails its health probes"
+            );
+        }
+        self.changed(&mut known);
+    }
+
+    /// Nobody probes any more: what probes have said counts no longer.
+    pub fn forget_probes(&self) {
+        let mut known = self.lock();
+        let known = &mut *known;
+        let gone = known.gone.values_mut().map(|gone| &mut gone.member);
+        for member in known.present.values_mut().chain(gone) {
+            member.streak = Streak::default();
+            member.failure = None;
+            member.endpoint.set_unhealthy(false);
+        }
+        self.changed(known);
+    }
+
+    /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left. Returns whether
+    /// that is news.
+    pub fn set_draining(&self, address: SocketAddr, draining: bool) -> bool {
+        let mut known = self.lock();
+        let Some(member) = known.present.get(&address) else {
+            return false;
+        };
+        if member.endpoint.is_draining() == draining {
+            return false;
+        }
         member.endpoint.set_draining(draining);
         self.changed(&mut known);
+        true
     }
 
     /// The probe is back.
@@ -219,11 +392,14 @@ impl Members {
     ) {
         let rules = self.rules.load();
         let set = self.set.load();
-        let others_out = set
-            .endpoints()
-            .iter()
-            .filter(|other| other.is_ejected() && other.id != endpoint.id)
-            .count();
+        let others = || {
+            set.endpoints()
+                .iter()
+                .filter(|other| other.id != endpoint.id)
+        };
+        let others_out = others().filter(|other| other.is_ejected()).count();
+        // The others may be out for other reasons: unhealthy, draining. The last one that is left is not ejected then either.
+        let is_last = others().all(|other| other.is_out());
         let allowed = rules.allowed(set.endpoints().len());
         if known.of(endpoint).is_none() {
             // Gone from the membership. There it can do no harm, and must not count; but an ejection that was being
@@ -235,7 +411,7 @@ impl Members {
             }
             return;
         }
-        if others_out >= allowed {
+        if others_out >= allowed || is_last {
             if trip == Trip::Probe {
                 // It may not stay out, so it must not stay behind a probe that nobody will send.
                 self.take_back(known, endpoint, now);
@@ -308,8 +484,10 @@ impl Members {
 
     fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
         let set = EndpointSet::new(known.balance, endpoints);
-        self.set.store(Arc::new(set));
+        let before = self.set.swap(Arc::new(set));
+        known.panic_picks += before.panic_picks();
         self.generation.fetch_add(1, Relaxed);
+        self.renewed.notify_waiters();
     }
 
     /// An endpoint's state changed: counts again, and says so when it has come to the worst.
@@ -321,6 +499,7 @@ impl Members {
             known.panicking = panicking;
             let (available, of) = (set.available(), set.endpoints().len());
             if panicking {
+                known.panics += 1;
                 tracing::warn!(service = %self.service, available, of, "too few endpoints are well, all are used");
             } else {
                 tracing::info!(service = %self.service, available, of, "enough endpoints are well again");
@@ -351,22 +530,25 @@ impl Known {
     }
 
     /// An address that was not there before; maybe an old acquaintance.
-    fn arrive(&mut self, address: SocketAddr, now: Instant) -> Member {
-        match self.gone.remove(&address) {
+    fn arrive(&mut self, place: Place, now: Instant) -> Member {
+        match self.gone.remove(&place.address) {
             Some(gone) if now.saturating_duration_since(gone.since) < REMEMBER_GONE => {
                 // A record that was away for a moment is not a process that was started anew.
                 if now.saturating_duration_since(gone.since) >= SLOW_START {
                     gone.member.endpoint.warm(now);
                 }
                 gone.member.endpoint.set_draining(false);
+                gone.member.endpoint.set_place(place);
                 gone.member
             }
             _ => {
-                let endpoint = Endpoint::new(address);
+                let endpoint = Endpoint::at(place);
                 endpoint.warm(now);
                 Member {
                     endpoint,
                     record: Record::default(),
+                    streak: Streak::default(),
+                    failure: None,
                 }
             }
         }

@@ -3,9 +3,11 @@
 pub mod breaker;
 pub mod config;
 pub(crate) mod connect;
+pub(crate) mod departure;
 pub mod limits;
 pub mod members;
 mod pool;
+pub(crate) mod probing;
 pub mod retry;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::balance;
 use crate::discovery::{Source, Status};
 use crate::error::Error;
 use crate::gate::{Gate, NO_LIMIT};
-use crate::health::outlier;
+use crate::health::{Checks, outlier};
 use crate::identity::SpiffeId;
 use crate::observe::EdgeCells;
 use crate::reason::Reason;
@@ -51,6 +53,8 @@ pub struct Spec {
     pub balance: balance::Config,
     /// When an endpoint is left alone.
     pub outlier: outlier::Rules,
+    /// How endpoints are probed, where they are.
+    pub health: Option<Checks>,
     /// How often an exchange is tried again.
     pub retry: Policy,
     /// From a request to the head of its answer, attempts and pauses included; anew with each piece of a body that had
@@ -64,7 +68,8 @@ pub struct Spec {
     pub breaker: Option<breaker::Rules>,
 }
 
-/// A cluster at work. Shared by all cores; it outlives reloads that do not change it.
+/// A cluster at work. Shared by all cores; it outlives reloads that do not change it. What a reload that does change it
+/// must not lose stands behind pointers, and goes on in its successor.
 #[derive(Debug)]
 pub struct Cluster {
     /// Unique in the process.
@@ -76,7 +81,7 @@ pub struct Cluster {
     /// Its configuration.
     pub spec: Spec,
     /// Its endpoints.
-    pub members: Members,
+    pub members: Arc<Members>,
     /// What may be tried again, over all exchanges.
     pub budget: Arc<Budget>,
     /// How its discovery fares.
@@ -92,42 +97,74 @@ pub struct Cluster {
 impl Cluster {
     /// With no endpoints yet.
     pub fn new(spec: Spec, is_local: bool) -> Arc<Self> {
-        Self::succeeding(spec, is_local, None)
-    }
-
-    /// The same in place of one with another configuration: what is under way there counts here too, and what was spent
-    /// there is spent.
-    pub fn succeeding(spec: Spec, is_local: bool, old: Option<&Self>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let gate = |of: fn(&Self) -> &Arc<Gate>, most| match old.map(of) {
-            Some(gate) => {
-                gate.limit(most, spec.limits.waiting);
-                Arc::clone(gate)
-            }
-            None => Gate::new(most, spec.limits.waiting),
-        };
-        let breaker = spec.breaker.map(|rules| {
-            let same = old.and_then(|old| old.breaker.as_ref());
-            match same.filter(|breaker| *breaker.rules() == rules) {
-                Some(breaker) => Arc::clone(breaker),
-                None => Breaker::new(Arc::clone(&spec.name), rules),
-            }
-        });
+        let most = spec.limits.connections.unwrap_or(NO_LIMIT);
         Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: next_id(),
             name: Arc::clone(&spec.name),
             is_local,
-            members: Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone()),
-            budget: old.map_or_else(Arc::default, |old| Arc::clone(&old.budget)),
+            members: Arc::new(members(&spec)),
+            budget: Arc::new(Budget::new()),
             discovery: Arc::new(Status::new()),
-            breaker,
-            places: gate(|old| &old.places, spec.limits.in_flight),
-            connections: gate(
-                |old| &old.connections,
-                spec.limits.connections.unwrap_or(NO_LIMIT),
-            ),
+            breaker: breaker(&spec),
+            places: Gate::new(spec.limits.in_flight, spec.limits.waiting),
+            connections: Gate::new(most, spec.limits.waiting),
             spec,
         })
+    }
+
+    /// The same service under another configuration. What is under way goes on counting, what may be tried again is not
+    /// granted anew, and what is known of its endpoints stays known, their open connections included: those are kept by
+    /// endpoint. Only where endpoints are now somebody else, or spoken to otherwise, there are new ones at the same
+    /// places, until discovery says more.
+    ///
+    /// What the new configuration says of balancing and ejecting has to be told to the members once it is in force.
+    pub fn succeed(&self, spec: Spec, now: Instant) -> Arc<Self> {
+        let stays = self.spec.mesh == spec.mesh && self.spec.speaks == spec.speaks;
+        let members = if stays {
+            Arc::clone(&self.members)
+        } else {
+            let members = members(&spec);
+            if self.spec.mesh == spec.mesh {
+                let before = self.members.load();
+                let places: Vec<_> = before
+                    .endpoints()
+                    .iter()
+                    .map(|endpoint| endpoint.place().as_ref().clone())
+                    .collect();
+                members.apply(places, now);
+            }
+            Arc::new(members)
+        };
+        let discovery = if self.spec.source == spec.source {
+            Arc::clone(&self.discovery)
+        } else {
+            Arc::new(Status::new())
+        };
+        Arc::new(Self {
+            id: if stays { self.id } else { next_id() },
+            name: Arc::clone(&spec.name),
+            is_local: self.is_local,
+            members,
+            budget: Arc::clone(&self.budget),
+            discovery,
+            breaker: match &self.breaker {
+                Some(breaker) if spec.breaker == Some(*breaker.rules()) => {
+                    Some(Arc::clone(breaker))
+                }
+                _ => breaker(&spec),
+            },
+            places: Arc::clone(&self.places),
+            connections: Arc::clone(&self.connections),
+            spec,
+        })
+    }
+
+    /// The limits of this configuration hold from now on, for what is under way too. To be called once it is in force.
+    pub(crate) fn set_limits(&self) {
+        let limits = &self.spec.limits;
+        self.places.limit(limits.in_flight, limits.waiting);
+        self.connections
+            .limit(limits.connections.unwrap_or(NO_LIMIT), limits.waiting);
     }
 
     /// Whether it is reached by mutual TLS.
@@ -167,6 +204,20 @@ impl Cluster {
             None => format!("{} has no endpoints", self.name),
         }
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn breaker(spec: &Spec) -> Option<Arc<Breaker>> {
+    spec.breaker
+        .map(|rules| Breaker::new(Arc::clone(&spec.name), rules))
+}
+
+fn members(spec: &Spec) -> Members {
+    Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone())
 }
 
 /// What one core keeps for a cluster.

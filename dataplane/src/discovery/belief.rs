@@ -1,12 +1,11 @@
-//! What to believe of what DNS says about one family of addresses of one name.
+//! What to believe of what DNS says about one kind of records of one name.
 //!
 //! A name server that is away, overloaded or being restarted says nothing, or nonsense, about a service that is well; to
-//! empty the service for that would turn a small failure into a large one. So addresses are believed at once, absence only
+//! empty the service for that would turn a small failure into a large one. So records are believed at once, absence only
 //! when it was said three times in a row over at least ten seconds, and a failure is not taken for an answer at all: what
 //! was known stays, however old it gets. Old addresses do little harm, since endpoints that do not answer are ejected;
 //! having none fails every exchange.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How often absence must be said in a row to be believed.
@@ -17,10 +16,10 @@ pub const ABSENT_FOR: Duration = Duration::from_secs(10);
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<T> {
     /// These.
-    Addresses(Vec<IpAddr>),
-    /// An authority says that there are none: the name does not exist (NXDOMAIN) or has none of this family.
+    Records(Vec<T>),
+    /// An authority says that there are none: the name does not exist (NXDOMAIN) or has none of this kind.
     Nothing,
     /// SERVFAIL, REFUSED, a timeout: nobody knows.
     Failure,
@@ -28,9 +27,9 @@ pub enum Answer {
 
 /// What is believed.
 #[derive(Debug, Clone)]
-pub struct Belief {
+pub struct Belief<T> {
     absent_for: Duration,
-    known: Option<Vec<IpAddr>>,
+    known: Option<Vec<T>>,
     confirmed: Option<Instant>,
     absent: Option<Absent>,
     doubted: bool,
@@ -42,7 +41,7 @@ struct Absent {
     since: Instant,
 }
 
-impl Belief {
+impl<T: Ord> Belief<T> {
     /// Nothing is known yet. Absence must last for `absent_for` ([`ABSENT_FOR`], but for tests) to be believed.
     pub fn new(absent_for: Duration) -> Self {
         Self {
@@ -55,14 +54,14 @@ impl Belief {
     }
 
     /// Takes in an answer.
-    pub fn hear(&mut self, answer: Answer, now: Instant) {
+    pub fn hear(&mut self, answer: Answer<T>, now: Instant) {
         match answer {
-            Answer::Addresses(mut addresses) if !addresses.is_empty() => {
-                addresses.sort_unstable();
-                addresses.dedup();
-                self.confirm(addresses, now);
+            Answer::Records(mut records) if !records.is_empty() => {
+                records.sort_unstable();
+                records.dedup();
+                self.confirm(records, now);
             }
-            Answer::Addresses(_) | Answer::Nothing => {
+            Answer::Records(_) | Answer::Nothing => {
                 let absent = self.absent.get_or_insert(Absent {
                     times: 0,
                     since: now,
@@ -84,8 +83,8 @@ impl Belief {
         }
     }
 
-    /// The addresses, sorted; `None` while nothing is known, which is not the same as knowing that there are none.
-    pub fn known(&self) -> Option<&[IpAddr]> {
+    /// The records, sorted; `None` while nothing is known, which is not the same as knowing that there are none.
+    pub fn known(&self) -> Option<&[T]> {
         self.known.as_deref()
     }
 
@@ -94,13 +93,13 @@ impl Belief {
         self.confirmed
     }
 
-    /// Whether addresses are in use that the last answer did not confirm.
+    /// Whether records are in use that the last answer did not confirm.
     pub fn is_stale(&self) -> bool {
         self.doubted && self.known.as_ref().is_some_and(|known| !known.is_empty())
     }
 
-    fn confirm(&mut self, addresses: Vec<IpAddr>, now: Instant) {
-        self.known = Some(addresses);
+    fn confirm(&mut self, records: Vec<T>, now: Instant) {
+        self.known = Some(records);
         self.confirmed = Some(now);
         self.absent = None;
         self.doubted = false;
@@ -110,6 +109,8 @@ impl Belief {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::net::IpAddr;
 
     use super::*;
 
@@ -133,7 +134,7 @@ mod tests {
                 let answer = match *said {
                     "-" => Answer::Nothing,
                     "!" => Answer::Failure,
-                    other => Answer::Addresses(addresses(other)),
+                    other => Answer::Records(addresses(other)),
                 };
                 let now = start + Duration::from_secs_f64(second.parse().unwrap());
                 belief.hear(answer, now);
@@ -219,10 +220,10 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_absence() {
-        let mut belief = Belief::new(ABSENT_FOR);
+        let mut belief = Belief::<IpAddr>::new(ABSENT_FOR);
         let now = Instant::now();
-        belief.hear(Answer::Addresses(vec![[10, 0, 0, 1].into()]), now);
-        belief.hear(Answer::Addresses(vec![]), now);
+        belief.hear(Answer::Records(vec![[10, 0, 0, 1].into()]), now);
+        belief.hear(Answer::Records(vec![]), now);
         assert_eq!(belief.known().unwrap().len(), 1);
         assert_eq!(belief.confirmed(), Some(now));
     }

@@ -5,25 +5,31 @@
 //!
 //! To add a source: a file here, a variant of [`Source`] and an arm in [`follow`].
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use tokio::sync::watch;
 
+use crate::endpoint::place::Place;
+
 pub mod belief;
 pub mod dns;
+mod file;
+pub mod list;
 pub mod resolver;
 mod status;
 
 pub use resolver::{Config, Resolver};
 pub use status::{Report, Status};
 
-/// Where the addresses of a service stand.
+/// Where the places of a service stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// In the configuration.
-    Fixed(Vec<SocketAddr>),
-    /// In DNS: A and AAAA records.
-    Dns(dns::Target),
+    Fixed(Vec<Place>),
+    /// In DNS, under one name or several: A, AAAA and SRV records.
+    Dns(Vec<dns::Target>),
+    /// In a file of their own.
+    File(PathBuf),
 }
 
 /// Watches `source` and hands its addresses to `publish`, first when they are known and then when they change, until
@@ -35,17 +41,18 @@ pub async fn follow(
     source: &Source,
     resolver: &Resolver,
     status: &Status,
-    publish: impl Fn(Vec<SocketAddr>) + Send + Sync,
+    publish: impl Fn(Vec<Place>) + Send + Sync,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let watching = async {
         match source {
-            Source::Fixed(addresses) => {
-                publish(addresses.clone());
-                status.settled(addresses.len());
+            Source::Fixed(places) => {
+                publish(places.clone());
+                status.settled(places.len());
                 std::future::pending::<()>().await;
             }
-            Source::Dns(target) => dns::follow(target, resolver, status, &publish).await,
+            Source::Dns(targets) => dns::follow(targets, resolver, status, &publish).await,
+            Source::File(path) => file::follow(path, status, &publish).await,
         }
     };
     tokio::select! {

@@ -195,6 +195,30 @@ pub struct Found {
     pub ttl: Option<Duration>,
 }
 
+/// One instance of a service as a SRV record (RFC 2782) has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instance {
+    /// Its tier: a lower one is used first.
+    pub priority: u16,
+    /// Its share within the tier.
+    pub weight: u16,
+    /// Where it listens on its host.
+    pub port: u16,
+    /// Its host: absolute, in lower case.
+    pub host: Name,
+}
+
+/// What DNS says about the instances of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundInstances {
+    /// The instances; empty when an authority says that there are none.
+    pub instances: Vec<Instance>,
+    /// Addresses of their hosts that the server sent along.
+    pub hosts: Vec<(Name, IpAddr)>,
+    /// For how long that is good, the shortest of all records on the way; `None` where the answer does not say.
+    pub ttl: Option<Duration>,
+}
+
 /// Nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
@@ -295,29 +319,60 @@ impl Resolver {
                 ttl: None,
             });
         }
+        let Records { found, ttl, .. } = self.records(name, family.record(), address).await?;
+        Ok(Found {
+            addresses: found,
+            ttl,
+        })
+    }
+
+    /// Asks for the instances (SRV) of an absolute name. As [`Resolver::lookup`].
+    pub async fn instances(&self, name: &Name) -> Result<FoundInstances, LookupError> {
+        let Records { found, ttl, beside } = self.records(name, RecordType::SRV, instance).await?;
+        // RFC 2782: the root as the only host says that the service is decidedly not available.
+        let instances = found.into_iter().filter(|found| !found.host.is_root());
+        Ok(FoundInstances {
+            instances: instances.collect(),
+            hosts: beside,
+            ttl,
+        })
+    }
+
+    /// The records of one kind, behind as many aliases as there may be.
+    async fn records<T>(
+        &self,
+        name: &Name,
+        kind: RecordType,
+        pick: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Records<T>, LookupError> {
         let mut name = name.clone();
         let mut ttl = None;
         for _ in 0..MOST_ALIASES {
-            let query = Query::query(name.clone(), family.record());
+            let query = Query::query(name.clone(), kind);
             if let Some(lookup) = self.hosts.lookup_static_host(&query) {
-                let addresses = lookup.answers().iter().filter_map(|r| address(&r.data));
-                return Ok(Found {
-                    addresses: addresses.collect(),
+                return Ok(Records {
+                    found: lookup
+                        .answers()
+                        .iter()
+                        .filter_map(|r| pick(&r.data))
+                        .collect(),
+                    beside: Vec::new(),
                     ttl,
                 });
             }
             match self.ask(query).await? {
                 Reply::Negative { ttl: negative } => {
-                    return Ok(Found {
-                        addresses: Vec::new(),
+                    return Ok(Records {
+                        found: Vec::new(),
+                        beside: Vec::new(),
                         ttl: least(ttl, negative),
                     });
                 }
-                Reply::Positive(response) => match read(&response, &name, family) {
-                    Reading::Done(found) => {
-                        return Ok(Found {
-                            ttl: least(ttl, found.ttl),
-                            ..found
+                Reply::Positive(response) => match read(&response, &name, kind, &pick) {
+                    Reading::Done(records) => {
+                        return Ok(Records {
+                            ttl: least(ttl, records.ttl),
+                            ..records
                         });
                     }
                     Reading::Alias(target, alias_ttl) => {
@@ -395,14 +450,27 @@ enum Reply {
     Negative { ttl: Option<Duration> },
 }
 
-enum Reading {
-    Done(Found),
+/// The records of one kind of a name.
+struct Records<T> {
+    found: Vec<T>,
+    /// Addresses of other names that came along.
+    beside: Vec<(Name, IpAddr)>,
+    ttl: Option<Duration>,
+}
+
+enum Reading<T> {
+    Done(Records<T>),
     /// The answer ends at an alias whose addresses it does not have.
     Alias(Name, Option<Duration>),
 }
 
-/// Finds the addresses of `name` in a response, along the aliases in it.
-fn read(response: &DnsResponse, name: &Name, family: Family) -> Reading {
+/// Finds the records of `name` in a response, along the aliases in it.
+fn read<T>(
+    response: &DnsResponse,
+    name: &Name,
+    kind: RecordType,
+    pick: impl Fn(&RData) -> Option<T>,
+) -> Reading<T> {
     let mut current = name;
     let mut ttl = None;
     for _ in 0..MOST_ALIASES {
@@ -422,13 +490,13 @@ fn read(response: &DnsResponse, name: &Name, family: Family) -> Reading {
     let records = response
         .answers
         .iter()
-        .filter(|record| record.name == *current && record.record_type() == family.record());
-    let mut addresses = Vec::new();
+        .filter(|record| record.name == *current && record.record_type() == kind);
+    let mut found = Vec::new();
     for record in records {
         ttl = least(ttl, Some(seconds(record.ttl)));
-        addresses.extend(address(&record.data));
+        found.extend(pick(&record.data));
     }
-    let elsewhere = addresses.is_empty()
+    let elsewhere = found.is_empty()
         && current != name
         && response.response_code == ResponseCode::NoError
         // With an SOA the server says that it followed the alias and that this is all there is (RFC 2308 §2.2).
@@ -436,10 +504,43 @@ fn read(response: &DnsResponse, name: &Name, family: Family) -> Reading {
     if elsewhere {
         return Reading::Alias(current.clone(), ttl);
     }
-    if addresses.is_empty() {
+    if found.is_empty() {
         ttl = least(ttl, response.negative_ttl().map(seconds));
     }
-    Reading::Done(Found { addresses, ttl })
+    let beside = match kind {
+        // They are what this answer says as much as the records are, so its shortest TTL is theirs too.
+        RecordType::SRV => response
+            .additionals
+            .iter()
+            .filter_map(|record| {
+                Some((
+                    record.name.to_lowercase(),
+                    record.ttl,
+                    address(&record.data)?,
+                ))
+            })
+            .map(|(name, own, address)| {
+                ttl = least(ttl, Some(seconds(own)));
+                (name, address)
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    Reading::Done(Records { found, beside, ttl })
+}
+
+fn instance(data: &RData) -> Option<Instance> {
+    let RData::SRV(record) = data else {
+        return None;
+    };
+    let mut host = record.target.to_lowercase();
+    host.set_fqdn(true);
+    Some(Instance {
+        priority: record.priority,
+        weight: record.weight,
+        port: record.port,
+        host,
+    })
 }
 
 /// The address in a record, unless it is one that nobody can listen on. `0.0.0.0` would even lead back to ourselves.

@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::net::xfer::Protocol;
 use hickory_resolver::proto::op::{Header, HeaderCounts, MessageType, Metadata, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SOA};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -29,6 +29,12 @@ enum Say {
     /// Too long for UDP; over TCP, these.
     Long(Vec<IpAddr>),
     Alias(&'static str, u32),
+    /// SRV records (priority, weight, port, host), good for so long, and addresses that come along.
+    Instances(
+        Vec<(u16, u16, u16, &'static str)>,
+        u32,
+        Vec<(&'static str, IpAddr)>,
+    ),
     /// NOERROR without records, with an SOA of this TTL.
     Empty(u32),
     NxDomain,
@@ -80,6 +86,7 @@ impl RequestHandler for Handler {
                 .collect()
         };
         let mut soa = Vec::new();
+        let mut beside = Vec::new();
         let answers = match say {
             Say::Addresses(ips, ttl) => addresses(ips, ttl),
             Say::Long(_) if request.protocol() == Protocol::Udp => {
@@ -90,6 +97,22 @@ impl RequestHandler for Handler {
             Say::Alias(target, ttl) => {
                 let target = Name::from_ascii(target).unwrap();
                 vec![record(RData::CNAME(CNAME(target)), ttl)]
+            }
+            Say::Instances(instances, ttl, along) => {
+                for (name, ip) in along {
+                    let name = Name::from_ascii(name).unwrap();
+                    let data = match ip {
+                        IpAddr::V4(ip) => RData::A(A(ip)),
+                        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+                    };
+                    beside.push(Record::from_rdata(name, ttl, data));
+                }
+                let data = |(priority, weight, port, host)| {
+                    let host = Name::from_ascii(host).unwrap();
+                    RData::SRV(SRV::new(priority, weight, port, host))
+                };
+                let records = instances.into_iter().map(data);
+                records.map(|data| record(data, ttl)).collect()
             }
             Say::Empty(ttl) => {
                 let data = SOA::new(name.clone(), name.clone(), 1, 1, 1, 1, ttl);
@@ -118,7 +141,7 @@ impl RequestHandler for Handler {
             &answers,
             [],
             &soa,
-            [],
+            &beside,
         );
         let info = response.send_response(message).await.unwrap();
         self.0.count(kind, request.protocol());
@@ -197,8 +220,9 @@ fn v6(last: u16) -> IpAddr {
     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])
 }
 
-fn at(ips: &[IpAddr]) -> Vec<SocketAddr> {
-    ips.iter().map(|&ip| SocketAddr::new(ip, 8080)).collect()
+fn at(ips: &[IpAddr]) -> Vec<Place> {
+    let address = |&ip| SocketAddr::new(ip, 8080);
+    ips.iter().map(address).map(Place::new).collect()
 }
 
 fn resolver(servers: &[SocketAddr], timeout: &str) -> Resolver {
@@ -212,7 +236,8 @@ fn resolver(servers: &[SocketAddr], timeout: &str) -> Resolver {
 
 fn target(name: &str) -> Source {
     let mut problems = Problems::new();
-    Source::Dns(dns::Target::build(name, 8080, &Path::root(), &mut problems).unwrap())
+    let target = dns::Target::build(name, 8080, &Path::root(), &mut problems);
+    Source::Dns(vec![target.unwrap()])
 }
 
 const QUICK: Pacing = Pacing {
@@ -226,10 +251,19 @@ const QUICK: Pacing = Pacing {
 async fn following<R>(
     dns: &FakeDns,
     pacing: Pacing,
-    body: impl AsyncFnOnce(&mut mpsc::Receiver<Vec<SocketAddr>>, &Status) -> R,
+    body: impl AsyncFnOnce(&mut mpsc::Receiver<Vec<Place>>, &Status) -> R,
+) -> R {
+    following_source(dns, pacing, target("orders"), body).await
+}
+
+async fn following_source<R>(
+    dns: &FakeDns,
+    pacing: Pacing,
+    source: Source,
+    body: impl AsyncFnOnce(&mut mpsc::Receiver<Vec<Place>>, &Status) -> R,
 ) -> R {
     let resolver = resolver(&[dns.address], "100ms").with_pacing(pacing);
-    let (status, source) = (Status::new(), target("orders"));
+    let status = Status::new();
     let (sender, mut published) = mpsc::channel(100);
     let (_stop, stopped) = watch::channel(false);
     let publish = move |addresses| sender.try_send(addresses).unwrap();
@@ -468,6 +502,255 @@ async fn fixed_addresses_are_published_once() {
     let report = status.report();
     assert!(report.known && !report.stale);
     assert_eq!(report.addresses, 2);
+}
+
+const SERVICE: &str = "_http._tcp.orders";
+
+/// The instances behind [`SERVICE`], each on its own port unless there is one for all.
+fn instances(port: Option<u16>) -> Source {
+    let mut problems = Problems::new();
+    let target = dns::Target::instances(SERVICE, port, &Path::root(), &mut problems);
+    Source::Dns(vec![target.unwrap()])
+}
+
+fn place(ip: IpAddr, port: u16, priority: u16, weight: u16) -> Place {
+    Place {
+        priority,
+        weight,
+        ..Place::new(SocketAddr::new(ip, port))
+    }
+}
+
+/// Waits until exactly these are published.
+async fn becomes(published: &mut mpsc::Receiver<Vec<Place>>, wanted: &[Place]) {
+    let mut last = published.recv().await.unwrap();
+    while last != wanted {
+        last = published.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn instances_have_ports_tiers_and_shares_of_their_own() {
+    let dns = FakeDns::start().await;
+    let records = vec![
+        (0, 60, 8081, "One.Orders."),
+        (0, 40, 8082, "one.orders."),
+        (1, 0, 8080, "two.orders."),
+    ];
+    dns.say(
+        SERVICE,
+        RecordType::SRV,
+        Say::Instances(records, 600, vec![]),
+    );
+    dns.say(
+        "one.orders",
+        RecordType::A,
+        Say::Addresses(vec![v4(1)], 600),
+    );
+    dns.say(
+        "two.orders",
+        RecordType::A,
+        Say::Addresses(vec![v4(2)], 600),
+    );
+    dns.say(
+        "two.orders",
+        RecordType::AAAA,
+        Say::Addresses(vec![v6(2)], 600),
+    );
+    let wanted = [
+        place(v4(1), 8081, 0, 60),
+        place(v4(1), 8082, 0, 40),
+        place(v4(2), 8080, 1, 0),
+        place(v6(2), 8080, 1, 0),
+    ];
+    following_source(&dns, QUICK, instances(None), async |published, _| {
+        becomes(published, &wanted).await;
+        // A share changes, an instance goes, another comes: within the longest TTL, though DNS says 600.
+        let records = vec![(0, 10, 8081, "one.orders."), (0, 5, 80, "three.orders.")];
+        dns.say(
+            "three.orders",
+            RecordType::A,
+            Say::Addresses(vec![v4(3)], 600),
+        );
+        dns.say(
+            SERVICE,
+            RecordType::SRV,
+            Say::Instances(records, 600, vec![]),
+        );
+        becomes(
+            published,
+            &[place(v4(1), 8081, 0, 10), place(v4(3), 80, 0, 5)],
+        )
+        .await;
+    })
+    .await;
+    // In the mesh all sidecars listen on the same port, whatever the records say; of one address the first tier counts
+    // where it is applied.
+    following_source(&dns, QUICK, instances(Some(15008)), async |published, _| {
+        becomes(
+            published,
+            &[place(v4(1), 15008, 0, 10), place(v4(3), 15008, 0, 5)],
+        )
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn addresses_that_come_along_are_not_asked_for() {
+    let dns = FakeDns::start().await;
+    let records = || vec![(0, 1, 80, "one.orders."), (0, 1, 80, "two.orders.")];
+    let along = vec![
+        ("one.orders.", v4(1)),
+        ("TWO.orders.", v4(2)),
+        ("stranger.", v4(9)),
+    ];
+    let say = Say::Instances(records(), 600, along);
+    dns.say(SERVICE, RecordType::SRV, say);
+    let wanted = [place(v4(1), 80, 0, 1), place(v4(2), 80, 0, 1)];
+    following_source(&dns, QUICK, instances(None), async |published, _| {
+        becomes(published, &wanted).await;
+        dns.after(RecordType::SRV, 10).await;
+        for kind in [RecordType::A, RecordType::AAAA] {
+            assert_eq!(dns.asked(kind, Protocol::Udp), 0, "{kind}");
+        }
+        // Only when they do not come along any more.
+        dns.say("one.orders", RecordType::A, Say::Addresses(vec![v4(1)], 1));
+        dns.say("two.orders", RecordType::A, Say::Addresses(vec![v4(7)], 1));
+        dns.say(
+            SERVICE,
+            RecordType::SRV,
+            Say::Instances(records(), 600, vec![]),
+        );
+        becomes(published, &[place(v4(1), 80, 0, 1), place(v4(7), 80, 0, 1)]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn instances_are_doubted_as_addresses_are() {
+    let dns = FakeDns::start().await;
+    let say = |host| Say::Instances(vec![(0, 1, 80, host)], 1, vec![]);
+    dns.say(SERVICE, RecordType::SRV, say("one.orders."));
+    dns.say("one.orders", RecordType::A, Say::Addresses(vec![v4(1)], 1));
+    following_source(&dns, QUICK, instances(None), async |published, status| {
+        becomes(published, &[place(v4(1), 80, 0, 1)]).await;
+        for failure in [Say::Silence, Say::Error(ResponseCode::ServFail)] {
+            dns.say(SERVICE, RecordType::SRV, failure);
+            until(status, &dns, |report| report.stale).await;
+            assert!(published.try_recv().is_err());
+            dns.say(SERVICE, RecordType::SRV, say("one.orders."));
+            until(status, &dns, |report| !report.stale).await;
+        }
+        // RFC 2782: decidedly not available, which is absence as any other, and believed when it lasts.
+        let since = Instant::now();
+        dns.say(SERVICE, RecordType::SRV, say("."));
+        becomes(published, &[]).await;
+        assert!(since.elapsed() >= QUICK.absent_for);
+        assert!(!status.report().stale);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn several_names_are_one_service() {
+    let dns = FakeDns::start().await;
+    let source = || {
+        let mut problems = Problems::new();
+        let mut build = |name: &str| dns::Target::build(name, 8080, &Path::root(), &mut problems);
+        Source::Dns(vec![build("orders").unwrap(), build("orders-b").unwrap()])
+    };
+    dns.orders(Say::Addresses(vec![v4(1), v4(2)], 1));
+    dns.say(
+        "orders-b",
+        RecordType::A,
+        Say::Addresses(vec![v4(2), v4(3)], 1),
+    );
+    following_source(&dns, QUICK, source(), async |published, status| {
+        becomes(published, &at(&[v4(1), v4(2), v4(3)])).await;
+        // What is wrong with one name takes nothing from the other.
+        dns.say(
+            "orders-b",
+            RecordType::A,
+            Say::Error(ResponseCode::ServFail),
+        );
+        until(status, &dns, |report| report.stale).await;
+        dns.orders(Say::Addresses(vec![v4(4)], 1));
+        becomes(published, &at(&[v4(2), v4(3), v4(4)])).await;
+        dns.say("orders-b", RecordType::A, Say::NxDomain);
+        becomes(published, &at(&[v4(4)])).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_negative_answer_is_good_as_long_as_its_soa_says_within_the_bounds() {
+    let dns = FakeDns::start().await;
+    let resolver = resolver(&[dns.address], "2s");
+    dns.orders(Say::Empty(3));
+    assert_eq!(
+        lookup(&resolver, "orders").await.unwrap(),
+        (vec![], Some(3))
+    );
+    dns.orders(Say::Empty(600));
+    assert_eq!(
+        lookup(&resolver, "orders").await.unwrap(),
+        (vec![], Some(600))
+    );
+    // How long it is taken for is the pace's matter: five seconds at most.
+    assert_eq!(resolver.pacing().max_ttl, Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_file_is_followed_and_its_last_good_content_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orders.yaml");
+    let write = |text: &str| {
+        let beside = directory.path().join("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+    };
+    let resolver = resolver(&["127.0.0.1:9".parse().unwrap()], "100ms");
+    let (status, source) = (Status::new(), Source::File(path.clone()));
+    let (sender, mut published) = mpsc::channel(100);
+    let (_stop, stopped) = watch::channel(false);
+    let publish = move |places| sender.try_send(places).unwrap();
+    let follow = follow(&source, &resolver, &status, publish, stopped);
+    let story = async {
+        let says = async |words: &str| {
+            while !status
+                .report()
+                .last_error
+                .is_some_and(|e| e.contains(words))
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Nothing there yet: nothing is known, and it is said why.
+        says("orders.yaml").await;
+        assert!(!status.report().known);
+        write("- 10.0.0.1:80\n- { address: 10.0.0.2:80, weight: 3 }\n");
+        let good = [place(v4(1), 80, 0, 1), place(v4(2), 80, 0, 3)];
+        assert_eq!(published.recv().await.unwrap(), good);
+        assert_eq!(status.report().last_error, None);
+        // Wrong, then gone: the last good content stays, and the place of the mistake is named.
+        write("- 10.0.0.1:80\n- 10.0.0.2\n");
+        says("orders.yaml:2:3: `10.0.0.2` is not an address").await;
+        assert!(status.report().stale && status.report().addresses == 2);
+        std::fs::remove_file(&path).unwrap();
+        says("No such file").await;
+        assert!(published.try_recv().is_err());
+        // JSON is as good, and none at all is what an empty list says.
+        write(r#"["10.0.0.3:80"]"#);
+        assert_eq!(published.recv().await.unwrap(), [place(v4(3), 80, 0, 1)]);
+        assert!(!status.report().stale);
+        write("[]");
+        assert_eq!(published.recv().await.unwrap(), []);
+    };
+    tokio::select! {
+        () = follow => panic!("follow ended by itself"),
+        told = tokio::time::timeout(Duration::from_secs(60), story) => told.unwrap(),
+    }
 }
 
 async fn lookup(

@@ -7,12 +7,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 pub mod place;
 pub mod window;
 
+use place::Place;
 use window::{Sums, Window, instant, stamp};
 
 use crate::gate::{Gate, NO_LIMIT, Slot};
@@ -28,6 +31,12 @@ const MIN_WEIGHT: u32 = FULL_WEIGHT / 10;
 
 /// In [`Endpoint::health`]: the one exchange that may probe is under way.
 const PROBING: u64 = 1 << 63;
+
+/// In [`Endpoint::withdrawn`]: it said that it is about to stop.
+const DRAINING: u8 = 1;
+
+/// In [`Endpoint::withdrawn`]: it fails the probes of its health.
+const UNHEALTHY: u8 = 2;
 
 /// How one exchange ended, as far as the endpoint is to be judged by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +66,8 @@ pub enum State {
     Healthy,
     /// It said that it is about to stop; what it has, it finishes.
     Draining,
+    /// It fails the probes of its health.
+    Unhealthy,
     /// It is left alone until then; afterwards one exchange is let through to see.
     Ejected {
         /// When a probe may be sent; it may have passed already.
@@ -103,10 +114,13 @@ pub struct Endpoint {
     pub id: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What discovery says of it now. Read where a set is built, not for each exchange.
+    place: ArcSwap<Place>,
     in_flight: AtomicU32,
     local_in_a_row: AtomicU32,
     remote_in_a_row: AtomicU32,
-    draining: AtomicBool,
+    /// Zero when it takes exchanges, else why not: [`DRAINING`], [`UNHEALTHY`]. One word, because each pick reads it.
+    withdrawn: AtomicU8,
     /// Zero when healthy, else the stamp until when it is ejected, and [`PROBING`].
     health: AtomicU64,
     /// When it was new or came back, as a stamp; zero when that is long ago.
@@ -125,16 +139,22 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A healthy endpoint that has seen nothing yet.
+    /// A healthy endpoint that has seen nothing yet, at an address of which nothing else is known.
     pub fn new(address: SocketAddr) -> Arc<Self> {
+        Self::at(Place::new(address))
+    }
+
+    /// A healthy endpoint that has seen nothing yet.
+    pub fn at(place: Place) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
-            address,
+            address: place.address,
+            place: ArcSwap::from_pointee(place),
             in_flight: AtomicU32::new(0),
             local_in_a_row: AtomicU32::new(0),
             remote_in_a_row: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
+            withdrawn: AtomicU8::new(0),
             health: AtomicU64::new(0),
             warm_from: AtomicU64::new(0),
             picks: AtomicU64::new(0),
@@ -149,13 +169,25 @@ impl Endpoint {
         })
     }
 
+    /// What discovery says of it now: its tier, weight and zone. A membership's [`crate::balance::EndpointSet`] is built
+    /// anew when that changes, so a policy reads it once.
+    pub fn place(&self) -> Arc<Place> {
+        self.place.load_full()
+    }
+
+    /// Takes over what discovery says of it; what is known about it stays.
+    pub(crate) fn set_place(&self, place: Place) {
+        debug_assert_eq!(place.address, self.address, "an endpoint is its address");
+        self.place.store(Arc::new(place));
+    }
+
     /// Begins an exchange, whatever the state: from here it counts as load, a connection that is still being made too.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.picks.fetch_add(1, Relaxed);
         InFlight {
             endpoint: Arc::clone(self),
-            probe: false,
+            probe: 0,
             slot: None,
         }
     }
@@ -163,7 +195,7 @@ impl Endpoint {
     /// Begins an exchange if the state allows one: any number when healthy, exactly one when an ejection is over, none
     /// otherwise.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
-        if self.draining.load(Relaxed) {
+        if self.is_withdrawn() {
             return None;
         }
         let health = self.health.load(Relaxed);
@@ -178,7 +210,7 @@ impl Endpoint {
             .compare_exchange(health, health | PROBING, Relaxed, Relaxed)
             .ok()?;
         let mut exchange = self.begin();
-        exchange.probe = true;
+        exchange.probe = health;
         Some(exchange)
     }
 
@@ -186,12 +218,22 @@ impl Endpoint {
     pub fn is_available(&self, now: Instant) -> bool {
         let health = self.health.load(Relaxed);
         let healthy = health == 0 || (health & PROBING == 0 && health <= stamp(now));
-        healthy && !self.draining.load(Relaxed)
+        healthy && !self.is_withdrawn()
     }
 
-    /// Whether it is ejected, probing or draining: not among those that carry the service.
+    /// Whether it is ejected, probing, unhealthy or draining: not among those that carry the service.
     pub fn is_out(&self) -> bool {
-        self.is_ejected() || self.draining.load(Relaxed)
+        self.is_ejected() || self.is_withdrawn()
+    }
+
+    /// Whether it is unhealthy or draining.
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Relaxed) != 0
+    }
+
+    /// Whether it said that it is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.withdrawn.load(Relaxed) & DRAINING != 0
     }
 
     /// Whether it is ejected; until a probe succeeds that is so, however long ago the time was over.
@@ -201,8 +243,10 @@ impl Endpoint {
 
     /// Whether it takes exchanges.
     pub fn state(&self, _now: Instant) -> State {
+        let withdrawn = self.withdrawn.load(Relaxed);
         match self.health.load(Relaxed) {
-            0 if self.draining.load(Relaxed) => State::Draining,
+            _ if withdrawn & DRAINING != 0 => State::Draining,
+            _ if withdrawn & UNHEALTHY != 0 => State::Unhealthy,
             0 => State::Healthy,
             health if health & PROBING != 0 => State::Probing,
             health => State::Ejected {
@@ -300,7 +344,20 @@ impl Endpoint {
 
     /// Marks it as about to stop, or not so any more.
     pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Relaxed);
+        self.withdraw(DRAINING, draining);
+    }
+
+    /// Marks it as failing the probes of its health, or not so any more.
+    pub fn set_unhealthy(&self, unhealthy: bool) {
+        self.withdraw(UNHEALTHY, unhealthy);
+    }
+
+    fn withdraw(&self, why: u8, so: bool) {
+        if so {
+            self.withdrawn.fetch_or(why, Relaxed);
+        } else {
+            self.withdrawn.fetch_and(!why, Relaxed);
+        }
     }
 
     fn forget(&self) {
@@ -321,7 +378,8 @@ fn clear(counter: &AtomicU32) {
 #[derive(Debug)]
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
-    probe: bool,
+    /// Which ejection it probes, by the stamp at which that was over; zero when it is no probe.
+    probe: u64,
     /// Its place there, where there is a limit.
     slot: Option<Slot>,
 }
@@ -332,9 +390,10 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// Whether this exchange decides if an ejected endpoint returns.
+    /// Whether this exchange decides if an ejected endpoint returns. One that was taken back meanwhile, and maybe ejected
+    /// again, does not wait for it any more.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.probe != 0 && self.endpoint.health.load(Relaxed) == self.probe | PROBING
     }
 
     /// Keeps this place for as long as it runs.
@@ -344,15 +403,22 @@ impl InFlight {
 
     /// Takes over the duty to say how the probe ended, if this is one.
     pub(crate) fn take_probe(&mut self) -> bool {
-        std::mem::take(&mut self.probe)
+        let is_probe = self.is_probe();
+        self.probe = 0;
+        is_probe
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.probe {
-            // Nobody learnt anything (the client went away, say): the next exchange may probe.
-            self.endpoint.health.fetch_and(!PROBING, Relaxed);
+        if self.probe != 0 {
+            // Nobody learnt anything (the client went away, say): the next exchange may probe. Unless another ejection
+            // has begun, whose probe is not ours to end.
+            let probing = self.probe | PROBING;
+            let _ = self
+                .endpoint
+                .health
+                .compare_exchange(probing, self.probe, Relaxed, Relaxed);
         }
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
     }

@@ -43,6 +43,17 @@ pub(crate) fn made(
     build(error, grpc, site.is_edge)
 }
 
+/// The answer that says that an app takes connections: the one of ours that is no failure and has no reason.
+pub(crate) fn open() -> Answer {
+    Answer {
+        status: StatusCode::NO_CONTENT,
+        headers: HeaderMap::new(),
+        body: Body::Empty,
+        ours: true,
+        upgraded: None,
+    }
+}
+
 /// The answer to bytes that are no request.
 pub(crate) fn refused(caller: &Caller, error: &Error) -> Answer {
     made(&caller.site(), caller, None, error, false, Instant::now())

@@ -3,17 +3,19 @@
 
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
+use super::knock::knock;
 use super::{Caller, answer, headers};
 use crate::body::{Body, Length};
+use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::Handle;
-use crate::plan::{Rule, Site};
+use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
 use crate::timer;
 
@@ -62,6 +64,8 @@ pub(crate) async fn exchange(
         &mut entry,
     );
     let outcome = match admitted {
+        // Boxed: rare, and each exchange would carry the room for it.
+        Ok(rule) if rule.purpose == Purpose::Knock => Box::pin(knock(&caller.core, rule)).await,
         // And away.
         Ok(rule) => forward(caller, &site, rule, request, interim, started, &mut entry).await,
         Err(error) => Err(error),
@@ -85,6 +89,11 @@ pub(crate) async fn exchange(
     });
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
+    }
+    if caller.core.is_leaving() && site.tells_identity {
+        answer
+            .headers
+            .insert(DRAINING, HeaderValue::from_static("?1"));
     }
     answer
 }

@@ -18,17 +18,17 @@ use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::limits::{NoEndpoint, Patience};
 use crate::cluster::retry::{self, Again};
-use crate::cluster::{Cluster, Speaks, Wired, connect};
+use crate::cluster::{Cluster, Speaks, Wired, connect, departure};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::gate::Slot;
 use crate::head::Head;
-use crate::health::outlier::judge_status;
 use crate::http1::{self, Framing, Handle, Incoming};
 use crate::http2;
 use crate::observe::{ExchangeCells, OpenExchange};
@@ -76,6 +76,7 @@ pub(crate) async fn forward(
         flight: None,
         slot: None,
         terms,
+        pending: None,
         account: Account::new(caller, site, rule, &wired, started, upload),
     });
     let admitted = match cluster.pass(started) {
@@ -141,7 +142,7 @@ struct Terms {
 /// service's.
 fn outcome(attempted: &Result<Beginning, Error>) -> Option<Outcome> {
     match attempted {
-        Ok(beginning) => Some(beginning.outcome),
+        Ok(beginning) => beginning.outcome,
         Err(error) => (error.reason.is_of_endpoint() || error.reason == Reason::NoEndpoints)
             .then_some(Outcome::LocalFailure),
     }
@@ -227,7 +228,7 @@ async fn attempts(
             carried.terms.is_retry || retries > 0,
             |at| core.wall(at),
         );
-        let outcome = {
+        let mut outcome = {
             let patience = &mut carried.terms.patience;
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience
@@ -258,6 +259,10 @@ async fn attempts(
             })
             .await
         };
+        match &mut outcome {
+            Ok(answered) => answered.hear(core, cluster, &endpoint),
+            Err(error) => explain(error, core, cluster),
+        }
         until = timer
             .deadline()
             .map_or(until, tokio::time::Instant::into_std);
@@ -279,6 +284,7 @@ async fn attempts(
         );
         let (error, pause) = match judged {
             Judged::Answer(answered, outcome) => {
+                carried.pending = outcome.is_none().then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried, outcome));
             }
@@ -301,8 +307,8 @@ async fn attempts(
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer.
-    Answer(Answered, Outcome),
+    /// The client gets this answer, and what its head has said of how the endpoint fared.
+    Answer(Answered, Option<Outcome>),
     /// Another attempt is made after a pause; this one failed so.
     Again(Error, Duration),
     /// The client is told of this failure.
@@ -328,23 +334,30 @@ fn judge(
     let random = chance.random;
     match outcome {
         Ok(mut answered) => {
-            let Some(failure) = answered.failure(cluster) else {
-                let outcome = judge_status(
+            let Some(failure) = answered.failure(cluster, head.is_grpc()) else {
+                let outcome = verdict::of_head(
+                    head.is_grpc(),
                     answered.status,
-                    answered.headers.contains_key(http::header::RETRY_AFTER),
+                    &answered.headers,
+                    answered.body.is_end(),
                 );
-                cluster.members.record(flight, outcome, began, random);
+                // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
+                if let Some(outcome) = outcome {
+                    cluster.members.record(flight, outcome, began, random);
+                }
                 return Judged::Answer(answered, outcome);
             };
             let now = Instant::now();
             cluster.members.record(flight, failure.outcome, now, random);
-            match verdict(cluster, head, upload, &failure, chance, now) {
+            let outcome = Some(failure.outcome);
+            match decide(cluster, head, upload, &failure, chance, now) {
                 Verdict::Again(pause) => Judged::Again(failure.error, pause),
                 Verdict::Settled => {
                     answered.headers.insert(hop::RETRY, hop::NO);
-                    Judged::Answer(answered, failure.outcome)
+                    Judged::Answer(answered, outcome)
                 }
-                Verdict::Over => Judged::Answer(answered, failure.outcome),
+                Verdict::Over => Judged::Answer(answered, outcome),
             }
         }
         Err(error) => {
@@ -364,7 +377,7 @@ fn judge(
                 outcome: Outcome::LocalFailure,
                 wait: Duration::ZERO,
             };
-            match verdict(cluster, head, upload, &failure, chance, now) {
+            match decide(cluster, head, upload, &failure, chance, now) {
                 Verdict::Again(pause) => Judged::Again(failure.error, pause),
                 Verdict::Settled => {
                     failure.error.retry = Retry::Settled;
@@ -373,6 +386,14 @@ fn judge(
                 Verdict::Over => Judged::Fail(failure.error),
             }
         }
+    }
+}
+
+/// An app that was told to stop as we were, and was faster: another instance can take this.
+fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+    if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
+        let detail = format!("the app has ended already: {}", error.detail);
+        *error = Error::not_processed(Reason::Draining, detail);
     }
 }
 
@@ -407,7 +428,7 @@ struct Chance {
 }
 
 /// Whether there is another attempt: it can do no harm, it is possible, and the budget has one left.
-fn verdict(
+fn decide(
     cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
@@ -538,9 +559,17 @@ struct Answered {
 }
 
 impl Answered {
+    /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
+    fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
+        // An app that says so is not believed: there is no sidecar that would have taken it out.
+        if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
+            departure::noticed(core, cluster, endpoint);
+        }
+    }
+
     /// The failure behind an answer: one that the peer's own sidecar made in place of its app, or one that the
     /// configuration says to try again after.
-    fn failure(&self, cluster: &Cluster) -> Option<Failure> {
+    fn failure(&self, cluster: &Cluster, grpc: bool) -> Option<Failure> {
         let is_whole = self.body.is_end();
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         if !is_error && !is_whole {
@@ -559,7 +588,11 @@ impl Answered {
             Some(failure)
         };
         match self.reason(cluster) {
-            Some(reason @ (Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining)) => {
+            // Who stops in good order is not to blame.
+            Some(reason @ Reason::Draining) => {
+                return judged(Error::not_processed(reason, detail), Outcome::Pushback);
+            }
+            Some(reason @ (Reason::ConnectFailed | Reason::ConnectTimeout)) => {
                 return judged(Error::not_processed(reason, detail), Outcome::RemoteFailure);
             }
             Some(reason @ (Reason::UpstreamReset | Reason::UpstreamMalformed)) => {
@@ -580,10 +613,8 @@ impl Answered {
         }
         let wall = SystemTime::now();
         let again = answers.ask(self.status, &self.headers, is_whole, wall);
-        let outcome = judge_status(
-            self.status,
-            self.headers.contains_key(http::header::RETRY_AFTER),
-        );
+        let outcome = verdict::of_head(grpc, self.status, &self.headers, is_whole)
+            .unwrap_or(Outcome::Success);
         let error = match again {
             Again::No if !self.headers.contains_key(hop::RETRY) => return None,
             Again::No => Error::new(Reason::UpstreamReset, "the endpoint's own failure"),
@@ -608,7 +639,7 @@ impl Answered {
     }
 
     /// Puts what goes on after the head where it is carried on, and returns the head.
-    fn into_beginning(self, carried: &mut UpstreamBody, outcome: Outcome) -> Beginning {
+    fn into_beginning(self, carried: &mut UpstreamBody, outcome: Option<Outcome>) -> Beginning {
         carried.length = self.body.length();
         carried.body = self.body;
         carried.request = self.request;
@@ -631,8 +662,8 @@ struct Beginning {
     status: StatusCode,
     headers: HeaderMap,
     upgraded: Option<Handle>,
-    /// What it says of the endpoint.
-    outcome: Outcome,
+    /// What it says of the endpoint, when that is known.
+    outcome: Option<Outcome>,
     /// Nothing follows the head.
     is_whole: bool,
 }
@@ -697,6 +728,8 @@ pub struct UpstreamBody {
     flight: Option<InFlight>,
     slot: Option<Slot>,
     terms: Terms,
+    /// What it says of the endpoint, when its head did not tell.
+    pending: Option<Pending>,
     account: Account,
 }
 
@@ -725,6 +758,11 @@ impl UpstreamBody {
                 None => return Poll::Pending,
             },
         };
+        if let Some(pending) = self.pending.take()
+            && let Some(flight) = &mut self.flight
+        {
+            pending.conclude(flight, frame.as_ref());
+        }
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) | None => {}
@@ -794,7 +832,7 @@ impl Account {
         Self {
             cells: [
                 wired.cells.clone(),
-                core.inbound(caller, site),
+                core.inbound(caller, site, rule),
                 core.route(site, rule),
             ]
             .map(|cells| cells.map(ExchangeCells::begin)),

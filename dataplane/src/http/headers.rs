@@ -39,9 +39,7 @@ pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
 pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
     head.headers.remove(CLIENT_CERT);
     if site.tells_identity
-        && let Some(identity) = &caller.identity
-        && let Ok(value) =
-            HeaderValue::from_str(&format!("By={};URI={}", site.identity, identity.as_str()))
+        && let Some(value) = caller.client_cert(site)
     {
         head.headers.insert(CLIENT_CERT, value);
     }

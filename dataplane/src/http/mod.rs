@@ -1,7 +1,8 @@
 //! Exchanges: from a request's head and body to an answer, whatever HTTP version either side speaks.
 //!
 //! `exchange` is the spine: it decides whether and where, in that order. `forward` makes the attempts, `relay` moves
-//! the bodies, and `answer` is the one place where an error becomes a response.
+//! the bodies, and `answer` is the one place where an error becomes a response. `knock` is what we answer for an app whose
+//! callers ask only whether it takes connections.
 
 pub(crate) mod answer;
 mod entry;
@@ -10,9 +11,11 @@ pub mod forward;
 pub(crate) mod headers;
 pub(crate) mod hop;
 pub(crate) mod interim;
+mod knock;
 pub(crate) mod relay;
 mod replay;
 pub(crate) mod upgrade;
+mod verdict;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -44,6 +47,8 @@ pub(crate) struct Caller {
     /// Where its listener counts connections.
     pub(crate) connections: Arc<ConnectionCells>,
     current: RefCell<(Arc<Plan>, Arc<Site>)>,
+    /// What endpoints are told of the client's identity, spelled once for all exchanges, and our name in it.
+    client_cert: RefCell<Option<(Arc<str>, HeaderValue)>>,
 }
 
 impl Caller {
@@ -65,6 +70,7 @@ impl Caller {
             tls,
             connections,
             current: RefCell::new((plan, site)),
+            client_cert: RefCell::new(None),
         })
     }
 
@@ -80,6 +86,23 @@ impl Caller {
             current.0 = plan;
         }
         Arc::clone(&current.1)
+    }
+}
+
+impl Caller {
+    /// The client's verified identity, in the form that Envoy gave `x-forwarded-client-cert`.
+    pub(crate) fn client_cert(&self, site: &Site) -> Option<HeaderValue> {
+        let identity = self.identity.as_ref()?;
+        let mut spelled = self.client_cert.borrow_mut();
+        if let Some((by, value)) = &*spelled
+            && *by == site.identity
+        {
+            return Some(value.clone());
+        }
+        let value = format!("By={};URI={}", site.identity, identity.as_str());
+        let value = HeaderValue::from_str(&value).ok()?;
+        *spelled = Some((Arc::clone(&site.identity), value.clone()));
+        Some(value)
     }
 }
 

@@ -133,6 +133,14 @@ impl Relay {
         let broken = |error: h2::Error| Failed::Sink(error.to_string());
         while !self.finished {
             if !self.waiting.is_empty() {
+                if self.moved == 0 && self.source.is_end() {
+                    // All of it in one piece: h2 holds what the window does not take yet, which we would do otherwise.
+                    self.moved = self.waiting.len() as u64;
+                    self.finished = true;
+                    let whole = std::mem::take(&mut self.waiting);
+                    stream.send_data(whole, true).map_err(broken)?;
+                    break;
+                }
                 if stream.capacity() < self.waiting.len() {
                     stream.reserve_capacity(self.waiting.len());
                 }

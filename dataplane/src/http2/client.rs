@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Cluster, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -40,6 +40,9 @@ const MOST_CONNECTIONS: usize = 4;
 const REST: Duration = Duration::from_secs(1);
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
+/// idle for too long, to the peer's mind.
+const IN_USE: Duration = Duration::from_secs(30);
 /// Large windows, because a small one stops a fast peer at every round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
@@ -72,6 +75,11 @@ struct Open {
 }
 
 impl Open {
+    /// A connection that has ended, or is about to, is never ready again.
+    fn lasts(&mut self, cx: &mut Context<'_>) -> bool {
+        matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+    }
+
     fn is_full(&self) -> bool {
         self.load.streams.get() >= self.sender.current_max_send_streams()
     }
@@ -212,6 +220,12 @@ impl Peers {
         }
     }
 
+    /// Whether a connection to this endpoint can still take exchanges.
+    pub(crate) fn is_open(&self, endpoint: u64, cx: &mut Context<'_>) -> bool {
+        let peers = self.peers.borrow();
+        peers.get(&endpoint).is_some_and(|peer| peer.is_open(cx))
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.peers.borrow().is_empty()
@@ -232,8 +246,7 @@ impl Peer {
     /// A place on an open connection, if one has any.
     fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
-        // A connection that has ended, or is about to, is never ready again.
-        open.retain_mut(|open| matches!(open.sender.poll_ready(cx), Poll::Ready(Ok(()))));
+        open.retain_mut(|open| open.lasts(cx));
         let found = open.iter_mut().find(|open| !open.is_full())?;
         found.used = now;
         Some(Room {
@@ -249,6 +262,12 @@ impl Peer {
         connections > 0 && failed.as_ref().is_some_and(recent)
     }
 
+    fn is_open(&self, cx: &mut Context<'_>) -> bool {
+        let mut open = self.open.borrow_mut();
+        open.retain_mut(|open| open.lasts(cx));
+        !open.is_empty()
+    }
+
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -258,21 +277,23 @@ impl Peer {
 /// Connects and then drives the connection to its end.
 async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
     let connected = handshake(&core, &cluster, &endpoint).await;
-    drop(core);
+    // Nothing that lives as long as a connection may keep the core.
+    let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
         Ok((sender, connection, flusher, demand)) => {
             *peer.failed.borrow_mut() = None;
+            let load = Rc::new(Load {
+                streams: Cell::new(0),
+                peer: Rc::downgrade(&peer),
+                demand,
+            });
             peer.open.borrow_mut().push(Open {
                 sender,
-                load: Rc::new(Load {
-                    streams: Cell::new(0),
-                    peer: Rc::downgrade(&peer),
-                    demand,
-                }),
+                load: Rc::clone(&load),
                 used: Instant::now(),
             });
-            Some((connection, flusher))
+            Some((connection, flusher, load))
         }
         Err(error) => {
             *peer.failed.borrow_mut() = Some((error, Instant::now()));
@@ -281,8 +302,22 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
     };
     peer.wake_waiting();
     drop(peer);
-    if let Some((connection, flusher)) = driven {
-        drive(connection, &flusher).await;
+    let Some((connection, flusher, load)) = driven else {
+        return;
+    };
+    let in_order = drive(connection, &flusher).await;
+    let was_used = load.peer.upgrade().is_some_and(|peer| {
+        let open = peer.open.borrow();
+        // What is not among them any more was closed by us.
+        let ours = open.iter().find(|open| Rc::ptr_eq(&open.load, &load));
+        ours.is_some_and(|open| open.used.elapsed() < IN_USE)
+    });
+    if in_order
+        && was_used
+        && cluster.is_mesh()
+        && let Some(core) = core.upgrade()
+    {
+        departure::noticed(&core, &cluster, &endpoint);
     }
 }
 
@@ -321,16 +356,17 @@ async fn handshake(
     Ok((sender, connection, flusher, demand))
 }
 
-async fn drive(connection: Connection, flusher: &Flusher) {
+/// Returns whether the connection ended without an error.
+async fn drive(connection: Connection, flusher: &Flusher) -> bool {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx);
         match flusher.poll_flush(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            _ => ended.map(|_| ()),
+            Poll::Ready(Err(_)) => Poll::Ready(false),
+            _ => ended.map(|ended| ended.is_ok()),
         }
     })
-    .await;
+    .await
 }
 
 /// The head of an endpoint's answer, and what is left to send of the request.

@@ -30,13 +30,12 @@ use super::material::{Material, MaterialProblem};
 use super::problem::PeerProblem;
 use super::tls::{self, Alpn};
 use super::token::{JoinToken, TokenSource};
+use crate::dial;
 
 /// To reach the CA and agree with it who both are.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of the CA's addresses, so many are tried.
-const MAX_ADDRESSES: usize = 8;
 /// A chain and a bundle take some KiB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// A bundle rarely changes, so only this notices that the CA's host has gone.
@@ -277,22 +276,40 @@ impl Authority {
             .await
             .map_err(|_| unresolved(io::ErrorKind::TimedOut.into()))?
             .map_err(unresolved)?;
-        let mut last = unresolved(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no addresses",
-        ));
-        for address in addresses.into_iter().take(MAX_ADDRESSES) {
-            let attempt = handshake(address, Arc::clone(&config));
-            last = match timeout(CONNECT_TIMEOUT, attempt).await {
+        let mut left = dial::interleave(addresses);
+        if left.is_empty() {
+            return Err(unresolved(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no addresses",
+            )));
+        }
+        // One that takes the connection may still not be who it should be; then the others are left.
+        let mut refused = None;
+        while !left.is_empty() {
+            let (tcp, address) = match timeout(CONNECT_TIMEOUT, dial::connect(&left)).await {
+                Ok(Ok(connected)) => connected,
+                Ok(Err(source)) => {
+                    let address = self.address.clone();
+                    return Err(refused.unwrap_or(AskError::Connect { address, source }));
+                }
+                Err(_) => return Err(refused.unwrap_or_else(|| self.too_slow())),
+            };
+            left.retain(|other| *other != address);
+            let attempt = handshake(tcp, address, Arc::clone(&config));
+            refused = match timeout(CONNECT_TIMEOUT, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => error,
-                Err(_) => AskError::Timeout {
-                    address: address.to_string(),
-                    limit: CONNECT_TIMEOUT,
-                },
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(self.too_slow()),
             };
         }
-        Err(last)
+        Err(refused.unwrap_or_else(|| self.too_slow()))
+    }
+
+    fn too_slow(&self) -> AskError {
+        AskError::Timeout {
+            address: self.address.clone(),
+            limit: CONNECT_TIMEOUT,
+        }
     }
 
     fn spent(&self) -> std::sync::MutexGuard<'_, Option<JoinToken>> {
@@ -331,6 +348,7 @@ impl Bundles {
 }
 
 async fn handshake(
+    tcp: TcpStream,
     address: SocketAddr,
     config: Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, AskError> {
@@ -338,7 +356,6 @@ async fn handshake(
         address: address.to_string(),
         source,
     };
-    let tcp = TcpStream::connect(address).await.map_err(unreached)?;
     tcp.set_nodelay(true).map_err(unreached)?;
     TlsConnector::from(config)
         .connect(tls::server_name(), tcp)

@@ -17,6 +17,7 @@ use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
 use super::cells::{CLASSES, HandshakeFailure, Totals};
 use super::exposition::{Kind, Page};
 use super::registry::{EdgeKey, Registry, RouteKey, RouteTotals};
+use super::rows::ServiceRow;
 use crate::reason::Reason;
 
 macro_rules! names {
@@ -48,13 +49,20 @@ names! {
     counter CONNECTIONS_REFUSED = "weft_connections_refused_total", "Connections closed at once because a limit was reached, by listener.";
     counter HANDSHAKE_FAILURES = "weft_tls_handshake_failures_total", "Failed TLS handshakes of clients, by listener and cause.";
     counter PARSE_ERRORS = "weft_parse_errors_total", "Connections ended because what came on them was not valid HTTP, by listener.";
-    gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing or draining.";
+    gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing, draining or unhealthy.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
     counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
     gauge SERVICE_IN_FLIGHT = "weft_service_in_flight", "Exchanges of ours in flight with a service, which its limit is on.";
     gauge SERVICE_WAITING = "weft_service_waiting", "Exchanges that wait because a service has as many in flight as it may.";
     gauge BREAKER_STATE = "weft_breaker_state", "1 for the state that a service's breaker is in: closed, open or half_open.";
     counter BREAKER_OPENINGS = "weft_breaker_openings_total", "How often a service's breaker has opened.";
+    gauge SERVICE_AVAILABLE = "weft_service_endpoints_available", "Endpoints of a service that are neither ejected nor unhealthy nor draining.";
+    gauge SERVICE_PANIC = "weft_service_panic", "1 while under half of a service's endpoints are available, so that all are used.";
+    counter SERVICE_PANICS = "weft_service_panics_total", "How often it came to that.";
+    counter SERVICE_PANIC_PICKS = "weft_service_panic_picks_total", "Exchanges that were given to any endpoint for that reason.";
+    counter HEALTH_PROBES = "weft_health_probes_total", "Probes of endpoints by service and result: passed or failed.";
+    gauge DISCOVERY_ENDPOINTS = "weft_discovery_endpoints", "Endpoints of a service that its source (DNS, a file, the configuration) names.";
+    gauge DISCOVERY_FAILING = "weft_discovery_failing", "1 while a service's source cannot be asked, or not be understood; what it said last stays in use.";
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
@@ -66,7 +74,7 @@ names! {
     counter MESH_REQUEST_BYTES = "weft_mesh_request_bytes_total", "Body bytes from callers in the whole mesh.";
     counter MESH_RESPONSE_BYTES = "weft_mesh_response_bytes_total", "Body bytes to callers in the whole mesh.";
     counter MESH_ANSWERS = "weft_mesh_answers_total", "Answers that the sidecars made themselves, by edge and reason.";
-    gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters that see an endpoint in a state: healthy, ejected, probing or draining.";
+    gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters that see an endpoint in a state: healthy, ejected, probing, draining or unhealthy.";
     gauge MESH_ENDPOINT_EJECTIONS = "weft_mesh_endpoint_ejections", "Ejections of an endpoint, as the reporters that are there now count them together.";
     gauge MESH_CERTIFICATE_EXPIRY = "weft_mesh_certificate_expiry_seconds", "Seconds until a reporter's certificate ends; negative after that.";
     gauge MESH_REPORTERS = "weft_mesh_reporters", "Sidecars that reported in the last minutes, by service.";
@@ -263,32 +271,41 @@ impl Registry {
 
     fn render_services(&self, page: &mut Page<'_>) {
         let rows = self.services();
-        page.family(SERVICE_IN_FLIGHT, Kind::Gauge, help(SERVICE_IN_FLIGHT));
-        for row in &rows {
-            page.sample(
-                SERVICE_IN_FLIGHT,
-                &[("service", &*row.service)],
-                row.in_flight,
-            );
+        if rows.is_empty() {
+            return;
         }
-        page.family(SERVICE_WAITING, Kind::Gauge, help(SERVICE_WAITING));
-        for row in &rows {
-            page.sample(SERVICE_WAITING, &[("service", &*row.service)], row.waiting);
-        }
+        let mut family = |name: &str, kind, value: fn(&ServiceRow) -> u64| {
+            page.family(name, kind, help(name));
+            for row in &rows {
+                page.sample(name, &[("service", &*row.service)], value(row));
+            }
+        };
+        family(SERVICE_AVAILABLE, Kind::Gauge, |row| row.available as u64);
+        family(SERVICE_PANIC, Kind::Gauge, |row| row.panicking.into());
+        family(SERVICE_PANICS, Kind::Counter, |row| row.panics);
+        family(SERVICE_PANIC_PICKS, Kind::Counter, |row| row.panic_picks);
+        family(SERVICE_IN_FLIGHT, Kind::Gauge, |row| row.in_flight);
+        family(SERVICE_WAITING, Kind::Gauge, |row| row.waiting);
         let breakers: Vec<_> = rows
             .iter()
             .filter_map(|row| row.breaker.map(|breaker| (&*row.service, breaker)))
             .collect();
-        if breakers.is_empty() {
-            return;
+        if !breakers.is_empty() {
+            page.family(BREAKER_STATE, Kind::Gauge, help(BREAKER_STATE));
+            for (service, (state, _)) in &breakers {
+                page.sample(BREAKER_STATE, &[("service", service), ("state", state)], 1);
+            }
+            page.family(BREAKER_OPENINGS, Kind::Counter, help(BREAKER_OPENINGS));
+            for (service, (_, openings)) in &breakers {
+                page.sample(BREAKER_OPENINGS, &[("service", service)], openings);
+            }
         }
-        page.family(BREAKER_STATE, Kind::Gauge, help(BREAKER_STATE));
-        for (service, (state, _)) in &breakers {
-            page.sample(BREAKER_STATE, &[("service", service), ("state", state)], 1);
-        }
-        page.family(BREAKER_OPENINGS, Kind::Counter, help(BREAKER_OPENINGS));
-        for (service, (_, openings)) in &breakers {
-            page.sample(BREAKER_OPENINGS, &[("service", service)], openings);
+        page.family(HEALTH_PROBES, Kind::Counter, help(HEALTH_PROBES));
+        for row in rows.iter().filter(|row| row.is_probed) {
+            for (result, count) in [("passed", row.probes_passed), ("failed", row.probes_failed)] {
+                let labels = [("service", &*row.service), ("result", result)];
+                page.sample(HEALTH_PROBES, &labels, count);
+            }
         }
     }
 
@@ -316,6 +333,20 @@ impl Registry {
         for (address, row) in &rows {
             let labels = [("service", &*row.service), ("endpoint", address.as_str())];
             page.sample(ENDPOINT_EJECTIONS, &labels, row.ejections);
+        }
+        let sources = self.sources();
+        page.family(DISCOVERY_ENDPOINTS, Kind::Gauge, help(DISCOVERY_ENDPOINTS));
+        for row in &sources {
+            page.sample(
+                DISCOVERY_ENDPOINTS,
+                &[("service", &row.service)],
+                row.endpoints,
+            );
+        }
+        page.family(DISCOVERY_FAILING, Kind::Gauge, help(DISCOVERY_FAILING));
+        for row in &sources {
+            let failing = u8::from(row.stale || row.error.is_some());
+            page.sample(DISCOVERY_FAILING, &[("service", &row.service)], failing);
         }
     }
 }
@@ -385,9 +416,28 @@ mod tests {
                 service: Arc::from("orders"),
                 address: "127.0.1.1:15008".parse().unwrap(),
                 state: EndpointState::Ejected,
+                health: Some("failing"),
+                failure: Some(Arc::from("answered 500")),
                 ejections: 3,
                 in_flight: 2,
             }]
+        }));
+        registry.services_from(Box::new(|| {
+            let row = |service: &str, is_probed| ServiceRow {
+                service: Arc::from(service),
+                endpoints: 3,
+                available: 1,
+                panicking: true,
+                panics: 2,
+                panic_picks: 7,
+                is_probed,
+                probes_passed: 5,
+                probes_failed: 6,
+                in_flight: 3,
+                waiting: 1,
+                breaker: is_probed.then_some(("open", 2)),
+            };
+            vec![row("orders", true), row("stock", false)]
         }));
         registry.certificate_from(Box::new(|| {
             Some(CertificateRow {
@@ -432,6 +482,12 @@ mod tests {
             format!("weft_endpoint_state{{{endpoint},state=\"ejected\"}} 1"),
             format!("weft_endpoint_ejections_total{{{endpoint}}} 3"),
             format!("weft_endpoint_in_flight{{{endpoint}}} 2"),
+            "weft_service_endpoints_available{service=\"orders\"} 1".into(),
+            "weft_service_panic{service=\"orders\"} 1".into(),
+            "weft_service_panics_total{service=\"stock\"} 2".into(),
+            "weft_service_panic_picks_total{service=\"stock\"} 7".into(),
+            "weft_health_probes_total{service=\"orders\",result=\"passed\"} 5".into(),
+            "weft_health_probes_total{service=\"orders\",result=\"failed\"} 6".into(),
             "weft_certificate_expiry_seconds 3000".into(),
             "weft_certificate_renewals_total 4".into(),
             "weft_certificate_renewal_failures_total 1".into(),

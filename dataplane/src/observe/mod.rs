@@ -17,4 +17,4 @@ pub use cells::{
     HandshakeFailure, OpenConnection, OpenExchange, RouteCells, Totals,
 };
 pub use registry::{Direction, EdgeKey, EdgeTotals, Registry, RouteKey, RouteTotals};
-pub use rows::{CertificateRow, EndpointRow, EndpointState, ServiceRow};
+pub use rows::{CertificateRow, EndpointRow, EndpointState, ServiceRow, SourceRow};

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
 };
-use super::rows::{CertificateRow, EndpointRow, ServiceRow};
+use super::rows::{CertificateRow, EndpointRow, ServiceRow, SourceRow};
 
 /// Keys of one kind that are kept apart; with the overflow keys a report and a page stay within 1,024.
 pub const MAX_KEYS: usize = 1_000;
@@ -237,6 +237,7 @@ pub struct Registry {
     // Guard the providers; held while one is called, so a provider must not call the registry.
     endpoints: Mutex<Option<Provide<Vec<EndpointRow>>>>,
     services: Mutex<Option<Provide<Vec<ServiceRow>>>>,
+    sources: Mutex<Option<Provide<Vec<SourceRow>>>>,
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
@@ -314,12 +315,9 @@ impl Registry {
         *lock(&self.services) = Some(provide);
     }
 
-    /// The services now.
-    pub fn services(&self) -> Vec<ServiceRow> {
-        lock(&self.services)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+    /// Who knows how the sources of endpoints are doing. Called when somebody reads; must not call the registry.
+    pub fn sources_from(&self, provide: Box<dyn Fn() -> Vec<SourceRow> + Send + Sync>) {
+        *lock(&self.sources) = Some(provide);
     }
 
     /// Who knows our certificate. Called when somebody reads; must not call the registry.
@@ -330,6 +328,22 @@ impl Registry {
     /// The endpoints now.
     pub fn endpoints(&self) -> Vec<EndpointRow> {
         lock(&self.endpoints)
+            .as_ref()
+            .map(|provide| provide())
+            .unwrap_or_default()
+    }
+
+    /// The services now.
+    pub fn services(&self) -> Vec<ServiceRow> {
+        lock(&self.services)
+            .as_ref()
+            .map(|provide| provide())
+            .unwrap_or_default()
+    }
+
+    /// The sources of endpoints now, one for each service.
+    pub fn sources(&self) -> Vec<SourceRow> {
+        lock(&self.sources)
             .as_ref()
             .map(|provide| provide())
             .unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// One endpoint of a service, as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,23 +13,14 @@ pub struct EndpointRow {
     pub address: SocketAddr,
     /// Whether it is picked.
     pub state: EndpointState,
+    /// What the probes of its health say: `unknown`, `passing` or `failing`. Nothing where nobody probes.
+    pub health: Option<&'static str>,
+    /// How the last probe failed, if it did.
+    pub failure: Option<Arc<str>>,
     /// How often it was ejected.
     pub ejections: u64,
     /// Exchanges in flight there, ours only.
     pub in_flight: u64,
-}
-
-/// What is under way with one service, as this process sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceRow {
-    /// Which.
-    pub service: Arc<str>,
-    /// Exchanges in flight.
-    pub in_flight: u64,
-    /// Exchanges that wait because there are as many in flight as there may be.
-    pub waiting: u64,
-    /// The state of its breaker and how often that has opened, where there is one.
-    pub breaker: Option<(&'static str, u64)>,
 }
 
 /// Whether an endpoint is picked.
@@ -43,11 +34,19 @@ pub enum EndpointState {
     Probing,
     /// It is about to stop and takes nothing new.
     Draining,
+    /// It fails the probes of its health.
+    Unhealthy,
 }
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Healthy, Self::Ejected, Self::Probing, Self::Draining];
+    pub const ALL: [Self; 5] = [
+        Self::Healthy,
+        Self::Ejected,
+        Self::Probing,
+        Self::Draining,
+        Self::Unhealthy,
+    ];
 
     /// The label, and the word in reports.
     pub const fn as_str(self) -> &'static str {
@@ -56,6 +55,7 @@ impl EndpointState {
             Self::Ejected => "ejected",
             Self::Probing => "probing",
             Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
         }
     }
 
@@ -63,6 +63,52 @@ impl EndpointState {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
+}
+
+/// The endpoints of one service, all in all, as this process sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// Which.
+    pub service: Arc<str>,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+    /// How many of them carry it: neither ejected nor unhealthy nor draining.
+    pub available: usize,
+    /// Whether these are under half, so that all are used.
+    pub panicking: bool,
+    /// How often it came to that.
+    pub panics: u64,
+    /// Exchanges that were given to any endpoint for that reason.
+    pub panic_picks: u64,
+    /// Whether endpoints are probed.
+    pub is_probed: bool,
+    /// Probes that found an endpoint well.
+    pub probes_passed: u64,
+    /// Probes that did not.
+    pub probes_failed: u64,
+    /// Exchanges in flight.
+    pub in_flight: u64,
+    /// Exchanges that wait because there are as many in flight as there may be.
+    pub waiting: u64,
+    /// The state of its breaker and how often that has opened, where there is one.
+    pub breaker: Option<(&'static str, u64)>,
+}
+
+/// How the source of a service's endpoints is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRow {
+    /// The service.
+    pub service: Arc<str>,
+    /// Whether its endpoints, or that there are none, are known at all.
+    pub known: bool,
+    /// How many it names.
+    pub endpoints: usize,
+    /// Whether what is in use could not be confirmed when it was due.
+    pub stale: bool,
+    /// When it answered last.
+    pub last_success: Option<Instant>,
+    /// What went wrong last, until the next good answer.
+    pub error: Option<String>,
 }
 
 /// Our certificate.

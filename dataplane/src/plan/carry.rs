@@ -1,39 +1,58 @@
-//! What a reload carries over: clusters whose configuration did not change keep their endpoints, health, budgets and
-//! connections, and so do rate limits their buckets. Others are made anew, and those that no plan names end.
+//! What a reload carries over: of each service the endpoints with their health, what is in flight, the retry budget and
+//! the connections, also where its configuration changes; of rate limits that do not change the buckets, of authenticators
+//! the keys. What no plan names ends.
+//!
+//! Making a plan changes nothing of what is in force, since it may fail: new tasks start, and members learn of new rules,
+//! when it has been made.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weft_runtime::config::{Path, Problems};
 use weft_runtime::task::Group;
 
 use crate::authn::{self, Authenticator};
+use crate::cluster::probing::{self, Prober};
 use crate::cluster::{Cluster, Spec};
 use crate::discovery::{Resolver, follow};
+use crate::identity::Identity;
 use crate::limit::{self, Limiter};
 
 /// What outlives a plan.
 pub struct Carried {
     tasks: Group,
     resolver: Arc<Resolver>,
+    identity: Option<Arc<Identity>>,
+    /// Of the probes of all services.
+    places: Arc<Semaphore>,
     state: State,
 }
 
 #[derive(Clone, Default)]
 struct State {
-    clusters: HashMap<Arc<str>, Kept<Cluster>>,
+    clusters: HashMap<Arc<str>, KeptCluster>,
     authenticators: HashMap<String, Kept<Authenticator>>,
     limiters: HashMap<String, Arc<Limiter>>,
+}
+
+/// A cluster and the tasks that look after its members; those that are not there yet start when the plan is made.
+#[derive(Clone)]
+struct KeptCluster {
+    value: Arc<Cluster>,
+    discovery: Option<Alive>,
+    probing: Option<Alive>,
 }
 
 /// Something with a task of its own.
 struct Kept<T> {
     value: Arc<T>,
-    /// Dropped with the last entry, which ends the task.
-    alive: Arc<watch::Sender<bool>>,
+    alive: Alive,
 }
+
+/// Ends a task when the last of its clones is dropped.
+type Alive = Arc<watch::Sender<bool>>;
 
 impl<T> Clone for Kept<T> {
     fn clone(&self) -> Self {
@@ -45,11 +64,13 @@ impl<T> Clone for Kept<T> {
 }
 
 impl Carried {
-    /// Nothing yet. Tasks are started in this group.
-    pub fn new(tasks: Group, resolver: Arc<Resolver>) -> Self {
+    /// Nothing yet. Tasks are started in this group. The identity is the one to probe members of the mesh with.
+    pub fn new(tasks: Group, resolver: Arc<Resolver>, identity: Option<Arc<Identity>>) -> Self {
         Self {
             tasks,
             resolver,
+            identity,
+            places: Arc::new(Semaphore::new(probing::AT_ONCE)),
             state: State::default(),
         }
     }
@@ -58,7 +79,9 @@ impl Carried {
     pub fn attempt<T>(&mut self, make: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let before = self.state.clone();
         let made = make(self);
-        if made.is_none() {
+        if made.is_some() {
+            self.begin();
+        } else {
             self.state = before;
         }
         made
@@ -70,8 +93,12 @@ impl Carried {
         for (spec, is_local) in specs {
             let name = Arc::clone(&spec.name);
             let kept = match before.remove(&name) {
-                Some(kept) if kept.value.spec == spec => kept,
-                old => self.start_cluster(spec, is_local, old.map(|kept| kept.value).as_deref()),
+                Some(kept) if kept.value.is_local == is_local => kept.succeed(spec),
+                _ => KeptCluster {
+                    value: Cluster::new(spec, is_local),
+                    discovery: None,
+                    probing: None,
+                },
             };
             self.state.clusters.insert(name, kept);
         }
@@ -82,38 +109,37 @@ impl Carried {
             .collect()
     }
 
-    fn start_cluster(&self, spec: Spec, is_local: bool, old: Option<&Cluster>) -> Kept<Cluster> {
-        let cluster = Cluster::succeeding(spec, is_local, old);
-        if let Some(old) = old.filter(|old| old.spec.mesh == cluster.spec.mesh) {
-            // Until the next answer of DNS, also by another name: an exchange in between would fail for nothing.
-            let endpoints = old.members.load();
-            let addresses = endpoints
-                .endpoints()
-                .iter()
-                .map(|endpoint| endpoint.address)
-                .collect();
-            cluster.members.apply(addresses, Instant::now());
-        }
-        let (alive, shutdown) = watch::channel(false);
-        let (found, resolver) = (Arc::clone(&cluster), Arc::clone(&self.resolver));
-        self.tasks
-            .spawn(format!("discovery of {}", cluster.name), async move {
-                let publish = |addresses| {
-                    found.members.apply(addresses, Instant::now());
+    /// The plan is made: what it says of the members holds from now on, and tasks that it needs start.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        for kept in self.state.clusters.values_mut() {
+            let (cluster, tasks) = (&kept.value, &self.tasks);
+            let spec = &cluster.spec;
+            cluster
+                .members
+                .configure(spec.balance, spec.outlier.clone(), now);
+            cluster.set_limits();
+            if kept.discovery.is_none() {
+                kept.discovery = Some(discover(tasks, cluster, &self.resolver));
+            }
+            let Some(checks) = &spec.health else {
+                cluster.members.forget_probes();
+                continue;
+            };
+            if kept.probing.is_none() {
+                let prober = Prober {
+                    spec: spec.clone(),
+                    checks: checks.clone(),
+                    members: Arc::clone(&cluster.members),
+                    identity: self.identity.clone(),
+                    places: Arc::clone(&self.places),
                 };
-                follow(
-                    &found.spec.source,
-                    &resolver,
-                    &found.discovery,
-                    publish,
-                    shutdown,
-                )
-                .await;
-                Ok::<_, std::convert::Infallible>(())
-            });
-        Kept {
-            value: cluster,
-            alive: Arc::new(alive),
+                kept.probing = Some(start(
+                    tasks,
+                    format!("probes of {}", cluster.name),
+                    prober.run(),
+                ));
+            }
         }
     }
 
@@ -176,63 +202,257 @@ impl Carried {
     }
 }
 
+impl KeptCluster {
+    /// The same under this configuration. A task goes on unless something changed that it goes by.
+    fn succeed(self, spec: Spec) -> Self {
+        let before = &self.value;
+        if before.spec == spec {
+            return self;
+        }
+        let value = before.succeed(spec, Instant::now());
+        let same_members = Arc::ptr_eq(&before.members, &value.members);
+        let same_source = before.spec.source == value.spec.source;
+        let same_checks = before.spec.health == value.spec.health
+            && before.spec.connect_timeout == value.spec.connect_timeout;
+        Self {
+            discovery: self.discovery.filter(|_| same_members && same_source),
+            probing: self.probing.filter(|_| same_members && same_checks),
+            value,
+        }
+    }
+}
+
+fn discover(tasks: &Group, cluster: &Cluster, resolver: &Arc<Resolver>) -> Alive {
+    let (alive, shutdown) = watch::channel(false);
+    let (source, resolver) = (cluster.spec.source.clone(), Arc::clone(resolver));
+    let (members, status) = (Arc::clone(&cluster.members), Arc::clone(&cluster.discovery));
+    tasks.spawn(format!("discovery of {}", cluster.name), async move {
+        let publish = |places| {
+            members.apply(places, Instant::now());
+        };
+        follow(&source, &resolver, &status, publish, shutdown).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Arc::new(alive)
+}
+
+/// Starts a task that runs until the handle is dropped.
+fn start(tasks: &Group, name: String, endless: impl Future<Output = ()> + Send + 'static) -> Alive {
+    let (alive, mut shutdown) = watch::channel(false);
+    tasks.spawn(name, async move {
+        tokio::select! {
+            () = endless => {}
+            // An error means that the sender is gone.
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Arc::new(alive)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
     use crate::cluster::Speaks;
-    use crate::discovery;
+    use crate::discovery::{self, Source};
+    use crate::endpoint::place::Place;
+    use crate::endpoint::{self, Endpoint, Outcome};
+    use crate::health::{Checks, outlier};
     use crate::testing::spec;
 
     fn carried() -> Carried {
         let config: discovery::Config =
             serde_json::from_str(r#"{"servers": ["127.0.0.1:1"]}"#).unwrap();
         let resolver = config.build(&Path::root(), &mut Problems::new()).unwrap();
-        Carried::new(Group::new(), Arc::new(resolver))
+        Carried::new(Group::new(), Arc::new(resolver), None)
     }
 
-    fn with_timeout(seconds: u64) -> Vec<(Spec, bool)> {
-        let address = "127.0.0.1:9000".parse().unwrap();
-        let spec = Spec {
-            timeout: Duration::from_secs(seconds),
-            ..spec(Speaks::Http1, &[address])
-        };
+    fn addresses(last: u8) -> Vec<SocketAddr> {
+        (1..=last).map(|n| ([10, 0, 0, n], 9000).into()).collect()
+    }
+
+    /// Four endpoints, and what a story wants otherwise than usual.
+    fn with(change: impl FnOnce(&mut Spec)) -> Vec<(Spec, bool)> {
+        let mut spec = spec(Speaks::Http1, &addresses(4));
+        change(&mut spec);
         vec![(spec, false)]
     }
 
-    fn one(carried: &mut Carried, specs: Vec<(Spec, bool)>) -> Arc<Cluster> {
-        let clusters = carried.clusters(specs);
-        Arc::clone(&clusters["orders"])
+    fn with_timeout(seconds: u64) -> Vec<(Spec, bool)> {
+        with(|spec| spec.timeout = Duration::from_secs(seconds))
+    }
+
+    fn try_one(carried: &mut Carried, specs: Vec<(Spec, bool)>, good: bool) -> Arc<Cluster> {
+        let mut made = None;
+        carried.attempt(|carried| {
+            made = Some(Arc::clone(&carried.clusters(specs)["orders"]));
+            good.then_some(())
+        });
+        made.unwrap()
+    }
+
+    /// The cluster of a plan that was made, with its endpoints.
+    async fn one(carried: &mut Carried, specs: Vec<(Spec, bool)>) -> Arc<Cluster> {
+        let cluster = try_one(carried, specs, true);
+        cluster.discovery.known().await;
+        cluster
+    }
+
+    /// The first endpoint fails until it is ejected.
+    fn eject_first(cluster: &Cluster) -> Arc<Endpoint> {
+        let endpoint = Arc::clone(&cluster.members.load().endpoints()[0]);
+        for _ in 0..5 {
+            let outcome = Outcome::RemoteFailure;
+            cluster
+                .members
+                .record(&mut endpoint.begin(), outcome, Instant::now(), 0);
+        }
+        assert!(endpoint.is_ejected());
+        endpoint
     }
 
     #[tokio::test]
     async fn a_cluster_is_kept_as_long_as_nothing_about_it_changes() {
         let mut carried = carried();
-        let first = one(&mut carried, with_timeout(1));
-        assert!(Arc::ptr_eq(&first, &one(&mut carried, with_timeout(1))));
-        let other = one(&mut carried, with_timeout(2));
+        let first = one(&mut carried, with_timeout(1)).await;
+        let again = one(&mut carried, with_timeout(1)).await;
+        assert!(Arc::ptr_eq(&first, &again));
+        let other = one(&mut carried, with_timeout(2)).await;
         assert!(!Arc::ptr_eq(&first, &other));
-        tokio::task::yield_now().await;
-        assert_eq!(other.members.load().endpoints().len(), 1, "at once");
         assert!(carried.clusters(Vec::new()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_changes_keeps_all_that_is_known_of_its_endpoints() {
+        let mut carried = carried();
+        let first = one(&mut carried, with_timeout(1)).await;
+        let sick = eject_first(&first);
+        let _under_way = (first.admit().unwrap(), sick.begin());
+        while first.budget.take(&first.spec.retry.limits, Instant::now()) {}
+        let discovery = carried.state.clusters["orders"].discovery.clone().unwrap();
+
+        let second = one(&mut carried, with_timeout(2)).await;
+        let same = Arc::clone(&second.members.load().endpoints()[0]);
+        assert!(Arc::ptr_eq(&same, &sick), "and with it its connections");
+        assert!(same.is_ejected());
+        assert_eq!(
+            (second.id, second.in_flight(), same.in_flight()),
+            (first.id, 1, 1)
+        );
+        assert!(
+            !second
+                .budget
+                .take(&second.spec.retry.limits, Instant::now())
+        );
+        let after = carried.state.clusters["orders"].discovery.clone().unwrap();
+        assert!(Arc::ptr_eq(&discovery, &after), "it goes on");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_moves_keeps_the_endpoints_that_it_still_has() {
+        let mut carried = carried();
+        let first = one(&mut carried, with(|_| ())).await;
+        let sick = eject_first(&first);
+        let moved = with(|spec| spec.source = Source::Fixed(places(3)));
+        let second = try_one(&mut carried, moved, true);
+        // Before discovery says more, it is where it was.
+        assert_eq!(second.members.load().endpoints().len(), 4);
+        second.discovery.known().await;
+        let now = second.members.load();
+        assert_eq!(now.endpoints().len(), 3);
+        assert!(Arc::ptr_eq(&now.endpoints()[0], &sick));
+        assert!(sick.is_ejected());
+    }
+
+    fn places(last: u8) -> Vec<Place> {
+        addresses(last).into_iter().map(Place::new).collect()
+    }
+
+    #[tokio::test]
+    async fn another_identity_or_protocol_makes_other_endpoints() {
+        let mut carried = carried();
+        let first = one(&mut carried, with(|_| ())).await;
+        let sick = eject_first(&first);
+        let second = try_one(&mut carried, with(|spec| spec.speaks = Speaks::Http2), true);
+        let other = Arc::clone(&second.members.load().endpoints()[0]);
+        // Its connections would speak the wrong protocol.
+        assert_ne!(other.id, sick.id);
+        assert_eq!(other.address, sick.address, "at once");
+        let mesh = "spiffe://shop.internal/service/orders".parse().unwrap();
+        let third = try_one(&mut carried, with(|spec| spec.mesh = Some(mesh)), true);
+        assert!(third.members.load().endpoints().is_empty());
+        assert!(Arc::ptr_eq(&third.budget, &first.budget));
+    }
+
+    #[tokio::test]
+    async fn new_rules_hold_for_old_endpoints() {
+        let mut carried = carried();
+        let first = one(&mut carried, with(|_| ())).await;
+        let sick = eject_first(&first);
+        let config: outlier::Config = serde_json::from_str(r#"{"enabled": false}"#).unwrap();
+        let rules = config.build(&Path::root(), &mut Problems::new()).unwrap();
+        let off = with(|spec| spec.outlier = rules);
+        // A plan that fails says nothing.
+        try_one(&mut carried, off.clone(), false);
+        assert!(sick.is_ejected());
+        try_one(&mut carried, off, true);
+        assert!(!sick.is_ejected());
+    }
+
+    #[tokio::test]
+    async fn what_probes_said_counts_as_long_as_somebody_probes() {
+        let mut carried = carried();
+        let probed = |interval: u64| {
+            with(|spec| {
+                spec.health = Some(Checks {
+                    interval: Duration::from_secs(interval),
+                    ..Checks::default()
+                });
+            })
+        };
+        let first = one(&mut carried, probed(1000)).await;
+        let sick = Arc::clone(&first.members.load().endpoints()[0]);
+        for _ in 0..3 {
+            let failed = Err("answered 500".to_owned());
+            first
+                .members
+                .probed(&sick, failed, &Checks::default(), Instant::now());
+        }
+        let probing = carried.state.clusters["orders"].probing.clone().unwrap();
+        one(&mut carried, probed(2000)).await;
+        let after = carried.state.clusters["orders"].probing.clone().unwrap();
+        assert!(!Arc::ptr_eq(&probing, &after), "at the new pace");
+        assert_eq!(sick.state(Instant::now()), endpoint::State::Unhealthy);
+        one(&mut carried, with(|_| ())).await;
+        assert!(carried.state.clusters["orders"].probing.is_none());
+        assert_eq!(sick.state(Instant::now()), endpoint::State::Healthy);
     }
 
     #[tokio::test]
     async fn a_failed_plan_leaves_everything_to_the_plan_in_force() {
         let mut carried = carried();
-        let first = one(&mut carried, with_timeout(1));
-        let alive = carried.state.clusters["orders"].alive.subscribe();
-        let failed: Option<()> = carried.attempt(|carried| {
-            one(carried, with_timeout(2));
-            None
-        });
-        assert!(failed.is_none());
+        let first = one(&mut carried, with(|_| ())).await;
+        let alive = carried.state.clusters["orders"]
+            .discovery
+            .as_ref()
+            .unwrap()
+            .subscribe();
+        let moved = || with(|spec| spec.source = Source::Fixed(places(1)));
+        try_one(&mut carried, moved(), false);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(first.members.load().endpoints().len(), 4);
         assert!(alive.has_changed().is_ok(), "its discovery goes on");
-        assert!(Arc::ptr_eq(&first, &one(&mut carried, with_timeout(1))));
-        carried.attempt(|carried| Some(one(carried, with_timeout(2))));
+        let again = one(&mut carried, with(|_| ())).await;
+        assert!(Arc::ptr_eq(&first, &again));
+        one(&mut carried, moved()).await;
+        assert_eq!(first.members.load().endpoints().len(), 1);
         assert!(alive.has_changed().is_err(), "its discovery has ended");
     }
 

@@ -58,6 +58,14 @@ impl Plan {
         self.sites.iter().find(|site| &*site.name == name)
     }
 
+    /// The cluster of this name, where a rule leads to it.
+    pub(crate) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let rules = self.sites.iter().flat_map(|site| site.routes.targets());
+        rules
+            .map(|rule| &rule.target)
+            .find(|target| &*target.name == name)
+    }
+
     pub(crate) fn has_cluster(&self, id: u64) -> bool {
         self.clusters.contains(&id)
     }
@@ -179,6 +187,18 @@ impl Http2 {
     };
 }
 
+/// What the requests of a rule are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// Traffic.
+    #[default]
+    Traffic,
+    /// Probes of the app's health by its callers' proxies: passed on like traffic, and not counted as such.
+    Health,
+    /// Probes that only ask whether the app takes connections. It is connected to and nothing more.
+    Knock,
+}
+
 /// What happens to a request that matched.
 #[derive(Debug)]
 pub struct Rule {
@@ -194,6 +214,8 @@ pub struct Rule {
     pub limits: Vec<Metered>,
     /// Where it goes.
     pub target: Arc<Cluster>,
+    /// What it is.
+    pub purpose: Purpose,
 }
 
 impl Rule {

@@ -238,6 +238,8 @@ fn storefront(count: u32) -> Arc<Registry> {
             service: Arc::from("orders"),
             address: "127.0.2.1:15008".parse().unwrap(),
             state: EndpointState::Ejected,
+            health: None,
+            failure: None,
             ejections: 2,
             in_flight: 1,
         }]

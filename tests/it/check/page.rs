@@ -99,6 +99,19 @@ impl<'a> Page<'a> {
     /// What one writes, and the mapping in it that has a section of its own.
     fn kind(&self, value: &'a Value) -> Kind<'a> {
         let value = strip_null(value);
+        if let Some(forms) = value["anyOf"].as_array() {
+            // One of several forms, such as a text or a list of them.
+            let kinds: Vec<_> = forms
+                .iter()
+                .filter(|form| form["type"] != "null")
+                .map(|form| self.kind(form))
+                .collect();
+            let words: Vec<_> = kinds.iter().map(|kind| kind.words.clone()).collect();
+            return Kind {
+                words: words.join(" or "),
+                inner: kinds.into_iter().find_map(|kind| kind.inner),
+            };
+        }
         if let Some((name, target)) = self.reference(value) {
             return match target.get("properties") {
                 Some(_) => Kind {
@@ -194,10 +207,12 @@ fn is_nullable(value: &Value) -> bool {
 
 /// Of something or nothing, the something.
 fn strip_null(value: &Value) -> &Value {
-    value["anyOf"]
-        .as_array()
-        .and_then(|forms| forms.iter().find(|form| form["type"] != "null"))
-        .unwrap_or(value)
+    let forms = value["anyOf"].as_array().into_iter().flatten();
+    let mut something = forms.filter(|form| form["type"] != "null");
+    match (something.next(), something.next()) {
+        (Some(only), None) => only,
+        _ => value,
+    }
 }
 
 fn plural(words: &str) -> String {
@@ -205,7 +220,14 @@ fn plural(words: &str) -> String {
         "text" => "texts".to_owned(),
         "IP address" => "IP addresses".to_owned(),
         "one of several words" => "words".to_owned(),
-        words => format!("{words}s"),
+        words => words
+            .split(" or ")
+            .map(|word| match word {
+                "text" => "texts".to_owned(),
+                word => format!("{word}s"),
+            })
+            .collect::<Vec<_>>()
+            .join(" or "),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
@@ -28,9 +28,13 @@ pub(crate) enum Mood {
     Silent,
 }
 
+/// A SRV record: priority, weight, port and host.
+pub(crate) type Instance = (u16, u16, u16, &'static str);
+
 #[derive(Debug)]
 struct State {
     names: BTreeMap<String, Vec<IpAddr>>,
+    instances: BTreeMap<String, Vec<Instance>>,
     ttl: u32,
     mood: Mood,
     /// Questions since the mood last changed.
@@ -47,6 +51,7 @@ impl Dns {
     pub(crate) fn start(udp: UdpSocket, tcp: TcpListener) -> Self {
         let state = Arc::new(Mutex::new(State {
             names: BTreeMap::new(),
+            instances: BTreeMap::new(),
             ttl: 1,
             mood: Mood::Answer,
             asked: 0,
@@ -78,6 +83,12 @@ impl Dns {
         if let Some(addresses) = self.state.lock().unwrap().names.get_mut(name) {
             addresses.retain(|known| *known != address);
         }
+    }
+
+    /// Makes these the SRV records of a name.
+    pub(crate) fn instances(&self, name: &str, instances: &[Instance]) {
+        let mut state = self.state.lock().unwrap();
+        state.instances.insert(name.to_owned(), instances.to_vec());
     }
 
     /// How long answers may be kept, in seconds.
@@ -157,6 +168,19 @@ impl State {
         };
         let key = name.to_ascii().to_ascii_lowercase();
         let known = self.names.get(key.trim_end_matches('.'));
+        if let (Mood::Answer, RecordType::SRV, Some(instances)) = (
+            self.mood,
+            wanted,
+            self.instances.get(key.trim_end_matches('.')),
+        ) {
+            let record = |(priority, weight, port, host): &Instance| {
+                let host = Name::from_ascii(host).unwrap();
+                let data = RData::SRV(SRV::new(*priority, *weight, *port, host));
+                Record::from_rdata(name.clone(), self.ttl, data)
+            };
+            let records = instances.iter().map(record).collect();
+            return Some((ResponseCode::NoError, records, vec![]));
+        }
         match (self.mood, known) {
             (Mood::Silent, _) => None,
             (Mood::ServFail, _) => Some((ResponseCode::ServFail, vec![], vec![])),

@@ -240,6 +240,268 @@ fn never_the_last_and_never_more_than_allowed() {
     }
 }
 
+fn allowed(present: usize, percent: u8) -> usize {
+    if present < 2 {
+        return 0;
+    }
+    (present * usize::from(percent) / 100).clamp(1, present - 1)
+}
+
+/// Every number of endpoints up to twenty, and of each every number of them that fails, by every share.
+#[test]
+fn as_many_as_fail_are_ejected_and_no_more_than_allowed_and_all_return() {
+    for size in 1..=20_usize {
+        for sick in 0..=size {
+            for percent in [0, 10, 29, 50, 67, 100] {
+                let (members, mut now) = warm(size);
+                let rules = rules(|config| config.max_ejected = Percent::new(percent));
+                members.configure(balance::Config::default(), rules, now);
+                let told = format!("{sick} of {size} fail, {percent}%");
+                for _ in 0..5 {
+                    for index in 0..sick {
+                        fail(&members, &endpoint(&members, index), 1, now);
+                    }
+                }
+                let out = sick.min(allowed(size, percent));
+                assert_eq!(ejected(&members), out, "{told}");
+                assert_eq!(members.load().available(), size - out, "{told}");
+                let panics = 2 * (size - out) < size;
+                assert_eq!(members.load().is_panicking(), panics, "{told}");
+                assert_eq!(members.summary().panics, u64::from(panics), "{told}");
+                // Whatever is out, somebody serves.
+                let ask = Ask {
+                    tried: &[],
+                    now,
+                    random: 7,
+                };
+                assert!(members.load().begin(&ask).is_some(), "{told}");
+
+                // Well again: each of those that are out returns by exactly one probe.
+                now += Duration::from_secs(61);
+                for index in 0..size {
+                    let endpoint = endpoint(&members, index);
+                    if !endpoint.is_ejected() {
+                        continue;
+                    }
+                    let mut probe = endpoint.admit(now).unwrap();
+                    assert!(endpoint.admit(now).is_none(), "{told}: one probe only");
+                    members.record(&mut probe, Outcome::Success, now, MIDDLE);
+                    assert_eq!(endpoint.state(now), State::Healthy, "{told}");
+                }
+                assert_eq!(ejected(&members), 0, "{told}");
+                assert!(!members.load().is_panicking(), "{told}");
+            }
+        }
+    }
+}
+
+/// Outcomes, probes of health, draining, and members that come and go, in random order; then everybody is well, and
+/// nobody may be left out for ever.
+#[test]
+fn nobody_is_stuck_whatever_happened() {
+    let checks = Checks::default();
+    for size in 1..=20_usize {
+        for seed in 0..20 {
+            let mut rng = fastrand::Rng::with_seed(seed * 100 + size as u64);
+            let (members, mut now) = warm(size);
+            let all = addresses(size);
+            let mut held: Vec<InFlight> = Vec::new();
+            for step in 0..300 {
+                let told = format!("size {size}, seed {seed}, step {step}");
+                now += Duration::from_millis(rng.u64(..3_000));
+                let set = members.load();
+                let some = match set.endpoints() {
+                    [] => None,
+                    endpoints => Some(Arc::clone(&endpoints[rng.usize(..endpoints.len())])),
+                };
+                let out = ejected(&members);
+                match (rng.u32(..30), some) {
+                    (0, _) => {
+                        let mut some = all.clone();
+                        rng.shuffle(&mut some);
+                        some.truncate(rng.usize(..=size));
+                        members.apply(some, now);
+                    }
+                    (1 | 2, Some(one)) => {
+                        members.set_draining(one.address, rng.bool());
+                    }
+                    (3..=10, Some(one)) => {
+                        let outcome = if rng.u8(..3) == 0 {
+                            Ok(())
+                        } else {
+                            Err("answered 500".to_owned())
+                        };
+                        members.probed(&one, outcome, &checks, now);
+                    }
+                    (11..=18, Some(one)) => {
+                        // Not by a pick: also what is out may still fail.
+                        fail(&members, &one, rng.usize(..6), now);
+                        if ejected(&members) > out {
+                            assert!(members.load().available() > 0, "not the last one: {told}");
+                        }
+                    }
+                    (19..=22, _) if !held.is_empty() => {
+                        let mut exchange = held.swap_remove(rng.usize(..held.len()));
+                        if rng.bool() {
+                            let outcome = Outcome::LocalFailure;
+                            members.record(&mut exchange, outcome, now, rng.u64(..));
+                        }
+                    }
+                    _ => {
+                        let random = rng.u64(..);
+                        let ask = Ask {
+                            tried: &[],
+                            now,
+                            random,
+                        };
+                        let exchange = members.load().begin(&ask);
+                        let is_empty = members.load().endpoints().is_empty();
+                        assert_eq!(exchange.is_none(), is_empty, "{told}");
+                        held.extend(exchange);
+                    }
+                }
+                let set = members.load();
+                let present = set.endpoints().len();
+                assert!(ejected(&members) <= allowed(present, 50), "{told}");
+                let available = set.endpoints().iter().filter(|e| !e.is_out()).count();
+                assert_eq!(set.available(), available, "{told}");
+                assert_eq!(set.is_panicking(), 2 * available < present, "{told}");
+                let probing = |e: &&Arc<Endpoint>| e.state(now) == State::Probing;
+                for one in set.endpoints().iter().filter(probing) {
+                    let probes = held
+                        .iter()
+                        .filter(|flight| flight.endpoint().id == one.id && flight.is_probe());
+                    assert_eq!(probes.count(), 1, "one probe, and somebody has it: {told}");
+                }
+            }
+            held.clear();
+            members.apply(all.clone(), now);
+            now += Duration::from_secs(61);
+            for address in all {
+                members.set_draining(address, false);
+            }
+            for _ in 0..checks.rise {
+                for index in 0..size {
+                    members.probed(&endpoint(&members, index), Ok(()), &checks, now);
+                }
+            }
+            for index in 0..size {
+                if let Some(mut exchange) = endpoint(&members, index).admit(now) {
+                    members.record(&mut exchange, Outcome::Success, now, MIDDLE);
+                }
+                let state = endpoint(&members, index).state(now);
+                assert_eq!(state, State::Healthy, "size {size}, seed {seed}");
+            }
+            assert_eq!(members.load().available(), size);
+        }
+    }
+}
+
+#[test]
+fn one_that_fails_its_probes_is_passed_over_until_it_passes() {
+    let (members, now) = warm(3);
+    let (checks, sick) = (Checks::default(), endpoint(&members, 0));
+    let probe = |outcome: Result<(), &str>| {
+        members.probed(&sick, outcome.map_err(str::to_owned), &checks, now);
+    };
+    probe(Ok(()));
+    probe(Err("answered 500"));
+    probe(Err("answered 500"));
+    assert!(sick.is_available(now));
+    assert_eq!(members.view()[0].failure.as_deref(), Some("answered 500"));
+    probe(Err("answered 503"));
+    assert_eq!(sick.state(now), State::Unhealthy);
+    assert!(sick.admit(now).is_none());
+    assert_eq!(members.load().available(), 2);
+    assert_eq!(members.view()[0].verdict, Verdict::Failing);
+    assert_eq!(members.view()[0].failure.as_deref(), Some("answered 503"));
+    // It keeps that through what DNS does.
+    members.apply(addresses(3)[1..].to_vec(), now);
+    probe(Ok(()));
+    members.apply(addresses(3), now);
+    assert_eq!(sick.state(now), State::Unhealthy);
+    probe(Ok(()));
+    assert_eq!(sick.state(now), State::Unhealthy);
+    probe(Ok(()));
+    assert_eq!(sick.state(now), State::Healthy);
+    assert!(
+        sick.weight(now) < crate::endpoint::FULL_WEIGHT / 5,
+        "slowly"
+    );
+    let summary = members.summary();
+    assert_eq!((summary.probes_passed, summary.probes_failed), (4, 3));
+}
+
+#[test]
+fn the_last_that_is_left_is_not_ejected_whyever_the_others_are_out() {
+    let (members, now) = warm(4);
+    members.set_draining(addresses(4)[0], true);
+    for index in [1, 2] {
+        for _ in 0..3 {
+            let failed = Err("answered 500".to_owned());
+            members.probed(&endpoint(&members, index), failed, &Checks::default(), now);
+        }
+    }
+    let last = endpoint(&members, 3);
+    fail(&members, &last, 50, now);
+    assert!(!last.is_ejected());
+    assert_eq!(members.load().available(), 1);
+    assert!(members.load().is_panicking());
+}
+
+#[test]
+fn panic_is_told_and_counted_over_all_sets() {
+    let (members, now) = warm(3);
+    for index in 0..2 {
+        for _ in 0..3 {
+            let failed = Err("answered 500".to_owned());
+            members.probed(&endpoint(&members, index), failed, &Checks::default(), now);
+        }
+    }
+    assert!(members.summary().panicking);
+    let pick = || {
+        let ask = Ask {
+            tried: &[],
+            now,
+            random: 3,
+        };
+        members.load().begin(&ask).unwrap()
+    };
+    (0..5).for_each(|_| drop(pick()));
+    assert_eq!(members.summary().panic_picks, 5);
+    members.apply(addresses(5), now);
+    let summary = members.summary();
+    assert_eq!((summary.panicking, summary.panics), (false, 1));
+    drop(pick());
+    assert_eq!(
+        members.summary().panic_picks,
+        5,
+        "none forgotten, none added"
+    );
+}
+
+#[test]
+fn an_old_probe_does_not_end_a_newer_one() {
+    let (members, now) = warm(2);
+    let sick = endpoint(&members, 0);
+    fail(&members, &sick, 5, now);
+    let later = now + Duration::from_secs(60);
+    let mut old = sick.admit(later).unwrap();
+    // Taken back because the other left, and ejected again once that was back.
+    members.apply(addresses(1), later);
+    members.apply(addresses(2), later);
+    fail(&members, &sick, 5, later);
+    let last = later + Duration::from_secs(60);
+    let newer = sick.admit(last).unwrap();
+    assert!(!old.is_probe());
+    members.record(&mut old, Outcome::Success, last, MIDDLE);
+    drop(old);
+    assert_eq!(sick.state(last), State::Probing);
+    assert!(sick.admit(last).is_none());
+    drop(newer);
+    assert!(sick.admit(last).is_some());
+}
+
 #[test]
 fn the_rules_hold_when_all_cores_report_at_once() {
     let (members, now) = warm(4);
@@ -424,7 +686,7 @@ fn memberships_are_sorted_deduplicated_and_swapped_only_when_they_change() {
     let members = members();
     let now = Instant::now();
     assert_eq!(members.generation(), 0);
-    assert!(!members.apply(vec![], now));
+    assert!(!members.apply(Vec::<Place>::new(), now));
     let mut twice = [addresses(3), addresses(3)].concat();
     twice.reverse();
     assert!(members.apply(twice, now));
@@ -438,9 +700,40 @@ fn memberships_are_sorted_deduplicated_and_swapped_only_when_they_change() {
     assert_eq!(members.generation(), 1);
     assert!(!members.apply(addresses(3), now));
     assert_eq!(members.generation(), 1);
-    assert!(members.apply(vec![], now));
+    assert!(members.apply(Vec::<Place>::new(), now));
     assert!(members.load().endpoints().is_empty());
     assert_eq!(members.generation(), 2);
+}
+
+#[test]
+fn what_discovery_says_of_an_address_may_change_and_nothing_known_is_lost() {
+    let (members, now) = warm(4);
+    let sick = endpoint(&members, 0);
+    fail(&members, &sick, 5, now);
+    assert!(sick.is_ejected());
+    let mut places: Vec<Place> = addresses(4).into_iter().map(Place::new).collect();
+    places[0].weight = 3;
+    places[0].priority = 1;
+    places[0].zone = Some("a".into());
+    let before = members.generation();
+    assert!(members.apply(places.clone(), now));
+    assert_eq!(members.generation(), before + 1, "policies see it");
+    let same = endpoint(&members, 0);
+    assert_eq!(same.id, sick.id);
+    assert_eq!(*same.place(), places[0]);
+    assert!(same.is_ejected());
+    assert!(!members.apply(places.clone(), now));
+    // Twice the same address: the tier that is used first counts, whatever the order.
+    let mut twice = vec![places[0].clone(), Place::new(places[0].address)];
+    twice.extend_from_slice(&places[1..]);
+    assert!(members.apply(twice, now));
+    assert_eq!(endpoint(&members, 0).place().priority, 0);
+    assert_eq!(members.load().endpoints().len(), 4);
+    // One that comes back is where discovery says it is now.
+    members.apply(places[1..].to_vec(), now);
+    assert!(members.apply(places.clone(), now));
+    assert_eq!(*endpoint(&members, 0).place(), places[0]);
+    assert!(endpoint(&members, 0).is_ejected());
 }
 
 #[test]
@@ -461,7 +754,7 @@ fn no_more_than_a_thousand_and_some_are_remembered_the_ejected_before_all() {
     let sick = endpoint(&members, MOST_GONE + 499);
     fail(&members, &sick, 5, now);
     assert!(sick.is_ejected());
-    members.apply(vec![], now);
+    members.apply(Vec::<Place>::new(), now);
     assert_eq!(members.lock().gone.len(), MOST_GONE);
     members.apply(addresses(MOST_GONE + 500), now);
     assert_eq!(endpoint(&members, MOST_GONE + 499).id, sick.id);

@@ -1,7 +1,9 @@
 //! A core that is about to stop.
 
+use std::rc::Rc;
+
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, request, story, until};
+use crate::testing::{Origin, Raw, Stage, request, story, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -93,6 +95,69 @@ fn drain_lets_running_bodies_finish() {
         assert_eq!(body.unwrap(), b"abcd");
         h2.ended().await;
         until("all seats are free", || stage.seats() == 0).await;
+    });
+}
+
+#[test]
+fn whom_the_kernel_has_let_in_is_answered_though_the_listener_closes() {
+    story(async {
+        let mut stage = Stage::new(Speaks::Http1, &[]).await;
+        // All of this without giving the listener a chance to look: it has all of them in its queue.
+        let clients: Vec<_> = (0..50)
+            .map(|_| {
+                let mut client = std::net::TcpStream::connect(stage.address).unwrap();
+                std::io::Write::write_all(&mut client, GET.as_bytes()).unwrap();
+                client.set_nonblocking(true).unwrap();
+                client
+            })
+            .collect();
+        stage.close().await;
+        stage.core.drain();
+        for client in clients {
+            let mut client = Raw::new(tokio::net::TcpStream::from_std(client).unwrap());
+            assert!(client.head().await.contains("weft-reason: no_endpoints"));
+        }
+        let refused = tokio::net::TcpStream::connect(stage.address).await;
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
+    });
+}
+
+#[test]
+fn who_comes_while_the_listener_closes_is_not_let_in_to_be_reset() {
+    story(async {
+        let mut stage = Stage::new(Speaks::Http1, &[]).await;
+        let address = stage.address;
+        let core = Rc::clone(&stage.core);
+        // Some before, some during, some after: each is answered or refused.
+        let client = async move {
+            tokio::task::yield_now().await;
+            let (mut answered, mut refused) = (0, 0);
+            while refused == 0 {
+                match tokio::net::TcpStream::connect(address).await {
+                    Ok(stream) => {
+                        let mut client = Raw::new(stream);
+                        client.send(GET).await;
+                        assert!(client.head().await.contains("no_endpoints"));
+                        answered += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            answered
+        };
+        let close = async {
+            until("somebody was answered", || {
+                stage.answers(crate::reason::Reason::NoEndpoints) > 5
+            })
+            .await;
+            stage.close().await;
+            core.drain();
+        };
+        let (answered, ()) = tokio::join!(client, close);
+        assert!(answered > 5, "{answered}");
     });
 }
 

@@ -14,3 +14,4 @@ mod requests;
 mod retries;
 mod reuse;
 mod tunnel;
+mod verdicts;

@@ -1,0 +1,116 @@
+//! What an answer says of the endpoint that gave it.
+//!
+//! HTTP says so in the head. gRPC's status comes with the trailers, so a call is judged by the first thing that tells: a
+//! status in the head (an answer of trailers alone), the first message (it works), the trailers, or a body that breaks off.
+//! Not later, since a stream may run for days.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::body::Frame;
+use crate::cluster::Cluster;
+use crate::endpoint::{InFlight, Outcome};
+use crate::error::Error;
+use crate::health::outlier::{judge_grpc, judge_status};
+use crate::timer;
+
+/// `UNKNOWN`: what a call without a status has ended with.
+const UNKNOWN: u8 = 2;
+
+/// By the head alone; nothing when it does not tell yet. `grpc` is whether the request was a gRPC call, `whole` whether
+/// no body follows.
+pub(crate) fn of_head(
+    grpc: bool,
+    status: StatusCode,
+    headers: &HeaderMap,
+    whole: bool,
+) -> Option<Outcome> {
+    if !grpc || status != StatusCode::OK {
+        let sheds = headers.contains_key(header::RETRY_AFTER);
+        return Some(judge_status(status, sheds));
+    }
+    match grpc_status(headers) {
+        Some(status) => Some(judge_grpc(status)),
+        None if whole => Some(judge_grpc(UNKNOWN)),
+        None => None,
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    let text = headers.get("grpc-status")?.to_str().ok()?;
+    // What is no number is no status that we could know.
+    Some(text.parse().unwrap_or(UNKNOWN))
+}
+
+/// A call whose head did not tell.
+#[derive(Debug)]
+pub(crate) struct Pending(Arc<Cluster>);
+
+impl Pending {
+    /// At this cluster.
+    pub(crate) fn new(cluster: &Arc<Cluster>) -> Self {
+        Self(Arc::clone(cluster))
+    }
+
+    /// Judges it by the first thing that came after the head.
+    pub(crate) fn conclude(self, flight: &mut InFlight, frame: Option<&Result<Frame, Error>>) {
+        let outcome = match frame {
+            Some(Ok(Frame::Data(_))) => Outcome::Success,
+            Some(Ok(Frame::Trailers(trailers))) => {
+                judge_grpc(grpc_status(trailers).unwrap_or(UNKNOWN))
+            }
+            Some(Err(error)) if error.reason.is_of_endpoint() => Outcome::LocalFailure,
+            // The client's fault, or ours.
+            Some(Err(_)) => return,
+            None => judge_grpc(UNKNOWN),
+        };
+        let members = &self.0.members;
+        members.record(flight, outcome, timer::now(), fastrand::u64(..));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_head_tells_of_http_and_of_calls_that_end_with_it() {
+        use Outcome::{Pushback, RemoteFailure, Success};
+        let check = |grpc, status: u16, fields: &[(&'static str, &str)], whole, expected| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            let outcome = of_head(grpc, status, &headers, whole);
+            assert_eq!(outcome, expected, "{grpc} {status} {fields:?} {whole}");
+        };
+        check(false, 200, &[], false, Some(Success));
+        check(false, 200, &[("grpc-status", "14")], true, Some(Success));
+        check(false, 503, &[], false, Some(RemoteFailure));
+        check(false, 503, &[("retry-after", "1")], false, Some(Pushback));
+        check(true, 503, &[], false, Some(RemoteFailure));
+        check(true, 200, &[], false, None);
+        check(true, 200, &[], true, Some(RemoteFailure));
+        check(true, 200, &[("grpc-status", "0")], true, Some(Success));
+        check(true, 200, &[("grpc-status", "5")], true, Some(Success));
+        check(true, 200, &[("grpc-status", "8")], true, Some(Pushback));
+        check(
+            true,
+            200,
+            &[("grpc-status", "14")],
+            false,
+            Some(RemoteFailure),
+        );
+        check(
+            true,
+            200,
+            &[("grpc-status", "what")],
+            true,
+            Some(RemoteFailure),
+        );
+    }
+}
