@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -214,11 +215,15 @@ fn check_sidecars(
 ) -> Option<weft_sidecar::Design> {
     let place = Path::root().key("sidecar");
     let settings = file.sidecar.build(host, &place, problems)?;
+    weft_sidecar::listens::check(services, &settings, problems);
+    if reader == Reader::Check {
+        check_permits(services, SystemTime::now(), problems);
+    }
     let reads = |name: &str| reader == (Reader::Sidecar { service: name });
     let mut own = None;
     for (name, service) in &services.file {
         if service.is_mesh() {
-            let design = weft_sidecar::Design::build(services, name, settings, problems);
+            let design = weft_sidecar::Design::build(services, name, &settings, problems);
             if reads(name) {
                 own = design;
             }
@@ -227,9 +232,18 @@ fn check_sidecars(
     if let Reader::Sidecar { service } = reader
         && !services.file.get(service).is_some_and(Service::is_mesh)
     {
-        weft_sidecar::Design::build(services, service, settings, problems);
+        weft_sidecar::Design::build(services, service, &settings, problems);
     }
     own
+}
+
+/// Exceptions whose time is over. Told to who looks at the file, and not to a process that has to start.
+fn check_permits(services: &Services, now: SystemTime, problems: &mut Problems) {
+    let place = Path::root().key("services");
+    for (name, service) in &services.file {
+        let at = place.key(name).key("mtls");
+        service.mtls.check_time(now, &at, problems);
+    }
 }
 
 /// What only this reader demands.
@@ -414,6 +428,10 @@ fn check_addresses(
             sidecar.inbound.address,
             &admin,
         );
+        if let Some(intercept) = &sidecar.intercept {
+            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), intercept.inbound_port);
+            taken(&place.key("intercept").key("inbound_port"), any, &admin);
+        }
         for (name, service) in file
             .services
             .iter()
@@ -421,6 +439,15 @@ fn check_addresses(
         {
             let app = SocketAddr::new(sidecar.app.host, service.app_port());
             taken(&root.key("services").key(name).key("port"), app, &admin);
+        }
+        for (name, service) in &file.services {
+            if let Some(listen) = service.listen {
+                taken(
+                    &root.key("services").key(name).key("listen"),
+                    listen,
+                    &admin,
+                );
+            }
         }
     }
     let collector = file.collector.as_ref().and_then(|collector| {

@@ -4,9 +4,12 @@ mod ca;
 mod check;
 mod config;
 mod demo;
+mod health;
 mod ingress;
+mod intercept;
 mod pages;
 mod role;
+mod run;
 mod sidecar;
 
 use std::process::ExitCode;
@@ -30,8 +33,14 @@ enum Command {
     Ingress(ingress::Args),
     /// The proxy beside one instance of a service
     Sidecar(sidecar::Args),
+    /// A sidecar that starts the app when it is ready, passes on signals, drains, and ends with the app's exit code
+    Run(run::Args),
+    /// Installs, removes and shows the rules that bring a host's connections to its sidecar
+    Intercept(intercept::Args),
     /// The certificate authority
     Ca(ca::Args),
+    /// Asks the process beside it whether it is ready, for the health checks of images without a shell
+    Health(health::Args),
     #[command(hide = true)]
     DemoApp(demo::app::Args),
 }
@@ -42,7 +51,10 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Ingress(args) => ingress::run(args),
         Command::Sidecar(args) => sidecar::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Intercept(args) => intercept::run(&args),
         Command::Ca(args) => ca::run(args),
+        Command::Health(args) => health::run(&args),
         Command::DemoApp(args) => demo::app::run(&args),
     }
 }

@@ -14,6 +14,7 @@ use weft_dataplane::node::{self, Process};
 use weft_dataplane::observe::{AccessLog, Registry};
 use weft_runtime::admin::Admin;
 use weft_runtime::config::{Publisher, Status, env, watch};
+use weft_runtime::drain::Trigger;
 use weft_runtime::ready::Readiness;
 use weft_runtime::signal::{Stops, drain_on_stop};
 use weft_runtime::task::Group;
@@ -25,9 +26,9 @@ use crate::check::{self, BROKEN, base_of};
 use crate::config::{self, Checked, Reader};
 
 /// A join token, where no file holds it.
-const TOKEN: &str = "WEFT_JOIN_TOKEN";
+pub(crate) const TOKEN: &str = "WEFT_JOIN_TOKEN";
 /// Set by a parent that wants its children to end with it: they end when their standard input does.
-const EXIT_WITH_PARENT: &str = "WEFT_EXIT_ON_STDIN_EOF";
+pub(crate) const EXIT_WITH_PARENT: &str = "WEFT_EXIT_ON_STDIN_EOF";
 
 /// The flags that every role has.
 #[derive(Debug, Clone, clap::Args)]
@@ -109,6 +110,16 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
     })
 }
 
+/// What ends a process, for who decides how it ends.
+pub(crate) struct Ending {
+    pub(crate) stops: Stops,
+    pub(crate) trigger: Trigger,
+    pub(crate) readiness: Readiness,
+    pub(crate) drain: drain::Config,
+    /// Everything that runs; [`Group::run_until`] tells when a part of it has failed.
+    pub(crate) tasks: Group,
+}
+
 /// A running process, as its role sees it.
 pub(crate) struct Running {
     pub(crate) process: Process,
@@ -122,6 +133,38 @@ pub(crate) struct Running {
 pub(crate) fn run<F>(
     start: Start,
     work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let at_start = |start, running: &mut Running| {
+        exit_with_parent();
+        work(start, running)
+    };
+    conduct(start, at_start, async |ending| {
+        let Ending {
+            stops,
+            trigger,
+            readiness,
+            drain,
+            tasks,
+        } = ending;
+        let drained = drain_on_stop(stops, &trigger, &readiness, drain);
+        match tasks.run_until(drained).await {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(failure) => {
+                tracing::error!(problem = %failure, "the process ends");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+/// Runs a role whose end `conclude` decides, which waits for it and gives the exit code.
+pub(crate) fn conduct<F>(
+    start: Start,
+    work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+    conclude: impl AsyncFnOnce(Ending) -> ExitCode,
 ) -> ExitCode
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
@@ -144,7 +187,7 @@ where
     };
     let mut start = start;
     let log = start.log.take();
-    let code = runtime.block_on(live(start, log.as_ref(), work));
+    let code = runtime.block_on(live(start, log.as_ref(), work, conclude));
     // Cores hold connections that were cut; they do not keep the process.
     runtime.shutdown_background();
     code
@@ -154,12 +197,13 @@ async fn live<F>(
     start: Start,
     log: Option<&Log>,
     work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
+    conclude: impl AsyncFnOnce(Ending) -> ExitCode,
 ) -> ExitCode
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
-    match try_live(start, log, work).await {
-        Ok(()) => ExitCode::SUCCESS,
+    match begin(start, log, work).await {
+        Ok(ending) => conclude(ending).await,
         Err(problem) => {
             tracing::error!(%problem, "the process ends");
             ExitCode::FAILURE
@@ -167,16 +211,15 @@ where
     }
 }
 
-async fn try_live<F>(
+async fn begin<F>(
     start: Start,
     log: Option<&Log>,
     work: impl FnOnce(Start, &mut Running) -> Result<F, String>,
-) -> Result<(), String>
+) -> Result<Ending, String>
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     let stops = Stops::listen().map_err(|error| format!("catching signals: {error}"))?;
-    exit_with_parent();
     let metrics = Metrics::install(env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())?;
     if let Some(log) = log {
         log.count_in(&metrics);
@@ -210,6 +253,7 @@ where
             drain: watch.clone(),
             access_log: Arc::new(access_log),
             registry,
+            way_out: None,
         },
         admin: Admin::new(readiness.clone(), metrics.clone(), &trigger),
         status,
@@ -229,10 +273,13 @@ where
     tracing::info!(address = %settings.address(), "admin pages");
     tasks.spawn("admin", bound.serve(watch.clone()));
     tasks.spawn("role", role);
-    let outcome = tasks
-        .run_until(drain_on_stop(stops, &trigger, &readiness, drain))
-        .await;
-    outcome.map(|_| ()).map_err(|failure| failure.to_string())
+    Ok(Ending {
+        stops,
+        trigger,
+        readiness,
+        drain,
+        tasks,
+    })
 }
 
 /// Ends the process when its standard input ends, where the parent asked for that: a parent that was killed cannot end

@@ -1,5 +1,6 @@
 //! `weft sidecar`: the proxy beside one instance of a service.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use weft_sidecar::{Reporting, report};
 
 use crate::config::{self, Checked, Reader};
 use crate::pages;
-use crate::role::{self, ProxyFlags};
+use crate::role::{self, ProxyFlags, Running, Start};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,54 +23,63 @@ pub(crate) struct Args {
     flags: ProxyFlags,
 }
 
+impl Args {
+    /// Reads and checks the file as the sidecar of this service.
+    pub(crate) fn start(&self) -> Result<Start, ExitCode> {
+        let service = &self.service;
+        role::start(&self.flags.flags, Reader::Sidecar { service })
+    }
+}
+
 pub(crate) fn run(args: Args) -> ExitCode {
-    let start = match role::start(
-        &args.flags.flags,
-        Reader::Sidecar {
-            service: &args.service,
-        },
-    ) {
-        Ok(start) => start,
-        Err(code) => return code,
-    };
-    role::run(start, move |mut start, running| {
-        let token = args.flags.token()?;
-        let resolver = Arc::clone(&start.checked.resolver);
-        let source = role::identity_source(&start.checked, &args.service, &resolver, token)?
-            .ok_or("there is neither a CA nor an identity")?;
-        let design = start
-            .checked
-            .sidecar
-            .take()
-            .ok_or("this file has no such sidecar")?;
-        let (publisher, designs) = watched(design);
-        pages::add(running, &start, &designs);
-        let (service, host) = (args.service.clone(), start.host);
-        role::follow(running, &start, publisher, move |name, base, text| {
-            let checked = config::check(
-                name,
-                text,
-                base,
-                host,
-                Reader::Sidecar { service: &service },
-            )?;
-            checked.sidecar.ok_or_else(Problems::new)
-        });
-        let reporting = reporting(&start.checked, &args.service, start.host, &resolver)?;
-        let (process, size) = (running.process.clone(), args.flags.size());
-        let held = process.drain.guard();
-        let listening = node::not_listening(&process);
-        let outbound_open = process.clone();
-        Ok(async move {
-            let Some(identity) = node::identity(&outbound_open, source).await else {
-                return Ok(());
-            };
-            drop(held);
-            weft_sidecar::run(
-                process, size, resolver, designs, identity, reporting, listening,
-            )
-            .await
-        })
+    match args.start() {
+        Ok(start) => role::run(start, move |start, running| work(args, start, running)),
+        Err(code) => code,
+    }
+}
+
+/// Starts the sidecar's tasks; what it gives is the data path.
+pub(crate) fn work(
+    args: Args,
+    mut start: Start,
+    running: &mut Running,
+) -> Result<impl Future<Output = Result<(), String>> + Send + use<>, String> {
+    let token = args.flags.token()?;
+    let resolver = Arc::clone(&start.checked.resolver);
+    let source = role::identity_source(&start.checked, &args.service, &resolver, token)?
+        .ok_or("there is neither a CA nor an identity")?;
+    let design = start
+        .checked
+        .sidecar
+        .take()
+        .ok_or("this file has no such sidecar")?;
+    let (publisher, designs) = watched(design);
+    pages::add(running, &start, &designs);
+    let (service, host) = (args.service.clone(), start.host);
+    role::follow(running, &start, publisher, move |name, base, text| {
+        let checked = config::check(
+            name,
+            text,
+            base,
+            host,
+            Reader::Sidecar { service: &service },
+        )?;
+        checked.sidecar.ok_or_else(Problems::new)
+    });
+    let reporting = reporting(&start.checked, &args.service, start.host, &resolver)?;
+    let (process, size) = (running.process.clone(), args.flags.size());
+    let held = process.drain.guard();
+    let listening = node::not_listening(&process);
+    let outbound_open = process.clone();
+    Ok(async move {
+        let Some(identity) = node::identity(&outbound_open, source).await else {
+            return Ok(());
+        };
+        drop(held);
+        weft_sidecar::run(
+            process, size, resolver, designs, identity, reporting, listening,
+        )
+        .await
     })
 }
 
@@ -82,14 +92,23 @@ fn reporting(
     let Some(collector) = &checked.file.collector else {
         return Ok(None);
     };
-    let mut admin = checked.admin.address();
-    if let Some(host) = host {
-        admin.set_ip(host);
-    }
+    let admin = checked.admin.address();
+    let place = match host {
+        Some(host) => SocketAddr::new(host, admin.port()).to_string(),
+        // The loopback of every host has the same address.
+        None if admin.ip().to_canonical().is_loopback() => {
+            let name = rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned();
+            format!("{name}:{}", admin.port())
+        }
+        None => admin.to_string(),
+    };
     let settings = report::Settings {
         address: collector.address.clone(),
         interval: collector.interval.as_duration(),
-        instance: format!("{service} at {admin}"),
+        instance: format!("{service} at {place}"),
         run: report::draw_run(),
     };
     let (resolver, address) = (Arc::clone(resolver), collector.address.clone());

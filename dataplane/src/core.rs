@@ -22,6 +22,7 @@ use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::accept;
+use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
@@ -57,12 +58,17 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     /// How many of them there may be.
     pub max_connections: usize,
+    /// Connections that the process makes itself.
+    pub dials: Arc<Dials>,
 }
 
 /// How many downstream connections are open.
 #[derive(Debug, Default)]
 pub struct Open {
     count: AtomicUsize,
+    /// Those that drain first.
+    first: AtomicUsize,
+    /// Told whenever there may be none left, of all or of those that drain first.
     none_left: Notify,
 }
 
@@ -72,10 +78,20 @@ impl Open {
         self.count.load(Ordering::Relaxed)
     }
 
-    async fn none_left(&self) {
+    /// Those that drain first.
+    fn first(&self) -> usize {
+        self.first.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the part that `drains` has no connection any more.
+    async fn none_left(&self, drains: Draining) {
         loop {
             let notified = self.none_left.notified();
-            if self.count() == 0 {
+            let left = match drains {
+                Draining::First => self.first(),
+                _ => self.count(),
+            };
+            if left == 0 {
                 return;
             }
             notified.await;
@@ -83,19 +99,50 @@ impl Open {
     }
 }
 
+/// How far a core is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Draining {
+    /// It works.
+    Not,
+    /// What comes in ends; the app's way out stays.
+    First,
+    /// Everything ends.
+    All,
+}
+
+impl Draining {
+    /// Whether it is time for a listener, and for its connections.
+    fn takes(self, outlasts: bool) -> bool {
+        match self {
+            Self::Not => false,
+            Self::First => !outlasts,
+            Self::All => true,
+        }
+    }
+}
+
+/// Which listeners are to close.
+#[derive(Debug, Clone)]
+enum Closing {
+    /// That of this site.
+    Site(Arc<str>),
+    /// Those that drain now.
+    Part(Draining),
+}
+
 enum Command {
     Listen {
         site: Arc<str>,
         listener: TcpListener,
     },
-    /// Stop listening for a site, or for all.
+    /// Stop listening.
     Close {
-        site: Option<Arc<str>>,
+        what: Closing,
         /// Dropped when the socket is closed.
         closed: oneshot::Sender<()>,
     },
     Leave,
-    Drain,
+    Drain(Draining),
 }
 
 /// The running cores.
@@ -132,11 +179,11 @@ impl Cores {
 
     /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours.
     pub async fn listen(&self, site: &Site) -> io::Result<()> {
-        for (sender, listener) in self
-            .commands
-            .iter()
-            .zip(accept::bind(site.address, self.commands.len())?)
-        {
+        for (sender, listener) in self.commands.iter().zip(accept::bind(
+            site.address,
+            site.capture.is_some(),
+            self.commands.len(),
+        )?) {
             let command = Command::Listen {
                 site: Arc::clone(&site.name),
                 listener,
@@ -151,15 +198,15 @@ impl Cores {
 
     /// Stops listening for a site; its connections go on. The address is free when this returns.
     pub async fn close(&self, site: &Arc<str>) {
-        self.stop_listening(Some(site)).await;
+        self.stop_listening(Closing::Site(Arc::clone(site))).await;
     }
 
-    async fn stop_listening(&self, site: Option<&Arc<str>>) {
+    async fn stop_listening(&self, what: Closing) {
         let mut closing = Vec::new();
         for sender in &self.commands {
             let (closed, is_closed) = oneshot::channel();
             let command = Command::Close {
-                site: site.cloned(),
+                what: what.clone(),
                 closed,
             };
             let _: Result<_, _> = sender.send(command).await;
@@ -178,18 +225,32 @@ impl Cores {
         }
     }
 
+    /// Stops listening but where the app goes out, tells every connection that came in by the others to end after its
+    /// exchange, and waits for that or for the deadline. Returns how many of them were still open then.
+    pub async fn drain_first(&self, deadline: impl Future<Output = ()>) -> usize {
+        self.begin(Draining::First).await;
+        tokio::select! {
+            () = self.open.none_left(Draining::First) => 0,
+            () = deadline => self.open.first(),
+        }
+    }
+
     /// Stops listening, tells every connection to end after its exchange, and waits for that or for the deadline. Returns
     /// how many connections were still open then.
     pub async fn drain(self, deadline: impl Future<Output = ()>) -> usize {
+        self.begin(Draining::All).await;
+        tokio::select! {
+            () = self.open.none_left(Draining::All) => 0,
+            () = deadline => self.open.count(),
+        }
+    }
+
+    async fn begin(&self, part: Draining) {
         // All cores have closed before any connection is told: who is told and finds somebody listening knows that it is
         // not us any more.
-        self.stop_listening(None).await;
+        self.stop_listening(Closing::Part(part)).await;
         for sender in &self.commands {
-            let _: Result<_, _> = sender.send(Command::Drain).await;
-        }
-        tokio::select! {
-            () = self.open.none_left() => 0,
-            () = deadline => self.open.count(),
+            let _: Result<_, _> = sender.send(Command::Drain(part)).await;
         }
     }
 }
@@ -204,8 +265,9 @@ pub struct Core {
     pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
+    pub(crate) dials: Arc<Dials>,
     leaving: Cell<bool>,
-    draining: Cell<bool>,
+    draining: Cell<Draining>,
     /// What a `Date` says, at most a moment more than a second old.
     date: Cell<[u8; 29]>,
     seats: RefCell<Slab<Option<Waker>>>,
@@ -226,8 +288,9 @@ impl Core {
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
+            dials: Arc::clone(&shared.dials),
             leaving: Cell::new(false),
-            draining: Cell::new(false),
+            draining: Cell::new(Draining::Not),
             date: Cell::new(encode::date(SystemTime::now())),
             seats: RefCell::default(),
             pool: Pool::default(),
@@ -252,31 +315,38 @@ impl Core {
         self.leaving.set(true);
     }
 
-    /// Whether connections are to end after their exchange.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
     /// The time of day, as an answer's `date` field has it.
     pub(crate) fn date(&self) -> [u8; 29] {
         self.date.get()
     }
 
-    /// A place for one more connection, if there is one.
-    pub(crate) fn seat(self: &Rc<Self>) -> Option<Seat> {
-        if self.open.count.fetch_add(1, Ordering::Relaxed) >= self.max_connections {
-            self.leave();
+    /// Whether connections are to end after their exchange: those of a listener that `outlasts` the others, or those.
+    pub(crate) fn is_draining(&self, outlasts: bool) -> bool {
+        self.draining.get().takes(outlasts)
+    }
+
+    /// A place for one more connection of such a listener, if there is one.
+    pub(crate) fn seat(self: &Rc<Self>, outlasts: bool) -> Option<Seat> {
+        let open = &self.open;
+        open.first
+            .fetch_add(usize::from(!outlasts), Ordering::Relaxed);
+        if open.count.fetch_add(1, Ordering::Relaxed) >= self.max_connections {
+            self.leave(outlasts);
             return None;
         }
         Some(Seat {
             key: self.seats.borrow_mut().insert(None),
             core: Rc::clone(self),
+            outlasts,
         })
     }
 
-    fn leave(&self) {
-        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.open.none_left.notify_waiters();
+    fn leave(&self, outlasts: bool) {
+        let open = &self.open;
+        let last_of_first = !outlasts && open.first.fetch_sub(1, Ordering::Relaxed) == 1;
+        let last = open.count.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last || last_of_first {
+            open.none_left.notify_waiters();
         }
     }
 
@@ -382,9 +452,20 @@ impl Core {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn drain(&self) {
+        self.begin_draining(Draining::All);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn drain_first(&self) {
+        self.begin_draining(Draining::First);
+    }
+
+    fn begin_draining(&self, part: Draining) {
         self.announce();
-        self.draining.set(true);
+        self.draining.set(self.draining.get().max(part));
+        // Whoever is not meant asks to be woken again when it goes on.
         let wakers: Vec<Waker> = self
             .seats
             .borrow_mut()
@@ -416,6 +497,7 @@ impl Core {
 pub(crate) struct Seat {
     core: Rc<Core>,
     key: usize,
+    outlasts: bool,
 }
 
 impl Seat {
@@ -434,7 +516,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.core.seats.borrow_mut().try_remove(self.key);
-        self.core.leave();
+        self.core.leave(self.outlasts);
     }
 }
 
@@ -468,11 +550,23 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                         }
                     }
                 }
-                Some(Command::Close { site, closed }) => {
-                    let closing: Vec<_> = match site {
-                        Some(site) => listeners.remove(&site).into_iter().collect(),
-                        None => listeners.drain().map(|(_, listener)| listener).collect(),
+                Some(Command::Close { what, closed }) => {
+                    let plan = core.plan();
+                    let closes = |name: &Arc<str>| match &what {
+                        Closing::Site(site) => site == name,
+                        Closing::Part(part) => {
+                            part.takes(plan.site(name).is_some_and(|site| site.outlasts))
+                        }
                     };
+                    let names: Vec<_> = listeners
+                        .keys()
+                        .filter(|&name| closes(name))
+                        .cloned()
+                        .collect();
+                    let closing: Vec<_> = names
+                        .iter()
+                        .filter_map(|name| listeners.remove(name))
+                        .collect();
                     futures_util::future::join_all(
                         closing.into_iter().map(accept::Listening::close),
                     )
@@ -480,7 +574,7 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                     drop(closed);
                 }
                 Some(Command::Leave) => core.announce(),
-                Some(Command::Drain) => core.drain(),
+                Some(Command::Drain(part)) => core.begin_draining(part),
                 // The process has finished draining, or gave up; what is still open is cut.
                 None => return Ok(()),
             }

@@ -59,6 +59,43 @@ pub struct Process {
     pub access_log: Arc<AccessLog>,
     /// Where it counts.
     pub registry: Arc<Registry>,
+    /// Keeps the app's way out open longer than what comes in, where somebody knows when the app ends.
+    pub way_out: Option<WayOut>,
+}
+
+/// Between who runs the app and the data path: the way out stays open until the app has ended.
+#[derive(Debug, Clone)]
+pub struct WayOut {
+    /// Whether what came in has drained.
+    quiet: Arc<watch::Sender<bool>>,
+    /// Whether the app needs its way out no longer.
+    over: Arc<watch::Sender<bool>>,
+}
+
+impl Default for WayOut {
+    fn default() -> Self {
+        Self {
+            quiet: Arc::new(watch::Sender::new(false)),
+            over: Arc::new(watch::Sender::new(false)),
+        }
+    }
+}
+
+impl WayOut {
+    /// Waits until everything that came in has ended. May be dropped at any time.
+    pub async fn quiet(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.quiet.subscribe().wait_for(|&quiet| quiet).await;
+    }
+
+    /// The app has ended.
+    pub fn close(&self) {
+        self.over.send_replace(true);
+    }
+
+    async fn closed(&self) {
+        let _ = self.over.subscribe().wait_for(|&over| over).await;
+    }
 }
 
 /// The size of a process.
@@ -145,9 +182,13 @@ pub async fn run<D: Design>(
         access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
+        dials: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
+    if shared.plan.load().captures() {
+        shared.dials.watch();
+    }
     let mut bound: HashMap<Arc<str>, SocketAddr> = HashMap::new();
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
@@ -174,6 +215,9 @@ pub async fn run<D: Design>(
         match compile(&*design, generation, &mut carried, &clusters) {
             Ok(plan) => {
                 first_answers(&clusters).await;
+                if plan.captures() {
+                    shared.dials.watch();
+                }
                 shared.plan.store(Arc::new(plan));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");
@@ -183,6 +227,15 @@ pub async fn run<D: Design>(
             Err(problem) => {
                 tracing::error!(%problem, "the new configuration is not usable; the last good one stays in force");
             }
+        }
+    }
+    // First what comes in, while the app that works on it can still call others.
+    cores.drain_first(process.drain.ended()).await;
+    if let Some(way_out) = &process.way_out {
+        way_out.quiet.send_replace(true);
+        tokio::select! {
+            () = way_out.closed() => {}
+            () = process.drain.ended() => {}
         }
     }
     let cut = cores.drain(process.drain.ended()).await;
@@ -419,6 +472,7 @@ mod tests {
             registry,
             open: Arc::new(Open::default()),
             max_connections: 100,
+            dials: Arc::default(),
         }
     }
 

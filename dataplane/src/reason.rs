@@ -60,9 +60,9 @@ reasons! {
     /// The HTTP version is not one that we speak.
     VersionUnsupported = "version_unsupported", HTTP_VERSION_NOT_SUPPORTED, 12, "Speak HTTP/1.1 or HTTP/2.";
     /// The method cannot be forwarded.
-    MethodUnsupported = "method_unsupported", NOT_IMPLEMENTED, 12, "CONNECT and unknown tunnels are not forwarded.";
+    MethodUnsupported = "method_unsupported", NOT_IMPLEMENTED, 12, "CONNECT is for services with `protocol: tcp`, extended CONNECT for WebSocket.";
     /// The upgrade asked for is not one that can be tunnelled here.
-    UpgradeRefused = "upgrade_refused", BAD_REQUEST, 3, "Upgrade with GET over HTTP/1.1, to websocket.";
+    UpgradeRefused = "upgrade_refused", BAD_REQUEST, 3, "Upgrade to websocket: with GET and a key over HTTP/1.1, by extended CONNECT over HTTP/2.";
     /// No route matches the request.
     NoRoute = "no_route", NOT_FOUND, 12, "Check host, path, method and headers against `ingress.routes`.";
     /// The host is not a service of this mesh.
@@ -87,6 +87,10 @@ reasons! {
     TokenAudience = "token_audience", UNAUTHORIZED, 16, "Ask the issuer for a token for this audience.";
     /// The issuer's keys could not be had yet.
     KeySetUnavailable = "key_set_unavailable", SERVICE_UNAVAILABLE, 14, "Check that the gateway reaches the issuer's JWKS.";
+    /// The destination is outside the mesh, and the sidecar lets nothing out to there.
+    EgressDenied = "egress_denied", FORBIDDEN, 7, "Add the host or the network to `sidecar.egress.allow_list`, or make it a service.";
+    /// The request came in plaintext to a port that takes mutual TLS only.
+    PlaintextRefused = "plaintext_refused", FORBIDDEN, 7, "Run a sidecar beside the caller, or permit plaintext for a time: `mtls: { permissive: { until: DATE } }` at the service.";
     /// The caller's identity may not do this.
     Denied = "denied", FORBIDDEN, 7, "Add an `allow` rule for this identity, method and path to the service.";
     /// The caller is over a rate limit.

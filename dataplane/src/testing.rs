@@ -34,7 +34,7 @@ use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
 use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
-use crate::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
+use crate::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
 
@@ -117,6 +117,7 @@ impl Stage {
                 AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
             ),
             max_connections: setting.connections,
+            dials: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
@@ -190,6 +191,7 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         name: "orders".into(),
         source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
+        authority: None,
         speaks,
         balance: balance::Policy::default(),
         sticky: None,
@@ -222,6 +224,8 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         address,
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
+        opaque: Opaque::Refused,
+        capture: None,
         unmatched: Reason::NoRoute,
         service: "storefront".into(),
         identity: "".into(),
@@ -230,6 +234,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         timeouts: Timeouts::default(),
         http1: Limits::default(),
         http2: Http2::EDGE,
+        outlasts: false,
     }
 }
 

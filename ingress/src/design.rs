@@ -9,13 +9,14 @@ use std::time::Instant;
 use weft_dataplane::authn::Authenticator;
 use weft_dataplane::authz::Rules;
 use weft_dataplane::balance::sticky::Sticky;
+use weft_dataplane::cluster::config::Protocol;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::http1::Limits;
 use weft_dataplane::limit::Limiter;
 use weft_dataplane::node;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::{INGRESS, Services};
-use weft_dataplane::plan::{Door, Http2, Metered, Plan, Purpose, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Metered, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
@@ -210,6 +211,15 @@ fn check_route(
         );
         problems.at(&at.key("to"), what, cure);
     }
+    if let Some(service) = services.file.get(&route.to)
+        && service.protocol == Protocol::Tcp
+    {
+        problems.at(
+            &at.key("to"),
+            format!("`{}` has `protocol: tcp`, and a route carries requests", route.to),
+            "route to a service with `protocol: http` or `grpc`; services of the mesh reach this one at its `listen`",
+        );
+    }
     if let Some(name) = &route.authn
         && !config.authn.contains_key(name)
     {
@@ -333,6 +343,8 @@ impl node::Design for Design {
                 address: listener.address,
                 door,
                 routes: Table::build(table, problems)?,
+                opaque: Opaque::Refused,
+                capture: None,
                 unmatched: Reason::NoRoute,
                 service: Arc::from(INGRESS),
                 identity: Arc::from(
@@ -346,6 +358,7 @@ impl node::Design for Design {
                 timeouts: Timeouts::default(),
                 http1: Limits::default(),
                 http2: Http2::EDGE,
+                outlasts: false,
             }));
         }
         Some(Plan::new(generation, sites))

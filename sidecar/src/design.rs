@@ -5,19 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_dataplane::authz::Rules;
-use weft_dataplane::cluster::config::local_app;
+use weft_dataplane::cluster::config::{Protocol, local_app};
+use weft_dataplane::cluster::mtls::Permit;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
 use weft_dataplane::node;
+use weft_dataplane::observe::PermitRow;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::Services;
-use weft_dataplane::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
 use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::config::Settings;
+use crate::{intercept, listens};
 
 /// The checked configuration of one sidecar.
 #[derive(Debug, Clone)]
@@ -27,6 +30,7 @@ pub struct Design {
     service: String,
     settings: Settings,
     local: Spec,
+    permit: Option<Permit>,
 }
 
 impl Design {
@@ -34,7 +38,7 @@ impl Design {
     pub fn build(
         services: &Services,
         service: &str,
-        settings: Settings,
+        settings: &Settings,
         problems: &mut Problems,
     ) -> Option<Self> {
         let place = Path::root().key("services");
@@ -66,12 +70,21 @@ impl Design {
         // Checked here so that the plan cannot fail by it.
         rules(services, service, problems)?;
         let address = SocketAddr::new(settings.app, config.app_port());
+        let sidecar = Path::root().key("sidecar");
+        let intercept = sidecar.key("intercept");
         let own = [
-            ("outbound", settings.outbound),
-            ("inbound", settings.inbound),
+            (
+                sidecar.key("outbound").key("address"),
+                Some(settings.outbound),
+            ),
+            (
+                sidecar.key("inbound").key("address"),
+                Some(settings.inbound),
+            ),
+            (intercept.key("inbound_port"), settings.plaintext),
         ];
-        if let Some((key, _)) = own.into_iter().find(|(_, own)| overlap(*own, address)) {
-            let own = Path::root().key("sidecar").key(key).key("address");
+        let taken = |own: SocketAddr| overlap(own, address);
+        if let Some((own, _)) = own.into_iter().find(|(_, own)| own.is_some_and(taken)) {
             problems.conflict(
                 &at.key("port"),
                 &[&own],
@@ -80,13 +93,38 @@ impl Design {
             );
             return None;
         }
+        for (other, listen) in listens::of(services, settings) {
+            if other != service && overlap(listen, address) {
+                problems.conflict(
+                    &listens::place(other),
+                    &[&at.key("port")],
+                    format!("`{listen}` is taken by the app of `{service}`, which listens on `{address}`"),
+                    "write another port, and have the callers use that",
+                );
+            }
+        }
+        // Told where the service is checked, when it is wrong.
+        let permit = config.permit(&at, &mut Problems::new());
+        if permit.is_some() && settings.plaintext.is_none() {
+            problems.at(
+                &at.key("mtls"),
+                "nothing is redirected to the sidecars, so plaintext does not come to them",
+                "write `intercept: {}` under `sidecar` and install the rules with `weft intercept install`, or remove it",
+            );
+        }
         let local = local_app(service, config, &services.defaults, address)?;
         Some(Self {
             services: services.clone(),
             service: service.to_owned(),
-            settings,
+            settings: settings.clone(),
             local,
+            permit,
         })
+    }
+
+    /// Where the app beside it finds the others.
+    pub fn outbound_address(&self) -> SocketAddr {
+        self.settings.outbound
     }
 
     fn outbound(
@@ -94,25 +132,36 @@ impl Design {
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
         problems: &mut Problems,
     ) -> Option<Site> {
+        let routes = self.routes(clusters, problems)?;
+        let site = self.site(
+            "outbound",
+            self.settings.outbound,
+            Door::Plain,
+            routes,
+            Reason::NoService,
+        );
+        Some(match self.settings.plaintext {
+            Some(_) => Site {
+                capture: Some(intercept::outbound(self, clusters, problems)?),
+                ..site
+            },
+            None => site,
+        })
+    }
+
+    /// Every service that speaks HTTP, by its names.
+    pub(crate) fn routes(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Table<Arc<Rule>>> {
         let place = Path::root().key("services");
         let mut matches = Vec::new();
         for (name, service) in &self.services.file {
-            let target = clusters.get(name.as_str())?;
-            let rule = Arc::new(Rule {
-                id: Rule::next_id(),
-                name: Arc::from(name.as_str()),
-                authn: None,
-                authz: Arc::new(Rules::build(
-                    name,
-                    &place,
-                    &[],
-                    &self.services.identities,
-                    problems,
-                )?),
-                limits: Vec::new(),
-                target: Arc::clone(target),
-                purpose: Purpose::Traffic,
-            });
+            if service.protocol == Protocol::Tcp {
+                continue;
+            }
+            let rule = self.towards(name, clusters, problems)?;
             for host in std::iter::once(name).chain(&service.hosts) {
                 let matching = Match {
                     host: Some(host.clone()),
@@ -121,20 +170,63 @@ impl Design {
                 matches.push((place.key(name), matching, Arc::clone(&rule)));
             }
         }
-        let routes = Table::build(
+        Table::build(
             matches
                 .iter()
                 .map(|(at, m, rule)| (at, m, Arc::clone(rule)))
                 .collect(),
             problems,
-        )?;
-        Some(self.site(
-            "outbound",
-            self.settings.outbound,
-            Door::Plain,
-            routes,
-            Reason::NoService,
-        ))
+        )
+    }
+
+    /// Where the app's connections to services that are not HTTP are taken. The app's own is next to it already.
+    fn listens(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Arc<Site>>> {
+        listens::of(&self.services, &self.settings)
+            .filter(|(name, _)| *name != self.service)
+            .map(|(name, address)| {
+                let rule = self.towards(name, clusters, problems)?;
+                let site = self.site(
+                    &format!("outbound-{name}"),
+                    address,
+                    Door::Plain,
+                    Table::build(Vec::new(), problems)?,
+                    Reason::NoService,
+                );
+                Some(Arc::new(Site {
+                    opaque: Opaque::All(rule),
+                    ..site
+                }))
+            })
+            .collect()
+    }
+
+    /// What the app may send to a service: anything; that is the service's to decide.
+    pub(crate) fn towards(
+        &self,
+        name: &str,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Arc<Rule>> {
+        let place = Path::root().key("services");
+        Some(Arc::new(Rule {
+            id: Rule::next_id(),
+            name: Arc::from(name),
+            authn: None,
+            authz: Arc::new(Rules::build(
+                name,
+                &place,
+                &[],
+                &self.services.identities,
+                problems,
+            )?),
+            limits: Vec::new(),
+            target: Arc::clone(clusters.get(name)?),
+            purpose: Purpose::Traffic,
+        }))
     }
 
     fn inbound(
@@ -142,20 +234,13 @@ impl Design {
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
         problems: &mut Problems,
     ) -> Option<Site> {
-        let target = clusters.get(&self.local.name)?;
-        let rule = |name: &str, allow: Rules, purpose| {
-            Arc::new(Rule {
-                id: Rule::next_id(),
-                name: Arc::from(name),
-                authn: None,
-                authz: Arc::new(allow),
-                limits: Vec::new(),
-                target: Arc::clone(target),
-                purpose,
-            })
+        let app = self.to_app(clusters, problems)?;
+        // An app that speaks HTTP gets no connections past its rules for methods and paths, and past what it is told of
+        // its callers; one that does not gets no requests.
+        let (mut matches, opaque) = match self.local.authority.clone() {
+            Some(to) => (Vec::new(), Opaque::Tunnels { to, rule: app }),
+            None => (vec![(Match::default(), app)], Opaque::Refused),
         };
-        let allow = rules(&self.services, &self.service, problems)?;
-        let mut matches = vec![(Match::default(), rule("app", allow, Purpose::Traffic))];
         if let Some((probes, purpose)) = self.probes() {
             let anybody = Rules::build(
                 &self.service,
@@ -164,21 +249,20 @@ impl Design {
                 &self.services.identities,
                 problems,
             )?;
-            matches.push((probes, rule("health", anybody, purpose)));
+            matches.push((probes, self.at_app("health", anybody, purpose, clusters)?));
         }
         let place = Path::root();
-        let matches = matches
+        let routes = matches
             .iter()
-            .map(|(matching, rule)| (&place, matching, Arc::clone(rule)))
-            .collect();
-        let routes = Table::build(matches, problems)?;
-        Some(self.site(
+            .map(|(matching, rule)| (&place, matching, Arc::clone(rule)));
+        let site = self.site(
             "inbound",
             self.settings.inbound,
             Door::Mesh,
-            routes,
+            Table::build(routes.collect(), problems)?,
             Reason::NoRoute,
-        ))
+        );
+        Some(Site { opaque, ..site })
     }
 
     /// The requests by which other proxies ask how our app is, where they do. Every member of the mesh may, whatever the
@@ -198,7 +282,67 @@ impl Design {
         Some((matching, purpose))
     }
 
-    fn site(
+    /// What others may send to the app.
+    pub(crate) fn to_app(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Arc<Rule>> {
+        let allow = rules(&self.services, &self.service, problems)?;
+        self.at_app("app", allow, Purpose::Traffic, clusters)
+    }
+
+    fn at_app(
+        &self,
+        name: &str,
+        allow: Rules,
+        purpose: Purpose,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+    ) -> Option<Arc<Rule>> {
+        Some(Arc::new(Rule {
+            id: Rule::next_id(),
+            name: Arc::from(name),
+            authn: None,
+            authz: Arc::new(allow),
+            limits: Vec::new(),
+            target: Arc::clone(clusters.get(&self.local.name)?),
+            purpose,
+        }))
+    }
+
+    /// The services of the file.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Whose sidecar it is.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Where it listens.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where plaintext is let in, and until when, if it is at all.
+    pub(crate) fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
+    /// The same, port by port.
+    pub(crate) fn permits(&self) -> Vec<PermitRow> {
+        let ports = self.permit.iter().flat_map(|permit| {
+            let until = permit.until;
+            permit
+                .ports
+                .iter()
+                .map(move |&port| PermitRow { port, until })
+        });
+        ports.collect()
+    }
+
+    pub(crate) fn site(
         &self,
         name: &str,
         address: SocketAddr,
@@ -212,6 +356,8 @@ impl Design {
             address,
             door,
             routes,
+            opaque: Opaque::Refused,
+            capture: None,
             unmatched,
             service: Arc::from(self.service.as_str()),
             identity: Arc::from(
@@ -225,6 +371,7 @@ impl Design {
             timeouts: Timeouts::default(),
             http1: Limits::default(),
             http2: Http2::MESH,
+            outlasts: !is_mesh,
         }
     }
 }
@@ -257,10 +404,12 @@ impl node::Design for Design {
         _: &mut Carried,
         problems: &mut Problems,
     ) -> Option<Plan> {
-        let sites = vec![
+        let mut sites = vec![
             Arc::new(self.inbound(clusters, problems)?),
             Arc::new(self.outbound(clusters, problems)?),
         ];
+        sites.extend(self.listens(clusters, problems)?);
+        sites.extend(intercept::sites(self, clusters, problems)?);
         Some(Plan::new(generation, sites))
     }
 }

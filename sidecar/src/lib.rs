@@ -3,6 +3,10 @@
 
 mod config;
 mod design;
+mod egress;
+mod intercept;
+pub mod listens;
+mod permissive;
 pub mod report;
 
 pub use config::{Config, Settings};
@@ -10,6 +14,7 @@ pub use design::Design;
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::{Alpn, Identity};
 use weft_dataplane::node::{self, Process, Size};
@@ -37,22 +42,43 @@ pub async fn run(
     reporting: Option<Reporting>,
     listening: Guard,
 ) -> Result<(), String> {
-    if let Some(Reporting {
-        settings,
-        collector,
-        dial,
-    }) = reporting
-    {
-        let identity = Arc::clone(&identity);
-        let tls: report::Tls = Arc::new(move || Some(identity.client_config(&collector, Alpn::H2)));
-        let (registry, drain) = (Arc::clone(&process.registry), process.drain.clone());
-        process.tasks.spawn("reports", async move {
+    // Held until the last report is on its way: what ends during the drain is told too.
+    let held = process.drain.guard();
+    let (done, is_done) = oneshot::channel::<()>();
+    let reports = reporting.map(
+        |Reporting {
+             settings,
+             collector,
+             dial,
+         }| {
+            let identity = Arc::clone(&identity);
+            let tls: report::Tls =
+                Arc::new(move || Some(identity.client_config(&collector, Alpn::H2)));
+            let registry = Arc::clone(&process.registry);
             report::run(settings, registry, dial, tls, async move {
-                drain.draining().await;
+                // Nothing is sent: the other end goes away.
+                let _: Result<(), _> = is_done.await;
             })
-            .await;
-            Ok::<_, std::convert::Infallible>(())
-        });
-    }
-    node::run(process, size, resolver, designs, Some(identity), listening).await
+        },
+    );
+    let shown = designs.clone();
+    process
+        .registry
+        .permits_from(Box::new(move || shown.load().permits()));
+    let told = designs.clone();
+    process.tasks.spawn("permissive", async move {
+        permissive::warn(told).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let data_path = async move {
+        let outcome = node::run(process, size, resolver, designs, Some(identity), listening).await;
+        drop(done);
+        outcome
+    };
+    let outcome = match reports {
+        Some(reports) => tokio::join!(data_path, reports).0,
+        None => data_path.await,
+    };
+    drop(held);
+    outcome
 }

@@ -235,6 +235,44 @@ async fn peers_leave_a_draining_replica_within_a_round_trip_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_goaway_alone_is_enough() {
+    let mut mesh = Mesh::new()
+        // Nothing is tried again, so that each attempt at the one that is gone is seen.
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("retry: { attempts: 0 }"),
+        )
+        .route("/orders/*", "orders")
+        .with("drain: { delay: 0s }")
+        .start()
+        .await;
+    mesh.dns.ttl(600);
+    for _ in 0..20 {
+        assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    }
+    assert!(mesh.origin("orders", 0).total() > 0);
+    // Nobody is answered from here on until it is gone.
+    mesh.sidecar("orders", 0).terminate();
+    assert!(mesh.replica_mut("orders", 0).sidecar.end().await.success());
+    let host = mesh.replica("orders", 0).host.to_string();
+    let state = [host.as_str(), "state=\"draining\""];
+    mesh.metric_reaches(mesh.ingress_host(), "weft_endpoint_state", &state, 1.0)
+        .await;
+    for number in 0..50 {
+        let reply = mesh.post(&format!("/orders/{number}"), "an order").await;
+        assert_eq!(reply.code(), 200, "{}", reply.text());
+    }
+    mesh.restart_sidecar("orders", 0).await;
+    mesh.origin("orders", 0).forget();
+    eventually("it is used again", async || {
+        mesh.get("/orders/1").await;
+        (mesh.origin("orders", 0).total() > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_cannot_say_that_its_sidecar_drains() {
     let mesh = draining("delay: 0s", 1).await;
     mesh.origin("orders", 0).does(Behaviour::Bytes(

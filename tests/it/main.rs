@@ -23,9 +23,14 @@ mod identity;
 mod jwt;
 mod limit;
 mod mtls;
+#[path = "../netns/mod.rs"]
+mod netns;
 mod protocols;
 mod reload;
 mod renewal;
 mod retry;
 mod rolling;
+mod run;
+mod tcp;
 mod timeouts;
+mod websocket;

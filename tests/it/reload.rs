@@ -229,6 +229,10 @@ async fn ask(client: Client, url: String, seen: Arc<Seen>) {
 }
 
 /// How often the file changes here, and where there is time for it: `WEFT_RELOADS=500`.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test is told by whoever starts it"
+)]
 fn reloads() -> u64 {
     std::env::var("WEFT_RELOADS").map_or(100, |count| count.parse().unwrap())
 }

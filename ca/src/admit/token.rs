@@ -91,6 +91,21 @@ impl Tokens {
         Ok(token)
     }
 
+    /// How long this token is still good for this service, if it is.
+    pub fn left(
+        &self,
+        token: &Token,
+        service: &ServiceName,
+        now: SystemTime,
+    ) -> Result<Option<Duration>, Error> {
+        let record = read(&self.open, &token.id())?;
+        let good = record.filter(|record| record.fits(token) && record.service == service.as_str());
+        Ok(good.and_then(|record| {
+            let ends = UNIX_EPOCH + Duration::from_secs(record.expires);
+            ends.duration_since(now).ok().filter(|left| !left.is_zero())
+        }))
+    }
+
     /// Removes those that have expired.
     pub fn sweep(&self, now: SystemTime) -> Result<(), Error> {
         for directory in [&self.open, &self.used] {
@@ -201,6 +216,21 @@ mod tests {
                 redeem(&token.to_string(), state.root(), &state.tokens, at(599)).unwrap_err();
             assert!(matches!(again, Refusal::TokenUsed), "{again}");
         }
+    }
+
+    #[test]
+    fn a_token_is_good_until_it_is_used_or_over() {
+        let state = State::new();
+        let tokens = &state.tokens;
+        let token = tokens
+            .create(&name("orders"), LIFETIME, state.root(), at(0))
+            .unwrap();
+        let left = |service: &str, now| tokens.left(&token, &name(service), at(now)).unwrap();
+        assert_eq!(left("orders", 100), Some(Duration::from_secs(500)));
+        assert_eq!(left("orders", 600), None);
+        assert_eq!(left("inventory", 100), None);
+        redeem(&token.to_string(), state.root(), tokens, at(100)).unwrap();
+        assert_eq!(left("orders", 100), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::service::{Clock, Service};
 use crate::store::{self, Directory, Lock};
 use crate::tls::Own;
+use crate::token::Token;
 use crate::{Config, Error, Lifetimes, ServiceName, TrustDomain, telemetry};
 
 /// How long a request may take, its message's arrival included.
@@ -326,6 +327,29 @@ pub fn create_token(
     root.check_time(now)?;
     let token = Tokens::open(&directory)?.create(&service, lifetimes.token, &root, now)?;
     Ok(token.to_string())
+}
+
+/// How long a token of this service is still good, if it is: neither used nor expired.
+pub fn token_left(
+    state: &Path,
+    service: &str,
+    text: &str,
+    now: SystemTime,
+) -> Result<Option<Duration>, Error> {
+    let Ok(token) = text.trim().parse::<Token>() else {
+        return Ok(None);
+    };
+    let service = ServiceName::parse(service)?;
+    if !Directory::exists(state) {
+        return Ok(None);
+    }
+    let directory = Directory::open(state)?;
+    let ours =
+        Root::read(&directory)?.is_some_and(|root| root.fingerprint() == *token.fingerprint());
+    match ours {
+        true => Tokens::open(&directory)?.left(&token, &service, now),
+        false => Ok(None),
+    }
 }
 
 /// The trust bundle of a state, in PEM.

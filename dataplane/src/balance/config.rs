@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
+use super::ip_hash;
 use super::key::{self, Key};
 use super::maglev;
 use super::sticky;
@@ -335,6 +336,11 @@ impl Policy {
     /// The hash of an exchange's key, if it has it.
     pub fn key(&self, head: &Head, client: IpAddr) -> Option<u64> {
         self.key.as_ref()?.of(head, client)
+    }
+
+    /// The hash of the key of what has no head, such as a connection: only its client is known.
+    pub fn client_key(&self, client: IpAddr) -> Option<u64> {
+        (self.key == Some(Key::Source)).then(|| ip_hash::client(client))
     }
 
     /// Whether it wants to know how long answers take ([`crate::endpoint::latency`]).

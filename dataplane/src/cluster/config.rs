@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::uri::{Authority, InvalidUri};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
-use super::{Speaks, Spec, retry};
+use super::{Speaks, Spec, mtls, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::list::{self, Item};
@@ -30,6 +31,8 @@ pub enum Protocol {
     Http,
     /// gRPC: HTTP/2 by prior knowledge.
     Grpc,
+    /// Anything over TCP: its bytes are carried and not looked at. Callers reach it at `listen` of their own sidecar.
+    Tcp,
 }
 
 /// `limits:` of a service.
@@ -170,10 +173,15 @@ pub struct Service {
     /// Whether there is a sidecar beside each instance, as there is when this is left out. `false`: it is reached in
     /// plaintext at its port.
     pub mesh: Option<bool>,
+    /// Where the sidecars of its callers take connections for it, on loopback, such as `127.0.0.1:5432`. For
+    /// `protocol: tcp` only: other services are reached by name at the sidecar's outbound address.
+    pub listen: Option<SocketAddr>,
     /// More names by which callers address it, without a port.
     pub hosts: Vec<String>,
     /// Its SPIFFE ID, when it is not `spiffe://<trust_domain>/service/<name>`.
     pub identity: Option<String>,
+    /// Whether plaintext is let in beside mutual TLS: `strict` (never), or for a time.
+    pub mtls: mtls::Config,
     /// Who may call it. Anybody of the mesh when there is no rule; nobody else once there is one.
     pub allow: Option<Vec<authz::Config>>,
     /// As in `defaults`.
@@ -303,6 +311,13 @@ impl Service {
         self.port.unwrap_or(APP_PORT)
     }
 
+    /// Where plaintext is let in, and until when, if it is at all.
+    pub fn permit(&self, path: &Path, problems: &mut Problems) -> Option<mtls::Permit> {
+        let has_rules = self.allow.as_ref().is_some_and(|rules| !rules.is_empty());
+        let path = path.key("mtls");
+        self.mtls.build(self.app_port(), has_rules, &path, problems)
+    }
+
     /// Its SPIFFE ID.
     pub fn identity(&self, name: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, String> {
         match &self.identity {
@@ -335,6 +350,7 @@ impl Service {
             }
         });
         self.check_place(name, path, problems);
+        self.check_protocol(name, path, problems);
         let source = self.source(name, mesh_port, path, problems);
         for (index, host) in self.hosts.iter().enumerate() {
             let valid = !host.is_empty()
@@ -383,6 +399,11 @@ impl Service {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
             (false, Protocol::Http) => Speaks::Http1,
+            (false, Protocol::Tcp) => Speaks::Tcp,
+        };
+        let authority = match self.protocol {
+            Protocol::Tcp => Some(self.authority(name).ok()?),
+            Protocol::Http | Protocol::Grpc => None,
         };
         Some(Spec {
             name: Arc::from(name),
@@ -392,6 +413,7 @@ impl Service {
             } else {
                 None
             },
+            authority,
             speaks,
             balance,
             sticky: None,
@@ -431,7 +453,61 @@ impl Service {
             );
             return None;
         }
+        if self.protocol == Protocol::Tcp && checks.question != Question::Tcp {
+            problems.at(
+                &place,
+                "its health is asked by HTTP, which nobody speaks with a `protocol: tcp` service",
+                "write `health: { tcp: true }` here",
+            );
+            return None;
+        }
         Some(checks)
+    }
+
+    /// Host and port, as callers know it.
+    pub fn authority(&self, name: &str) -> Result<Authority, InvalidUri> {
+        Authority::try_from(format!("{name}:{}", self.app_port()))
+    }
+
+    /// What depends on whether we understand what it speaks.
+    fn check_protocol(&self, name: &str, path: &Path, problems: &mut Problems) {
+        if self.protocol != Protocol::Tcp {
+            if self.listen.is_some() {
+                problems.at(
+                    &path.key("listen"),
+                    format!("`{name}` is not opaque, so its callers need no port of their own for it"),
+                    "remove `listen` and send requests to the sidecar's outbound address, or write `protocol: tcp`",
+                );
+            }
+            return;
+        }
+        if self.authority(name).is_err() {
+            problems.at(
+                path,
+                format!("`{name}` cannot be the name of a service with `protocol: tcp`, because it stands in a host name"),
+                "write letters, digits, `-` and `.`",
+            );
+        }
+        if self.listen.is_some_and(|listen| listen.port() == 0) {
+            problems.at(
+                &path.key("listen"),
+                "port 0 is a different one at each start",
+                "write the port that the callers use, such as `127.0.0.1:5432`",
+            );
+        }
+        for (index, rule) in self.allow.iter().flatten().enumerate() {
+            for (key, list) in [("methods", &rule.methods), ("paths", &rule.paths)] {
+                if list.is_some() {
+                    problems.at(
+                        &path.key("allow").index(index).key(key),
+                        format!("connections to `{name}` have no {key}: nobody looks into them"),
+                        format!(
+                            "remove `{key}`; a rule of a `protocol: tcp` service has `from` only"
+                        ),
+                    );
+                }
+            }
+        }
     }
 
     /// What depends on whether there is a sidecar beside it.
@@ -451,8 +527,16 @@ impl Service {
                     "remove `allow`, or remove `mesh: false` and run a sidecar beside each instance",
                 );
             }
+            if self.mtls != mtls::Config::Strict {
+                problems.at(
+                    &path.key("mtls"),
+                    format!("`{name}` has no sidecar (`mesh: false`), so everything comes to it in plaintext as it is"),
+                    "remove `mtls`, or remove `mesh: false` and run a sidecar beside each instance",
+                );
+            }
             return;
         }
+        self.permit(path, problems);
         // One label of DNS, because it stands in the certificate as the service's DNS name too.
         let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let is_label = (1..=63).contains(&name.len())
@@ -551,6 +635,11 @@ pub fn local_app(
         speaks: match service.protocol {
             Protocol::Http => Speaks::Http1,
             Protocol::Grpc => Speaks::Http2,
+            Protocol::Tcp => Speaks::Tcp,
+        },
+        authority: match service.protocol {
+            Protocol::Tcp => Some(service.authority(name).ok()?),
+            Protocol::Http | Protocol::Grpc => None,
         },
         balance: balance::Policy::default(),
         sticky: None,

@@ -50,7 +50,7 @@ async fn watch(core: Weak<Core>, service: Arc<str>, address: SocketAddr) {
     loop {
         let spread = 0.75 + 0.5 * fastrand::f64();
         let _: () = tokio::time::sleep(pause.mul_f64(spread)).await;
-        let Some(core) = core.upgrade().filter(|core| !core.is_draining()) else {
+        let Some(core) = core.upgrade().filter(|core| !core.is_draining(true)) else {
             return;
         };
         let Some((cluster, endpoint)) = find(&core, &service, address) else {

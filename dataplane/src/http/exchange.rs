@@ -14,9 +14,9 @@ use crate::body::{Body, Length};
 use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
-use crate::http1::Handle;
 use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
+use crate::tcp::end::End;
 use crate::timer;
 
 /// A request as either codec hands it over.
@@ -36,8 +36,8 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
     /// Weft made it, not an endpoint.
     pub(crate) ours: bool,
-    /// The endpoint agreed to the upgrade: the connection that is now the tunnel's other end.
-    pub(crate) upgraded: Option<Handle>,
+    /// The endpoint agreed to the upgrade: the tunnel's other end.
+    pub(crate) upgraded: Option<Box<End>>,
 }
 
 /// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason.
@@ -110,7 +110,10 @@ fn admit<'a>(
 ) -> Result<&'a Rule, Error> {
     headers::normalize(head)?;
     // Where.
-    let rule = site.routes.find(head).ok_or_else(|| site.unmatched(head))?;
+    let rule = match site.routes.find(head) {
+        Some(rule) => rule,
+        None => site.otherwise(caller.original, head)?,
+    };
     *found = Some(rule);
     if let Some(entry) = entry {
         entry.matched(rule);

@@ -5,7 +5,7 @@
 //! callers ask only whether it takes connections.
 
 pub(crate) mod answer;
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
@@ -16,6 +16,7 @@ mod replay;
 mod steer;
 pub(crate) mod upgrade;
 mod verdict;
+pub(crate) mod websocket;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) core: Rc<Core>,
     /// The client's address.
     pub(crate) address: SocketAddr,
+    /// Where the connection was going, when it was redirected to us.
+    pub(crate) original: Option<SocketAddr>,
     /// The client's identity, when it proved one.
     pub(crate) identity: Option<Arc<SpiffeId>>,
     /// The client's address as endpoints are told it, spelled once for all exchanges.
@@ -45,17 +48,24 @@ pub(crate) struct Caller {
     pub(crate) tls: bool,
     /// Where its listener counts connections.
     pub(crate) connections: Arc<ConnectionCells>,
+    /// Whether its listener outlasts the others in a drain.
+    outlasts: bool,
     current: RefCell<(Arc<Plan>, Arc<Site>)>,
     /// What endpoints are told of the client's identity, spelled once for all exchanges, and our name in it.
     client_cert: RefCell<Option<(Arc<str>, HeaderValue)>>,
 }
 
 impl Caller {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one connection, put together once"
+    )]
     pub(crate) fn new(
         core: Rc<Core>,
         plan: Arc<Plan>,
         site: Arc<Site>,
         address: SocketAddr,
+        original: Option<SocketAddr>,
         identity: Option<Arc<SpiffeId>>,
         tls: bool,
         connections: Arc<ConnectionCells>,
@@ -65,12 +75,19 @@ impl Caller {
             core,
             forwarded_for,
             address,
+            original,
             identity,
             tls,
             connections,
+            outlasts: site.outlasts,
             current: RefCell::new((plan, site)),
             client_cert: RefCell::new(None),
         })
+    }
+
+    /// Whether the connection is to end after its exchange.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.core.is_draining(self.outlasts)
     }
 
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it

@@ -366,6 +366,94 @@ impl HandshakeFailure {
     }
 }
 
+/// What a connection to a port that takes anything turned out to speak: a closed list, since it becomes a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Detected {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// Something that begins as HTTP/2 and goes on as nothing.
+    BrokenHttp2,
+    /// TLS that is not ours to open.
+    Tls,
+    /// Something else.
+    Opaque,
+    /// Nothing at all for as long as we waited: the server speaks first.
+    Timeout,
+}
+
+impl Detected {
+    /// Every outcome; `detected as usize` is its index.
+    pub const ALL: [Self; 6] = [
+        Self::Http1,
+        Self::Http2,
+        Self::BrokenHttp2,
+        Self::Tls,
+        Self::Opaque,
+        Self::Timeout,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::BrokenHttp2 => "broken_http2",
+            Self::Tls => "tls",
+            Self::Opaque => "opaque",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// What became of a connection that was redirected to us: a closed list, since it becomes a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Redirected {
+    /// It was meant for a service of the mesh, and went there.
+    Service,
+    /// It was meant for somebody else, and was passed on.
+    Passthrough,
+    /// It was to be passed on, and nobody was there.
+    Unreachable,
+    /// It was meant for somebody else to whom nothing is let out.
+    EgressDenied,
+    /// It was our own.
+    Looped,
+    /// It came in plaintext, and was let in.
+    PlaintextPermitted,
+    /// It came in plaintext, and was not let in.
+    PlaintextRefused,
+}
+
+impl Redirected {
+    /// Every outcome; `redirected as usize` is its index.
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::Passthrough,
+        Self::Unreachable,
+        Self::EgressDenied,
+        Self::Looped,
+        Self::PlaintextPermitted,
+        Self::PlaintextRefused,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Passthrough => "passthrough",
+            Self::Unreachable => "unreachable",
+            Self::EgressDenied => "egress_denied",
+            Self::Looped => "looped",
+            Self::PlaintextPermitted => "plaintext_permitted",
+            Self::PlaintextRefused => "plaintext_refused",
+        }
+    }
+}
+
 /// The connections of one listener, as one core saw them.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -375,6 +463,10 @@ pub struct ConnectionCells {
     refused: Cell,
     parse_errors: Cell,
     handshakes: [Cell; HandshakeFailure::ALL.len()],
+    detected: [Cell; Detected::ALL.len()],
+    redirected: [Cell; Redirected::ALL.len()],
+    passed_up: Cell,
+    passed_down: Cell,
 }
 
 impl ConnectionCells {
@@ -393,6 +485,22 @@ impl ConnectionCells {
     /// A client's TLS handshake failed.
     pub fn handshake_failed(&self, cause: HandshakeFailure) {
         self.handshakes[cause as usize].add(1);
+    }
+
+    /// It was found out what a connection speaks.
+    pub fn detected(&self, detected: Detected) {
+        self.detected[detected as usize].add(1);
+    }
+
+    /// Something became of a connection that was redirected to us.
+    pub fn redirected(&self, outcome: Redirected) {
+        self.redirected[outcome as usize].add(1);
+    }
+
+    /// So many bytes were passed on from and to the clients of connections that are none of ours to understand.
+    pub fn passed(&self, up: u64, down: u64) {
+        self.passed_up.add(up);
+        self.passed_down.add(down);
     }
 
     /// A connection was ended because what came on it was not HTTP as we take it.
@@ -424,6 +532,14 @@ pub struct ConnectionTotals {
     pub parse_errors: u64,
     /// Failed handshakes, in the order of [`HandshakeFailure::ALL`].
     pub handshakes: [u64; HandshakeFailure::ALL.len()],
+    /// What connections were found to speak, in the order of [`Detected::ALL`].
+    pub detected: [u64; Detected::ALL.len()],
+    /// What became of those that were redirected to us, in the order of [`Redirected::ALL`].
+    pub redirected: [u64; Redirected::ALL.len()],
+    /// Bytes passed on from clients.
+    pub passed_up: u64,
+    /// Bytes passed on to clients.
+    pub passed_down: u64,
 }
 
 impl Cells for ConnectionCells {
@@ -437,6 +553,14 @@ impl Cells for ConnectionCells {
         for (sum, cell) in totals.handshakes.iter_mut().zip(&self.handshakes) {
             *sum += cell.get();
         }
+        for (sum, cell) in totals.detected.iter_mut().zip(&self.detected) {
+            *sum += cell.get();
+        }
+        for (sum, cell) in totals.redirected.iter_mut().zip(&self.redirected) {
+            *sum += cell.get();
+        }
+        totals.passed_up += self.passed_up.get();
+        totals.passed_down += self.passed_down.get();
     }
 }
 
@@ -511,6 +635,9 @@ mod tests {
     fn the_indices_of_labels_are_their_places_in_the_list() {
         for (index, cause) in HandshakeFailure::ALL.iter().enumerate() {
             assert_eq!(*cause as usize, index);
+        }
+        for (index, outcome) in Redirected::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
         }
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);

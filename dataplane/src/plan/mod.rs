@@ -3,6 +3,7 @@
 //! Programs build a [`Plan`] from their part of the file; the data path only reads it. What a reload takes over from the
 //! plan before (clusters with their endpoints, connections and health) is in [`carry`].
 
+pub mod capture;
 pub mod carry;
 pub mod services;
 
@@ -10,10 +11,11 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName};
+use http::uri::Authority;
 
 use crate::authn::Authenticator;
 use crate::authz::Rules;
@@ -25,6 +27,7 @@ use crate::limit::{Limiter, Subject};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::route::Table;
+use capture::Capture;
 
 /// What holds now.
 #[derive(Debug)]
@@ -39,7 +42,15 @@ pub struct Plan {
 impl Plan {
     /// Of these listeners.
     pub fn new(generation: u64, sites: Vec<Arc<Site>>) -> Self {
-        let rules = || sites.iter().flat_map(|site| site.routes.targets());
+        let rules = || {
+            sites.iter().flat_map(|site| {
+                let captured = site.capture.iter().flat_map(Capture::rules);
+                site.routes
+                    .targets()
+                    .chain(site.opaque.rule())
+                    .chain(captured)
+            })
+        };
         Self {
             generation,
             clusters: rules().map(|rule| rule.target.id).collect(),
@@ -51,6 +62,11 @@ impl Plan {
     /// The listeners.
     pub fn sites(&self) -> &[Arc<Site>] {
         &self.sites
+    }
+
+    /// Whether connections are redirected to any of them.
+    pub(crate) fn captures(&self) -> bool {
+        self.sites.iter().any(|site| site.capture.is_some())
     }
 
     /// The listener of this name.
@@ -86,6 +102,35 @@ pub enum Door {
     Mesh,
 }
 
+/// What happens to connections whose bytes are none of ours to understand.
+#[derive(Debug, Clone, Default)]
+pub enum Opaque {
+    /// There are none: this listener takes HTTP.
+    #[default]
+    Refused,
+    /// Every connection is one, and goes to this rule's service.
+    All(Arc<Rule>),
+    /// Those are whose first bytes are not HTTP, or that say nothing at first; they go to this rule's service.
+    Others(Arc<Rule>),
+    /// They come in CONNECT tunnels that ask for this place, and go to this rule's service.
+    Tunnels {
+        /// Host and port, as callers know the service.
+        to: Authority,
+        /// Who may, and where to.
+        rule: Arc<Rule>,
+    },
+}
+
+impl Opaque {
+    /// The rule of those that there are.
+    pub fn rule(&self) -> Option<&Arc<Rule>> {
+        match self {
+            Self::Refused => None,
+            Self::All(rule) | Self::Others(rule) | Self::Tunnels { rule, .. } => Some(rule),
+        }
+    }
+}
+
 /// A listener and what happens to exchanges that come in by it.
 #[derive(Debug)]
 pub struct Site {
@@ -97,6 +142,10 @@ pub struct Site {
     pub door: Door,
     /// What happens to which request.
     pub routes: Table<Arc<Rule>>,
+    /// What happens to connections that are not HTTP.
+    pub opaque: Opaque,
+    /// What happens to connections that were redirected here, where that may be.
+    pub capture: Option<Capture>,
     /// Why a request that no rule matches is refused.
     pub unmatched: Reason,
     /// The service that this process speaks for.
@@ -113,9 +162,37 @@ pub struct Site {
     pub http1: Limits,
     /// Bounds on HTTP/2 connections.
     pub http2: Http2,
+    /// Whether it stays open until the other listeners have drained: it is the app's way out, and an app that finishes
+    /// what came in by the others needs it.
+    pub outlasts: bool,
 }
 
 impl Site {
+    /// The rule for an exchange that no route matches, on a connection that was redirected here from `original`.
+    pub(crate) fn otherwise(
+        &self,
+        original: Option<SocketAddr>,
+        head: &Head,
+    ) -> Result<&Arc<Rule>, Error> {
+        match (&self.capture, original) {
+            (Some(capture), Some(original)) => {
+                capture.rule(original, head.host(), SystemTime::now())
+            }
+            _ => Err(self.unmatched(head)),
+        }
+    }
+
+    /// The rule for a connection whose bytes are not looked at.
+    pub(crate) fn connection_rule(&self, original: Option<SocketAddr>) -> Option<&Arc<Rule>> {
+        match (&self.opaque, &self.capture, original) {
+            (Opaque::All(rule) | Opaque::Others(rule), _, _) => Some(rule),
+            (_, Some(capture), Some(original)) => {
+                capture.connection_rule(original, SystemTime::now())
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn unmatched(&self, head: &Head) -> Error {
         let detail = match self.unmatched {
             Reason::NoService => format!("`{}` is not the name of a service", head.host()),
@@ -135,6 +212,9 @@ impl Site {
 pub struct Timeouts {
     /// For the TLS handshake.
     pub handshake: Duration,
+    /// For the first bytes of a connection that may be anything: whoever says nothing until then waits for the other side
+    /// to speak first.
+    pub detection: Duration,
     /// For a head, from its first byte.
     pub head: Duration,
     /// Between two exchanges.
@@ -149,6 +229,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(5),
+            detection: Duration::from_millis(200),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             stream_idle: Duration::from_secs(300),

@@ -11,6 +11,7 @@ mod document;
 pub mod env;
 mod fault;
 pub mod file;
+mod network;
 mod node;
 mod problem;
 mod scalar;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use address::overlap;
 pub use document::Document;
+pub use network::{Network, NoNetwork};
 pub use problem::{Path, Position, Problem, Problems};
 pub use status::Status;
 pub use suggest::nearest;

@@ -12,7 +12,7 @@ const INTRODUCTION: &str = "# Configuration
 
 One file, `weft.yaml`, describes the whole mesh, and every process reads it: each takes the part that it needs, and takes a
 change of the file in place. Unknown keys are errors; `weft check FILE` tells everything that is wrong at once, and no
-process starts with a file that it complains about. Examples are in `deploy/examples/`. `weft check --schema` prints a JSON Schema, for editors.
+process starts with a file that it complains about (but for an exception from mutual TLS whose last day is over). Examples are in `deploy/examples/`. `weft check --schema` prints a JSON Schema, for editors.
 
 Durations are written with units (`500ms`, `5s`, `1m30s`, `24h`, `30d`), rates as a count per time (`100/s`, `5/m`,
 `1000/h`, `1/d`), shares in per cent (`20%`). Paths of files are relative to the directory of the file.
@@ -121,7 +121,7 @@ impl<'a> Page<'a> {
                 None if target.get("anyOf").is_some() => self.kind(target),
                 None => Kind {
                     words: "one of several words".into(),
-                    inner: None,
+                    inner: self.choice_with_keys(target),
                 },
             };
         }
@@ -161,6 +161,18 @@ impl<'a> Page<'a> {
     fn reference(&self, value: &'a Value) -> Option<(String, &'a Value)> {
         let name = value["$ref"].as_str()?.strip_prefix("#/$defs/")?;
         Some((name.to_owned(), &self.schema["$defs"][name]))
+    }
+
+    /// The choice that says more in a mapping, as `{ file: … }` does not.
+    fn choice_with_keys(&self, target: &'a Value) -> Option<(String, (String, &'a Value))> {
+        let choices = target["oneOf"].as_array().into_iter().flatten();
+        let mut keys = choices.filter_map(|choice| choice["properties"].as_object());
+        keys.find_map(|keys| {
+            let (key, value) = keys.iter().next()?;
+            let (name, mapping) = self.reference(value)?;
+            let has_keys = mapping.get("properties").is_some();
+            has_keys.then(|| (format!(".{key}"), (name, mapping)))
+        })
     }
 
     /// The words that may stand there, with what each means.

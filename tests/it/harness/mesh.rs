@@ -45,6 +45,12 @@ impl Service {
         self
     }
 
+    /// Its app speaks anything; the apps of the others reach it at [`Mesh::listen`].
+    pub(crate) fn tcp(self) -> Self {
+        self.with("protocol: tcp")
+            .with("listen: \"127.0.0.1:SPARE\"")
+    }
+
     /// `- RULE` under `allow:`; default deny once there is one.
     pub(crate) fn allow(self, rule: &str) -> Self {
         self.with(&format!("allow: [ {rule} ]"))
@@ -326,6 +332,11 @@ impl Mesh {
         SocketAddr::new(self.replica(service, number).host, self.ports.outbound())
     }
 
+    /// Where an app reaches the one service that is not HTTP.
+    pub(crate) fn listen(&self, service: &str, number: usize) -> SocketAddr {
+        SocketAddr::new(self.replica(service, number).host, self.ports.spare())
+    }
+
     /// Where other sidecars reach an instance.
     pub(crate) fn inbound(&self, service: &str, number: usize) -> SocketAddr {
         SocketAddr::new(self.replica(service, number).host, self.ports.inbound())
@@ -439,6 +450,32 @@ impl Mesh {
         let host = self.replicas[place].host;
         self.replicas[place].sidecar = self.spawn_sidecar(service, number, host).await;
         self.until_ready(host, service).await;
+    }
+
+    /// An instance of a service that has no replicas, as `weft run FLAGS -- COMMAND`. In DNS, and not waited for.
+    pub(crate) async fn run(&self, wrapper: &[&str], service: &str, words: &[&str]) -> Process {
+        let host = self.run_host(service);
+        let name = format!("{service}-run");
+        let mut arguments = self.arguments(&["run", "--service", service], &name, host);
+        arguments.extend(["--workers", "1"].map(str::to_owned));
+        arguments.extend(words.iter().map(|&word| word.to_owned()));
+        self.dns.add(service, host);
+        let directory = self.directory.path();
+        if self.spec.ca.is_none() {
+            let leaf = self.authority.service(service);
+            self.authority.write(&leaf, &directory.join(&name));
+            return Process::start_in(wrapper, directory, &name, &arguments, &[]);
+        }
+        let token = self.join_token(service).await;
+        let environment = [("WEFT_JOIN_TOKEN", token.as_str())];
+        Process::start_in(wrapper, directory, &name, &arguments, &environment)
+    }
+
+    /// Where [`run`](Self::run) puts it.
+    pub(crate) fn run_host(&self, service: &str) -> IpAddr {
+        let mut services = self.spec.services.iter();
+        let index = services.position(|known| known.name == service).unwrap();
+        self.address(index, 0)
     }
 
     // ---- Starting
@@ -584,6 +621,7 @@ impl Mesh {
         for service in services {
             line(format!("  {}:\n    port: {}", service.name, ports.app()));
             for text in &service.lines {
+                let text = text.replace("SPARE", &ports.spare().to_string());
                 line(format!("    {text}"));
             }
         }

@@ -30,14 +30,27 @@ impl Process {
         arguments: &[String],
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::start_in(&[], directory, name, arguments, environment)
+    }
+
+    /// The same inside another program, such as `unshare`, whose end is its own then.
+    pub(crate) fn start_in(
+        wrapper: &[&str],
+        directory: &Path,
+        name: &str,
+        arguments: &[String],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let words = wrapper.iter().copied().chain([WEFT]);
+        let words: Vec<&str> = words.chain(arguments.iter().map(String::as_str)).collect();
         let log = directory.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .unwrap();
-        let mut child = Command::new(WEFT)
-            .args(arguments)
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .env("WEFT_EXIT_ON_STDIN_EOF", "1")
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())

@@ -99,6 +99,38 @@ fn drain_lets_running_bodies_finish() {
 }
 
 #[test]
+fn the_apps_way_out_stays_until_the_second_part_of_the_drain() {
+    story(async {
+        let origin = Origin::new().await;
+        let speaks = Speaks::Http1;
+        let way_in = Stage::new(speaks, &[origin.address]).await;
+        let way_out = Stage::with(speaks, &[origin.address], |setting| {
+            setting.site.outlasts = true;
+        })
+        .await;
+        let mut came_in = way_in.client().await;
+        let mut kept = way_out.client().await;
+        way_in.core.drain_first();
+        way_out.core.drain_first();
+        assert_eq!(came_in.rest().await, "");
+        // Connections that are there and new ones, and both are kept.
+        let mut fresh = way_out.client().await;
+        for client in [&mut kept, &mut fresh] {
+            client.send(GET).await;
+            let mut endpoint = origin.accept().await;
+            endpoint.head().await;
+            endpoint.send(NO_CONTENT).await;
+            let head = client.head().await;
+            assert!(!head.contains("connection: close"), "{head}");
+        }
+        way_out.core.drain();
+        assert_eq!(kept.rest().await, "");
+        assert_eq!(fresh.rest().await, "");
+        until("all seats are free", || way_out.seats() == 0).await;
+    });
+}
+
+#[test]
 fn whom_the_kernel_has_let_in_is_answered_though_the_listener_closes() {
     story(async {
         let mut stage = Stage::new(Speaks::Http1, &[]).await;

@@ -1,5 +1,7 @@
 //! `weft ca`: the certificate authority and what its operator does with it.
 
+mod keep;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +45,8 @@ enum Token {
         #[command(flatten)]
         place: Place,
     },
+    /// Keeps a token that is good in a file, for instances that start, restart and are added by themselves
+    Keep(keep::Args),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -55,7 +59,7 @@ enum Bundle {
 }
 
 /// Where the CA's state is.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct Place {
     /// The configuration file, whose `ca.state` is used
     #[arg(long, short, default_value = "weft.yaml")]
@@ -68,6 +72,9 @@ struct Place {
 pub(crate) fn run(args: Args) -> ExitCode {
     let said = match args.command {
         Command::Serve(flags) => return serve(&flags),
+        Command::Token {
+            command: Token::Keep(args),
+        } => return keep::run(args),
         Command::Token {
             command: Token::Create { service, place },
         } => place.open().and_then(|opened| {
