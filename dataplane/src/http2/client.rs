@@ -49,6 +49,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// idle for too long, to the peer's mind.
 const IN_USE: Duration = Duration::from_secs(30);
 const BOUNDS: Http2 = Http2::MESH;
+/// Streams that a stranger gets before it has said how many it takes (RFC 9113 §6.5.2 asks everybody to take as many).
+/// h2 would send without a limit until then, and a peer may take what it has to refuse for an attack.
+const STREAMS_UNTOLD: usize = 100;
 const HEAD_BYTES: u32 = 64 * 1024;
 
 /// All peers of one core, by endpoint.
@@ -389,6 +392,10 @@ async fn handshake(
         .initial_connection_window_size(BOUNDS.connection_window)
         .max_send_buffer_size(BOUNDS.send_buffer)
         .max_header_list_size(HEAD_BYTES)
+        .initial_max_send_streams(match cluster.is_mesh() {
+            true => BOUNDS.streams as usize,
+            false => STREAMS_UNTOLD,
+        })
         .enable_push(false);
     let mut handshake = pin!(builder.handshake(io));
     let (sender, connection) = poll_fn(|cx| {
