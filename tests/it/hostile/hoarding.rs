@@ -18,6 +18,8 @@ use crate::alone::{Host, Origin, PATIENCE, Way};
 
 /// What each answer holds.
 const SIZE: usize = 1 << 20;
+/// Streams that are not read.
+const STREAMS: usize = 1500;
 /// Streams of one connection, as the edge allows.
 const EACH: usize = 100;
 
@@ -106,6 +108,56 @@ async fn stage() -> (Scene, JoinSet<()>, Arc<AtomicUsize>) {
     let (tasks, sent) = app(host.app()).await;
     let scene = Scene::of(host, Origin::nobody()).await;
     (scene, tasks, sent)
+}
+
+/// 1,500 answers of a megabyte, through gateway and sidecar, for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_are_not_held_and_stop_nobody() {
+    let (mut scene, mut tasks, sent) = stage().await;
+    let public = Way::Plain(scene.host.public());
+    let attack = async {
+        let (mut held, mut senders) = (Vec::new(), Vec::new());
+        for _ in 0..STREAMS / EACH {
+            let mut sender = connected(&public, 0, 1 << 20, &mut tasks).await;
+            let mut unread = Vec::new();
+            for _ in 0..EACH {
+                sender = timeout(PATIENCE, sender.ready()).await.unwrap().unwrap();
+                unread.push(sender.send_request(asks("GET", "orders"), true).unwrap().0);
+            }
+            senders.push(sender);
+            // Not all at once: the app could not take so many connections, and it is not what is attacked.
+            for response in unread {
+                let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+                assert_eq!(response.status(), 200);
+                held.push(response);
+            }
+        }
+        settled(&sent).await;
+        let taken = sent.load(Ordering::Relaxed);
+        assert!(taken < STREAMS * SIZE, "all of it was taken from the app");
+        // On the very connections between gateway and sidecar that the others clog.
+        let mut sender = connected(&public, 1 << 20, 1 << 20, &mut tasks).await;
+        for _ in 0..3 {
+            sender = sender.ready().await.unwrap();
+            let (response, _) = sender.send_request(asks("GET", "orders"), true).unwrap();
+            let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+            assert_eq!(read(response.into_body()).await, SIZE);
+        }
+        drop((held, senders));
+    };
+    scene
+        .under_attack("unread answers", &Way::Plain(scene.host.public()), attack)
+        .await;
+}
+
+async fn read(mut body: h2::RecvStream) -> usize {
+    let mut read = 0;
+    while let Some(data) = timeout(PATIENCE, body.data()).await.unwrap() {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        read += data.len();
+    }
+    read
 }
 
 /// Windows without end are a promise to read; who breaks it is not believed.
