@@ -240,12 +240,10 @@ fn reloads() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_reloads_are_felt_by_nobody() {
     let echo = Behaviour::script(async |mut wire| {
-        wire.head().await;
-        wire.write(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        )
-        .await;
+        let Some(head) = wire.head().await else {
+            return;
+        };
+        wire.write(crate::websocket::agreed(&head)).await;
         while wire.more().await.unwrap_or(false) {
             let piece = std::mem::take(&mut wire.read);
             wire.write(&piece).await;
