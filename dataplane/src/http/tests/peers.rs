@@ -146,6 +146,33 @@ fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
 }
 
 #[test]
+fn a_burst_on_a_new_connection_is_no_more_than_a_stranger_must_take() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.retry = retries(0);
+        })
+        .await;
+        let mut answers = Vec::new();
+        let mut clients = [stage.h2_client().await, stage.h2_client().await];
+        for client in &mut clients {
+            for _ in 0..75 {
+                answers.push(client.send(request("GET", "/"), true).await.0);
+            }
+        }
+        // It has not said yet how many it takes, and refuses what is too much.
+        let first = origin.accept_h2_with(|builder| {
+            builder.max_concurrent_streams(100);
+        });
+        let _first = first.await.run();
+        let _second = origin.accept_h2().await.run();
+        for answer in answers {
+            assert_eq!(answer.await.unwrap().status(), 204);
+        }
+    });
+}
+
+#[test]
 fn a_peer_that_has_gone_without_a_word_is_given_up_within_seconds() {
     story(async {
         let origin = Origin::new().await;
