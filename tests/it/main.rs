@@ -13,6 +13,7 @@ mod discovery;
 mod drain;
 mod errors;
 mod failing;
+mod faults;
 mod forge;
 mod gateway_tls;
 mod grpc;
