@@ -207,6 +207,7 @@ fn check_sidecars(
 ) -> Option<weft_sidecar::Design> {
     let place = Path::root().key("sidecar");
     let settings = file.sidecar.build(host, &place, problems)?;
+    weft_sidecar::listens::check(services, &settings, problems);
     let reads = |name: &str| reader == (Reader::Sidecar { service: name });
     let mut own = None;
     for (name, service) in &services.file {
@@ -401,6 +402,15 @@ fn check_addresses(
         {
             let app = SocketAddr::new(sidecar.app.host, service.app_port());
             taken(&root.key("services").key(name).key("port"), app, &admin);
+        }
+        for (name, service) in &file.services {
+            if let Some(listen) = service.listen {
+                taken(
+                    &root.key("services").key(name).key("listen"),
+                    listen,
+                    &admin,
+                );
+            }
         }
     }
     let collector = file.collector.as_ref().and_then(|collector| {

@@ -37,6 +37,7 @@ pub mod http1;
 pub mod http2;
 pub mod node;
 pub mod plan;
+pub mod tcp;
 
 #[cfg(test)]
 mod testing;

@@ -60,9 +60,9 @@ reasons! {
     /// The HTTP version is not one that we speak.
     VersionUnsupported = "version_unsupported", HTTP_VERSION_NOT_SUPPORTED, 12, "Speak HTTP/1.1 or HTTP/2.";
     /// The method cannot be forwarded.
-    MethodUnsupported = "method_unsupported", NOT_IMPLEMENTED, 12, "CONNECT and unknown tunnels are not forwarded.";
+    MethodUnsupported = "method_unsupported", NOT_IMPLEMENTED, 12, "CONNECT is for services with `protocol: tcp`, extended CONNECT for WebSocket.";
     /// The upgrade asked for is not one that can be tunnelled here.
-    UpgradeRefused = "upgrade_refused", BAD_REQUEST, 3, "Upgrade with GET over HTTP/1.1, to websocket.";
+    UpgradeRefused = "upgrade_refused", BAD_REQUEST, 3, "Upgrade to websocket: with GET and a key over HTTP/1.1, by extended CONNECT over HTTP/2.";
     /// No route matches the request.
     NoRoute = "no_route", NOT_FOUND, 12, "Check host, path, method and headers against `ingress.routes`.";
     /// The host is not a service of this mesh.

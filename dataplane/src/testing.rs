@@ -34,7 +34,7 @@ use crate::health::outlier;
 use crate::http1::Limits;
 use crate::identity::Identity;
 use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
-use crate::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
+use crate::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
 
@@ -190,6 +190,7 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         name: "orders".into(),
         source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
+        authority: None,
         speaks,
         balance: balance::Config::default(),
         outlier: outlier::Config::default()
@@ -221,6 +222,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         address,
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
+        opaque: Opaque::Refused,
         unmatched: Reason::NoRoute,
         service: "storefront".into(),
         identity: "".into(),

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use weft_dataplane::authn::Authenticator;
 use weft_dataplane::authz::Rules;
+use weft_dataplane::cluster::config::Protocol;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::http1::Limits;
 use weft_dataplane::limit::Limiter;
 use weft_dataplane::node;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::{INGRESS, Services};
-use weft_dataplane::plan::{Door, Http2, Metered, Plan, Purpose, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Metered, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
@@ -175,6 +176,15 @@ fn check_route(
         );
         problems.at(&at.key("to"), what, cure);
     }
+    if let Some(service) = services.file.get(&route.to)
+        && service.protocol == Protocol::Tcp
+    {
+        problems.at(
+            &at.key("to"),
+            format!("`{}` has `protocol: tcp`, and a route carries requests", route.to),
+            "route to a service with `protocol: http` or `grpc`; services of the mesh reach this one at its `listen`",
+        );
+    }
     if let Some(name) = &route.authn
         && !config.authn.contains_key(name)
     {
@@ -291,6 +301,7 @@ impl node::Design for Design {
                 address: listener.address,
                 door,
                 routes: Table::build(table, problems)?,
+                opaque: Opaque::Refused,
                 unmatched: Reason::NoRoute,
                 service: Arc::from(INGRESS),
                 identity: Arc::from(

@@ -84,6 +84,10 @@ pub struct Settings {
     pub inbound: SocketAddr,
     /// Of the app, without its port.
     pub app: IpAddr,
+    /// In place of all addresses of the file, where the instance was given one of its own.
+    pub host: Option<IpAddr>,
+    /// Whether others than this host may reach what is for the app.
+    pub allow_remote: bool,
 }
 
 impl Config {
@@ -130,6 +134,8 @@ impl Config {
             outbound,
             inbound,
             app: host.unwrap_or(self.app.host),
+            host,
+            allow_remote: self.outbound.allow_remote,
         })
     }
 }

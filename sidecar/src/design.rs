@@ -5,19 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_dataplane::authz::Rules;
-use weft_dataplane::cluster::config::local_app;
+use weft_dataplane::cluster::config::{Protocol, local_app};
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
 use weft_dataplane::node;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::Services;
-use weft_dataplane::plan::{Door, Http2, Plan, Purpose, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
 use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::config::Settings;
+use crate::listens;
 
 /// The checked configuration of one sidecar.
 #[derive(Debug, Clone)]
@@ -80,6 +81,16 @@ impl Design {
             );
             return None;
         }
+        for (other, listen) in listens::of(services, &settings) {
+            if other != service && overlap(listen, address) {
+                problems.conflict(
+                    &listens::place(other),
+                    &[&at.key("port")],
+                    format!("`{listen}` is taken by the app of `{service}`, which listens on `{address}`"),
+                    "write another port, and have the callers use that",
+                );
+            }
+        }
         let local = local_app(service, config, &services.defaults, address)?;
         Some(Self {
             services: services.clone(),
@@ -102,22 +113,10 @@ impl Design {
         let place = Path::root().key("services");
         let mut matches = Vec::new();
         for (name, service) in &self.services.file {
-            let target = clusters.get(name.as_str())?;
-            let rule = Arc::new(Rule {
-                id: Rule::next_id(),
-                name: Arc::from(name.as_str()),
-                authn: None,
-                authz: Arc::new(Rules::build(
-                    name,
-                    &place,
-                    &[],
-                    &self.services.identities,
-                    problems,
-                )?),
-                limits: Vec::new(),
-                target: Arc::clone(target),
-                purpose: Purpose::Traffic,
-            });
+            if service.protocol == Protocol::Tcp {
+                continue;
+            }
+            let rule = self.towards(name, clusters, problems)?;
             for host in std::iter::once(name).chain(&service.hosts) {
                 let matching = Match {
                     host: Some(host.clone()),
@@ -142,6 +141,56 @@ impl Design {
         ))
     }
 
+    /// Where the app's connections to services that are not HTTP are taken. The app's own is next to it already.
+    fn listens(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Arc<Site>>> {
+        listens::of(&self.services, &self.settings)
+            .filter(|(name, _)| *name != self.service)
+            .map(|(name, address)| {
+                let rule = self.towards(name, clusters, problems)?;
+                let site = self.site(
+                    &format!("outbound-{name}"),
+                    address,
+                    Door::Plain,
+                    Table::build(Vec::new(), problems)?,
+                    Reason::NoService,
+                );
+                Some(Arc::new(Site {
+                    opaque: Opaque::All(rule),
+                    ..site
+                }))
+            })
+            .collect()
+    }
+
+    /// What the app may send to a service: anything; that is the service's to decide.
+    fn towards(
+        &self,
+        name: &str,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Arc<Rule>> {
+        let place = Path::root().key("services");
+        Some(Arc::new(Rule {
+            id: Rule::next_id(),
+            name: Arc::from(name),
+            authn: None,
+            authz: Arc::new(Rules::build(
+                name,
+                &place,
+                &[],
+                &self.services.identities,
+                problems,
+            )?),
+            limits: Vec::new(),
+            target: Arc::clone(clusters.get(name)?),
+            purpose: Purpose::Traffic,
+        }))
+    }
+
     fn inbound(
         &self,
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
@@ -159,8 +208,17 @@ impl Design {
                 purpose,
             })
         };
-        let allow = rules(&self.services, &self.service, problems)?;
-        let mut matches = vec![(Match::default(), rule("app", allow, Purpose::Traffic))];
+        let app = rule(
+            "app",
+            rules(&self.services, &self.service, problems)?,
+            Purpose::Traffic,
+        );
+        // An app that speaks HTTP gets no connections past its rules for methods and paths, and past what it is told of
+        // its callers; one that does not gets no requests.
+        let (mut matches, opaque) = match self.local.authority.clone() {
+            Some(to) => (Vec::new(), Opaque::Tunnels { to, rule: app }),
+            None => (vec![(Match::default(), app)], Opaque::Refused),
+        };
         if let Some((probes, purpose)) = self.probes() {
             let anybody = Rules::build(
                 &self.service,
@@ -172,18 +230,17 @@ impl Design {
             matches.push((probes, rule("health", anybody, purpose)));
         }
         let place = Path::root();
-        let matches = matches
+        let routes = matches
             .iter()
-            .map(|(matching, rule)| (&place, matching, Arc::clone(rule)))
-            .collect();
-        let routes = Table::build(matches, problems)?;
-        Some(self.site(
+            .map(|(matching, rule)| (&place, matching, Arc::clone(rule)));
+        let site = self.site(
             "inbound",
             self.settings.inbound,
             Door::Mesh,
-            routes,
+            Table::build(routes.collect(), problems)?,
             Reason::NoRoute,
-        ))
+        );
+        Some(Site { opaque, ..site })
     }
 
     /// The requests by which other proxies ask how our app is, where they do. Every member of the mesh may, whatever the
@@ -217,6 +274,7 @@ impl Design {
             address,
             door,
             routes,
+            opaque: Opaque::Refused,
             unmatched,
             service: Arc::from(self.service.as_str()),
             identity: Arc::from(
@@ -263,10 +321,11 @@ impl node::Design for Design {
         _: &mut Carried,
         problems: &mut Problems,
     ) -> Option<Plan> {
-        let sites = vec![
+        let mut sites = vec![
             Arc::new(self.inbound(clusters, problems)?),
             Arc::new(self.outbound(clusters, problems)?),
         ];
+        sites.extend(self.listens(clusters, problems)?);
         Some(Plan::new(generation, sites))
     }
 }

@@ -3,6 +3,7 @@
 
 mod config;
 mod design;
+pub mod listens;
 pub mod report;
 
 pub use config::{Config, Settings};

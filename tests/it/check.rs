@@ -216,6 +216,11 @@ fn files_that_the_file_names() {
 }
 
 #[test]
+fn services_that_are_not_http() {
+    check_table("tcp");
+}
+
+#[test]
 fn several_problems_at_once() {
     check_table("several");
 }

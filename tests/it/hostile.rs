@@ -855,7 +855,9 @@ fn bad_requests() -> Vec<(&'static str, Fields)> {
         ("an empty method", other(b":method", Some(b""))),
         ("CONNECT", vec![(b":method", b"CONNECT"), (b":authority", b"plain:443")]),
         ("CONNECT with a path", other(b":method", Some(b"CONNECT"))),
-        ("extended CONNECT", [&other(b":method", Some(b"CONNECT"))[..], &[(b":protocol", b"websocket")]].concat()),
+        ("extended CONNECT for a protocol that is not tunnelled", [&other(b":method", Some(b"CONNECT"))[..], &[(b":protocol", b"connect-udp")]].concat()),
+        ("extended CONNECT without a path", [&[(&b":protocol"[..], &b"websocket"[..])], &other(b":path", None)[1..], &[(b":method", b"CONNECT")]].concat()),
+        ("a protocol without CONNECT", [&[(&b":protocol"[..], &b"websocket"[..])], &request()[..]].concat()),
         ("two methods", [&[(&b":method"[..], &b"GET"[..])], &request()[..]].concat()),
         ("two paths", [&[(&b":path"[..], &b"/evil"[..])], &request()[..]].concat()),
         ("two authorities", [&[(&b":authority"[..], &b"evil"[..])], &request()[..]].concat()),
@@ -1084,6 +1086,28 @@ async fn breaches_of_http2_end_the_connection_and_nothing_else() {
         }
         assert_eq!(scene.origin.requests().len(), before, "{door}");
         good(&h1).await;
+    }
+    // In plaintext a preface that is not carried through is answered as what it began as.
+    for (door, way) in scene
+        .doors(&[])
+        .into_iter()
+        .filter(|(door, _)| ["public", "outbound"].contains(door))
+    {
+        for bytes in [
+            &b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"[..],
+            b"PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n",
+            b"PRI * HTTP/2.0\r\nhost: plain\r\n\r\n",
+        ] {
+            let mut stream = way.connect().await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            let answer = timeout(PATIENCE, read_to_end(&mut stream))
+                .await
+                .unwrap()
+                .unwrap_or_default();
+            // An empty SETTINGS frame, and GOAWAY.
+            assert_eq!(answer.len(), 26, "{door}: {answer:?}");
+            assert_eq!((answer[3], answer[12]), (4, 7), "{door}: {answer:?}");
+        }
     }
     // With TLS it was agreed to speak HTTP/2: no preface, no connection, and no HTTP/1.1 either.
     for (door, way) in scene

@@ -30,4 +30,6 @@ mod renewal;
 mod retry;
 mod rolling;
 mod run;
+mod tcp;
 mod timeouts;
+mod websocket;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::harness::client::{piped, whole};
 use crate::harness::{Behaviour, Client, Mesh, Service, Wire, soon};
+use crate::websocket::H2;
 
 /// `orders` behind the ingress, and `storefront`, whose app calls it by its sidecar.
 async fn mesh() -> Mesh {
@@ -235,13 +236,8 @@ fn tunnel() -> Behaviour {
             return;
         };
         assert_eq!(head.field("upgrade"), Some("websocket"), "{}", head.text);
-        assert_eq!(
-            head.field("sec-websocket-key"),
-            Some("dGhlIHNhbXBsZSBub25jZQ==")
-        );
-        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nwelcome ";
-        wire.write(answer).await;
+        wire.write(super::websocket::agreed(&head)).await;
+        wire.write("welcome ").await;
         loop {
             let piece = std::mem::take(&mut wire.read);
             if wire.try_write(&piece).await.is_err() || !wire.more().await.unwrap_or(false) {
@@ -384,36 +380,160 @@ async fn http2_is_spoken_by_prior_knowledge_and_by_alpn() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_arrives_before_the_next_one_is_sent() {
+/// A stream of events that the test feeds.
+fn events() -> (mpsc::Sender<String>, Behaviour) {
     let (events, queue) = mpsc::channel::<String>(1);
     let queue = Arc::new(tokio::sync::Mutex::new(queue));
-    let mesh = doing(Behaviour::script(move |mut wire| {
+    let behaviour = Behaviour::script(move |mut wire| {
         let queue = Arc::clone(&queue);
         async move {
             wire.head().await;
             wire.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
                 .await;
             while let Some(event) = queue.lock().await.recv().await {
-                wire.write(format!("{:x}\r\n{event}\r\n", event.len())).await;
+                wire.write(format!("{:x}\r\n{event}\r\n", event.len()))
+                    .await;
             }
             wire.write("0\r\n\r\n").await;
         }
+    });
+    (events, behaviour)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_arrives_before_the_next_one_is_sent() {
+    let mesh = mesh().await;
+    for door in doors(&mesh) {
+        let (events, behaviour) = events();
+        mesh.origin("orders", 0).does(behaviour);
+        let mut client = Wire::connect(door).await;
+        client.write(GET).await;
+        // The head arrives before there is any event at all.
+        let head = soon("a head", client.head()).await.unwrap();
+        assert_eq!(head.field("content-type"), Some("text/event-stream"));
+        for number in 0..20 {
+            let event = format!("data: {number}\n\n");
+            events.send(event.clone()).await.unwrap();
+            let chunk = soon("the event", client.chunk()).await.flatten().unwrap();
+            assert_eq!(chunk, event.as_bytes());
+        }
+        drop(events);
+        assert_eq!(soon("the end", client.chunk()).await, Some(None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_arrives_at_once_over_http2_too() {
+    let mesh = mesh().await;
+    for door in doors(&mesh) {
+        let (events, behaviour) = events();
+        mesh.origin("orders", 0).does(behaviour);
+        let client = Client::h2c(door).await;
+        let request = Request::get("http://orders/orders/1")
+            .body(whole(""))
+            .unwrap();
+        let mut answer = client.begin(request).await.unwrap().into_body();
+        for number in 0..20 {
+            let event = format!("data: {number}\n\n");
+            events.send(event.clone()).await.unwrap();
+            let frame = soon("the event", answer.frame()).await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), event.as_bytes());
+        }
+        drop(events);
+        while let Some(frame) = soon("the end", answer.frame()).await {
+            assert!(frame.unwrap().into_data().unwrap().is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_between_http2_and_http1() {
+    let mesh = doing(Behaviour::script(async |mut wire| {
+        while let Some(head) = wire.head().await {
+            assert_eq!(head.field("cookie"), Some("a=1; b=2"), "{}", head.text);
+            if head.field("expect").is_some() {
+                wire.write("HTTP/1.1 100 Continue\r\n\r\n").await;
+            }
+            wire.write("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
+                .await;
+            let fields = "Set-Cookie: one=1\r\nSet-Cookie: two=2\r\n";
+            if head.word(0) == "HEAD" {
+                wire.write(format!(
+                    "HTTP/1.1 200 OK\r\n{fields}Content-Length: 1234\r\n\r\n"
+                ))
+                .await;
+                continue;
+            }
+            let content = wire.content(&head).await.unwrap();
+            assert_eq!(content.trailers, ["x-up: 1"], "{}", head.text);
+            let body = String::from_utf8(content.bytes).unwrap();
+            wire.write(format!(
+                "HTTP/1.1 200 OK\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\nX-Down: 2\r\n\r\n",
+                body.len()
+            ))
+            .await;
+        }
     }))
     .await;
-    let mut client = Wire::connect(mesh.public()).await;
-    client.write(GET).await;
-    // The head arrives before there is any event at all.
-    let head = soon("a head", client.head()).await.unwrap();
-    assert_eq!(head.field("content-type"), Some("text/event-stream"));
-    for number in 0..20 {
-        let event = format!("data: {number}\n\n");
-        events.send(event.clone()).await.unwrap();
-        let chunk = soon("the event", client.chunk()).await.flatten().unwrap();
-        assert_eq!(chunk, event.as_bytes());
+    for door in doors(&mesh) {
+        let mut client = H2::connect(door).await;
+        let request = |method: &str| {
+            Request::builder()
+                .method(method)
+                .uri("http://orders/orders/1")
+                .version(http::Version::HTTP_2)
+                .header("cookie", "a=1")
+                .header("cookie", "b=2")
+        };
+        let cookies = |head: &http::response::Parts| {
+            let all = head.headers.get_all("set-cookie").iter();
+            all.map(|value| value.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+
+        let head = request("HEAD").body(()).unwrap();
+        let (mut answer, _) = client.sender.send_request(head, true).unwrap();
+        let hints = soon("the hints", informed(&mut answer)).await;
+        assert_eq!(
+            (hints.status().as_u16(), &hints.headers()["link"]),
+            (103, &"</a.css>".parse().unwrap())
+        );
+        let (head, body) = soon("an answer", answer).await.unwrap().into_parts();
+        assert_eq!(head.headers["content-length"], "1234");
+        assert_eq!(cookies(&head), ["one=1", "two=2"]);
+        assert!(body.is_end_stream());
+
+        let post = request("POST")
+            .header("expect", "100-continue")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (mut answer, mut send) = client.sender.send_request(post, false).unwrap();
+        let go_on = soon("the go-ahead", informed(&mut answer)).await;
+        assert_eq!(go_on.status(), 100);
+        send.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-up", "1".parse().unwrap());
+        send.send_trailers(trailers).unwrap();
+        let (head, mut body) = soon("an answer", answer).await.unwrap().into_parts();
+        assert_eq!(head.status, 200);
+        assert_eq!(cookies(&head), ["one=1", "two=2"]);
+        let mut read = Vec::new();
+        while let Some(piece) = soon("the body", body.data()).await {
+            read.extend(piece.unwrap());
+        }
+        assert_eq!(read, b"hello");
+        let trailers = soon("trailers", body.trailers()).await.unwrap().unwrap();
+        assert_eq!(trailers["x-down"], "2");
     }
-    drop(events);
-    assert_eq!(soon("the end", client.chunk()).await, Some(None));
+}
+
+/// The next interim answer.
+async fn informed(answer: &mut h2::client::ResponseFuture) -> http::Response<()> {
+    std::future::poll_fn(|cx| answer.poll_informational(cx))
+        .await
+        .expect("an interim answer")
+        .unwrap()
 }
 
 const LARGE: usize = 64 << 20;

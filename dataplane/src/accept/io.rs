@@ -49,6 +49,17 @@ impl Io {
         self.prefix = bytes;
     }
 
+    /// Has the connection broken off when it is dropped, not ended: the peer sees a reset and cannot take what it got for
+    /// everything.
+    pub fn reset(&self) {
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        // Where that cannot be had, the end of a TLS stream is missing and a plain one ends early.
+        let _: Result<(), _> = stream.set_zero_linger();
+    }
+
     /// Whether the bytes are encrypted on the wire.
     pub fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))

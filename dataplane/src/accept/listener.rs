@@ -18,9 +18,9 @@ use super::{Io, detect};
 use crate::core::{Core, Seat};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, peer_identity};
-use crate::observe::{ConnectionCells, HandshakeFailure, OpenConnection};
-use crate::plan::{Door, Site};
-use crate::{http1, http2};
+use crate::observe::{ConnectionCells, Detected, HandshakeFailure, OpenConnection};
+use crate::plan::{Door, Opaque, Site};
+use crate::{http1, http2, tcp};
 
 /// Connections that the kernel holds for us.
 const BACKLOG: i32 = 1024;
@@ -182,6 +182,11 @@ async fn converse(
         detect::Version::Http1 => http1::server::serve(io, caller, seat).await,
         // Boxed: much larger than the other, and it would make every idle connection as large.
         detect::Version::Http2 => Box::pin(http2::server::serve(io, caller, seat)).await,
+        detect::Version::Opaque => Box::pin(tcp::serve(io, caller, seat)).await,
+        detect::Version::Broken => {
+            caller.connections.parse_error();
+            let _: Result<_, _> = timeout(GOODBYE, http2::server::refuse_preface(io)).await;
+        }
     }
 }
 
@@ -197,10 +202,15 @@ async fn enter(
     let config = match &site.door {
         Door::Plain => {
             let mut io = Io::plain(stream);
-            let patience = (site.timeouts.idle, site.timeouts.head);
-            let version =
-                detect::version(&mut io, patience, seat, || core.is_draining(site.outlasts))
-                    .await?;
+            let version = match &site.opaque {
+                Opaque::All(_) => detect::Version::Opaque,
+                Opaque::Others(_) => anything(&mut io, site, cells).await?,
+                Opaque::Refused | Opaque::Tunnels { .. } => {
+                    let patience = (site.timeouts.idle, site.timeouts.head);
+                    let leaving = || core.is_draining(site.outlasts);
+                    detect::version(&mut io, patience, seat, leaving).await?
+                }
+            };
             return Some((io, None, version));
         }
         Door::Tls(config) => Arc::clone(config),
@@ -249,6 +259,18 @@ async fn enter(
         _ => None,
     };
     Some((Io::tls(stream.into()), identity, version))
+}
+
+/// What a connection speaks that may speak anything.
+async fn anything(io: &mut Io, site: &Site, cells: &ConnectionCells) -> Option<detect::Version> {
+    let detected = detect::protocol(io, site.timeouts.detection).await?;
+    cells.detected(detected);
+    Some(match detected {
+        Detected::Http1 => detect::Version::Http1,
+        Detected::Http2 => detect::Version::Http2,
+        Detected::BrokenHttp2 => detect::Version::Broken,
+        Detected::Tls | Detected::Opaque | Detected::Timeout => detect::Version::Opaque,
+    })
 }
 
 /// The alert that names the cause is lost when the socket is closed with bytes unread: the peer gets a reset instead.

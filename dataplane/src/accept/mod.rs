@@ -4,5 +4,6 @@ mod detect;
 mod io;
 mod listener;
 
+pub use detect::OPAQUE_PORTS;
 pub use io::Io;
 pub(crate) use listener::{Listening, bind, listen};

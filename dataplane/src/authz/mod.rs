@@ -136,7 +136,31 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// Whether `caller` may open a connection whose contents nobody looks at: a rule that is only for some methods or
+    /// paths does not say so.
+    pub fn permit_connection(&self, caller: Option<&SpiffeId>) -> Result<(), Error> {
+        let Some(grants) = &self.grants else {
+            return Ok(());
+        };
+        let granted = caller.and_then(|caller| grants.get(caller.as_str()));
+        if granted.is_some_and(|grants| grants.iter().any(Grant::covers_everything)) {
+            return Ok(());
+        }
+        let service = &self.service;
+        let caller = caller.map_or("a caller without a proven identity", SpiffeId::as_str);
+        Err(Error::new(
+            Reason::Denied,
+            format!("{caller}: no `allow` rule of service `{service}` lets it open a connection"),
+        ))
+    }
+}
+
 impl Grant {
+    fn covers_everything(&self) -> bool {
+        self.methods.is_empty() && self.paths.is_empty()
+    }
+
     fn covers(&self, method: &Method, path: &str) -> bool {
         (self.methods.is_empty() || self.methods.contains(method))
             && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path)))

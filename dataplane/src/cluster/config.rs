@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::uri::{Authority, InvalidUri};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -30,6 +31,8 @@ pub enum Protocol {
     Http,
     /// gRPC: HTTP/2 by prior knowledge.
     Grpc,
+    /// Anything over TCP: its bytes are carried and not looked at. Callers reach it at `listen` of their own sidecar.
+    Tcp,
 }
 
 /// `limits:` of a service.
@@ -154,6 +157,9 @@ pub struct Service {
     /// Whether there is a sidecar beside each instance, as there is when this is left out. `false`: it is reached in
     /// plaintext at its port.
     pub mesh: Option<bool>,
+    /// Where the sidecars of its callers take connections for it, on loopback, such as `127.0.0.1:5432`. For
+    /// `protocol: tcp` only: other services are reached by name at the sidecar's outbound address.
+    pub listen: Option<SocketAddr>,
     /// More names by which callers address it, without a port.
     pub hosts: Vec<String>,
     /// Its SPIFFE ID, when it is not `spiffe://<trust_domain>/service/<name>`.
@@ -319,6 +325,7 @@ impl Service {
             }
         });
         self.check_place(name, path, problems);
+        self.check_protocol(name, path, problems);
         let source = self.source(name, mesh_port, path, problems);
         for (index, host) in self.hosts.iter().enumerate() {
             let valid = !host.is_empty()
@@ -363,6 +370,11 @@ impl Service {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
             (false, Protocol::Http) => Speaks::Http1,
+            (false, Protocol::Tcp) => Speaks::Tcp,
+        };
+        let authority = match self.protocol {
+            Protocol::Tcp => Some(self.authority(name).ok()?),
+            Protocol::Http | Protocol::Grpc => None,
         };
         Some(Spec {
             name: Arc::from(name),
@@ -372,6 +384,7 @@ impl Service {
             } else {
                 None
             },
+            authority,
             speaks,
             balance: own.balance,
             outlier,
@@ -410,7 +423,61 @@ impl Service {
             );
             return None;
         }
+        if self.protocol == Protocol::Tcp && checks.question != Question::Tcp {
+            problems.at(
+                &place,
+                "its health is asked by HTTP, which nobody speaks with a `protocol: tcp` service",
+                "write `health: { tcp: true }` here",
+            );
+            return None;
+        }
         Some(checks)
+    }
+
+    /// Host and port, as callers know it.
+    pub fn authority(&self, name: &str) -> Result<Authority, InvalidUri> {
+        Authority::try_from(format!("{name}:{}", self.app_port()))
+    }
+
+    /// What depends on whether we understand what it speaks.
+    fn check_protocol(&self, name: &str, path: &Path, problems: &mut Problems) {
+        if self.protocol != Protocol::Tcp {
+            if self.listen.is_some() {
+                problems.at(
+                    &path.key("listen"),
+                    format!("`{name}` is not opaque, so its callers need no port of their own for it"),
+                    "remove `listen` and send requests to the sidecar's outbound address, or write `protocol: tcp`",
+                );
+            }
+            return;
+        }
+        if self.authority(name).is_err() {
+            problems.at(
+                path,
+                format!("`{name}` cannot be the name of a service with `protocol: tcp`, because it stands in a host name"),
+                "write letters, digits, `-` and `.`",
+            );
+        }
+        if self.listen.is_some_and(|listen| listen.port() == 0) {
+            problems.at(
+                &path.key("listen"),
+                "port 0 is a different one at each start",
+                "write the port that the callers use, such as `127.0.0.1:5432`",
+            );
+        }
+        for (index, rule) in self.allow.iter().flatten().enumerate() {
+            for (key, list) in [("methods", &rule.methods), ("paths", &rule.paths)] {
+                if list.is_some() {
+                    problems.at(
+                        &path.key("allow").index(index).key(key),
+                        format!("connections to `{name}` have no {key}: nobody looks into them"),
+                        format!(
+                            "remove `{key}`; a rule of a `protocol: tcp` service has `from` only"
+                        ),
+                    );
+                }
+            }
+        }
     }
 
     /// What depends on whether there is a sidecar beside it.
@@ -530,6 +597,11 @@ pub fn local_app(
         speaks: match service.protocol {
             Protocol::Http => Speaks::Http1,
             Protocol::Grpc => Speaks::Http2,
+            Protocol::Tcp => Speaks::Tcp,
+        },
+        authority: match service.protocol {
+            Protocol::Tcp => Some(service.authority(name).ok()?),
+            Protocol::Http | Protocol::Grpc => None,
         },
         balance: balance::Config::default(),
         // Its callers judge it; there is no other endpoint to turn to.

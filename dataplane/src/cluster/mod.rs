@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::uri::Authority;
+
 pub(crate) use pool::Pool;
 
 use crate::balance;
@@ -24,13 +26,15 @@ use crate::reason::Reason;
 use members::Members;
 use retry::{Budget, Policy};
 
-/// The version of HTTP that an endpoint is spoken to in.
+/// What an endpoint is spoken to in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2: by ALPN within the mesh, by prior knowledge without.
     Http2,
+    /// Anything: its bytes are not looked at.
+    Tcp,
 }
 
 /// A cluster's configuration, checked.
@@ -42,6 +46,8 @@ pub struct Spec {
     pub source: Source,
     /// Its identity, when it is reached through its sidecars.
     pub mesh: Option<SpiffeId>,
+    /// What CONNECT tunnels to it ask for: host and port, of a service that is not HTTP.
+    pub authority: Option<Authority>,
     /// What its endpoints speak.
     pub speaks: Speaks,
     /// How an endpoint is chosen.

@@ -106,8 +106,10 @@ impl Prober {
         let wire = match (self.spec.speaks, &self.checks.question) {
             // Nothing between us and the app that could be asked more.
             (_, Question::Tcp) if !secure => return Outcome::Known(Ok(())),
+            // What else there is to ask of an app whose words nobody reads was refused with the configuration.
+            (Speaks::Tcp, _) if !secure => return Outcome::Known(Ok(())),
             (Speaks::Http1, _) => Wire::Http1,
-            (Speaks::Http2, _) => Wire::Http2 { secure },
+            (Speaks::Http2 | Speaks::Tcp, _) => Wire::Http2 { secure },
         };
         let authority = &self.spec.name;
         Outcome::Known(probe::ask(&self.checks.question, authority, wire, stream).await)

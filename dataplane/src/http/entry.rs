@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     core: Rc<Core>,
     time: SystemTime,
     listener: Arc<str>,
-    version: Version,
+    protocol: &'static str,
     method: Method,
     authority: Authority,
     path: PathAndQuery,
@@ -43,14 +43,47 @@ impl Entry {
     /// Begins a line, if there is a log to write it to.
     pub(crate) fn begin(caller: &Caller, site: &Site, head: &Head) -> Option<Box<Self>> {
         caller.core.lines.as_ref()?;
-        Some(Box::new(Self {
+        let protocol = match head.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        };
+        let target = (head.authority.clone(), head.path.clone());
+        Some(Self::new(
+            caller,
+            site,
+            protocol,
+            head.method.clone(),
+            target,
+        ))
+    }
+
+    /// Begins the line of a connection that is not HTTP.
+    pub(crate) fn of_connection(caller: &Caller, site: &Site, rule: &Rule) -> Option<Box<Self>> {
+        caller.core.lines.as_ref()?;
+        let authority = rule.target.spec.authority.clone();
+        let authority = authority.unwrap_or_else(|| Authority::from_static("unknown"));
+        let target = (authority, PathAndQuery::from_static("/"));
+        let mut entry = Self::new(caller, site, "TCP", Method::CONNECT, target);
+        entry.matched(rule);
+        Some(entry)
+    }
+
+    fn new(
+        caller: &Caller,
+        site: &Site,
+        protocol: &'static str,
+        method: Method,
+        (authority, path): (Authority, PathAndQuery),
+    ) -> Box<Self> {
+        Box::new(Self {
             core: Rc::clone(&caller.core),
             time: SystemTime::now(),
             listener: Arc::clone(&site.name),
-            version: head.version,
-            method: head.method.clone(),
-            authority: head.authority.clone(),
-            path: head.path.clone(),
+            protocol,
+            method,
+            authority,
+            path,
             route: None,
             service: None,
             source: caller
@@ -63,7 +96,7 @@ impl Entry {
             attempts: 0,
             began: Instant::now(),
             written: false,
-        }))
+        })
     }
 
     /// The rule that was found.
@@ -95,11 +128,7 @@ impl Entry {
         lines.record(&Record {
             time: self.time,
             listener: &self.listener,
-            protocol: match self.version {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            },
+            protocol: self.protocol,
             method: self.method.as_str(),
             authority: self.authority.as_str(),
             path: self.path.as_str(),

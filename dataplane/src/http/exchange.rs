@@ -14,9 +14,9 @@ use crate::body::{Body, Length};
 use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
-use crate::http1::Handle;
 use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
+use crate::tcp::end::End;
 use crate::timer;
 
 /// A request as either codec hands it over.
@@ -36,8 +36,8 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
     /// Weft made it, not an endpoint.
     pub(crate) ours: bool,
-    /// The endpoint agreed to the upgrade: the connection that is now the tunnel's other end.
-    pub(crate) upgraded: Option<Handle>,
+    /// The endpoint agreed to the upgrade: the tunnel's other end.
+    pub(crate) upgraded: Option<Box<End>>,
 }
 
 /// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason.

@@ -17,6 +17,7 @@ use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::upgrade;
 use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
@@ -31,6 +32,7 @@ use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
+use crate::tcp::end::End;
 use crate::timer::{self, Timer};
 
 /// Endpoints that one exchange remembers to have failed at.
@@ -346,7 +348,12 @@ async fn attempt(
     interim: &Interim<'_>,
     now: Instant,
 ) -> Result<Answered, Error> {
-    if cluster.spec.speaks == Speaks::Http2 && !upgrade {
+    if upgrade {
+        // Boxed: rare, and each exchange would carry the room for it.
+        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now);
+        return Box::pin(attempt).await;
+    }
+    if cluster.spec.speaks == Speaks::Http2 {
         let room = core.peers.room(core, cluster, endpoint, now).await?;
         let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
         let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
@@ -373,35 +380,31 @@ async fn attempt(
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, upgrade, &limits, interim).await?;
-    let (upgraded, body, lease) = if answered.upgraded {
-        (Some(connection), Body::Empty, None)
-    } else {
-        let body = match answered.framing {
-            Framing::None | Framing::Length(0) => Body::Empty,
-            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-        };
-        (None, body, answered.keep_alive.then_some(connection))
+        http1::client::exchange(&connection, head, body, false, &limits, interim).await?;
+    let body = match answered.framing {
+        Framing::None | Framing::Length(0) => Body::Empty,
+        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
     };
     Ok(Answered {
         status: answered.status,
         headers: answered.headers,
         body,
         request: answered.request,
-        lease,
-        upgraded,
+        lease: answered.keep_alive.then_some(connection),
+        upgraded: None,
     })
 }
 
 /// An endpoint's answer before it is anybody's.
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Body,
-    request: Option<Box<Relay>>,
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) request: Option<Box<Relay>>,
     /// The HTTP/1.1 connection, to go back to the pool after the body.
-    lease: Option<Handle>,
-    upgraded: Option<Handle>,
+    pub(super) lease: Option<Handle>,
+    /// The tunnel's other end.
+    pub(super) upgraded: Option<Box<End>>,
 }
 
 impl Answered {
@@ -455,7 +458,7 @@ impl Answered {
 struct Beginning {
     status: StatusCode,
     headers: HeaderMap,
-    upgraded: Option<Handle>,
+    upgraded: Option<Box<End>>,
 }
 
 impl Beginning {
@@ -545,6 +548,12 @@ impl UpstreamBody {
         self.length
     }
 
+    /// So many bytes went up and down the tunnel that this exchange has become.
+    pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
+        self.account.tunnelled += up;
+        self.account.response_bytes += down;
+    }
+
     /// How much of the request has come so far.
     pub(crate) fn received(&self) -> u64 {
         self.account.upload.as_ref().map_or(0, Replay::received)
@@ -574,6 +583,8 @@ struct Account {
     /// The answer broke off.
     cut: bool,
     upload: Option<Replay>,
+    /// What the client sent after the exchange had become a tunnel.
+    tunnelled: u64,
     response_bytes: u64,
     /// The line of the access log, where there is one.
     entry: Option<Box<Entry>>,
@@ -600,6 +611,7 @@ impl Account {
             status: None,
             cut: false,
             upload,
+            tunnelled: 0,
             response_bytes: 0,
             entry: None,
         }
@@ -622,7 +634,8 @@ impl Drop for Account {
             .filter(|_| !self.cut)
             .map(|status| status.as_u16());
         let latency = timer::now().saturating_duration_since(self.started);
-        let request_bytes = self.upload.as_ref().map_or(0, Replay::received);
+        let upload = self.upload.as_ref();
+        let request_bytes = upload.map_or(self.tunnelled, Replay::received);
         for cells in self.cells.iter().flatten() {
             cells.record(status, latency);
             cells.add_bytes(request_bytes, self.response_bytes);

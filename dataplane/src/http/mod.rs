@@ -5,7 +5,7 @@
 //! callers ask only whether it takes connections.
 
 pub(crate) mod answer;
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
@@ -15,6 +15,7 @@ pub(crate) mod relay;
 mod replay;
 pub(crate) mod upgrade;
 mod verdict;
+pub(crate) mod websocket;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

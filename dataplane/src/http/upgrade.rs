@@ -1,93 +1,170 @@
-//! Tunnels: after a 101 that was asked for, bytes both ways until both sides have ended.
+//! Exchanges that become tunnels (WebSocket): agreed on with an endpoint in the version that it speaks, and then bytes
+//! both ways.
+//!
+//! Over HTTP/2 the tunnel is a stream of the connection that carries everything else (extended CONNECT, RFC 8441). A peer
+//! that has not said that it takes those gets an HTTP/1.1 connection for each.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::time::Instant;
+use http::header::HeaderName;
 
-use crate::core::Seat;
-use crate::http1::Handle;
-use crate::timer::Timer;
+use super::forward::Answered;
+use super::interim::Interim;
+use super::websocket;
+use crate::body::Body;
+use crate::cluster::{Cluster, Speaks, connect};
+use crate::core::Core;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::head::Head;
+use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
+use crate::http2::client::Room;
+use crate::http2::{self, Received};
+use crate::identity::Alpn;
+use crate::tcp::copy::{Patience, copy};
+use crate::tcp::end::End;
 
-/// Runs a tunnel to its end. Each direction ends by itself (half-close), the whole when it is idle for too long or one
-/// side fails. What was received behind either head is not lost.
+/// How long a side may be silent after the other has ended. A WebSocket is over when one side is gone.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+/// Says between sidecars that a success is the app's ordinary answer, and no tunnel: in HTTP/2 that could not be told
+/// otherwise.
+pub(crate) const NOT_UPGRADED: HeaderName = HeaderName::from_static("weft-not-upgraded");
+
+/// One try at one endpoint.
+pub(super) async fn attempt(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    head: &Head,
+    interim: &Interim<'_>,
+    now: Instant,
+) -> Result<Answered, Error> {
+    if cluster.spec.speaks == Speaks::Http2 {
+        let room = core.peers.room(core, cluster, endpoint, now).await?;
+        if room.takes_extended_connect().await {
+            return over_http2(room, head, cluster.is_mesh()).await;
+        }
+    }
+    over_http1(core, cluster, endpoint, head, interim).await
+}
+
+async fn over_http2(room: Room, head: &Head, mesh: bool) -> Result<Answered, Error> {
+    let mut head = head.clone();
+    let key = websocket::take_key(&mut head.headers)?;
+    let http2::client::Connected {
+        status,
+        mut headers,
+        mut send,
+        receive,
+        place,
+    } = http2::client::extended_connect(room, &head, mesh).await?;
+    let refused = mesh && headers.remove(NOT_UPGRADED).is_some();
+    let is_tunnel = !refused && websocket::agrees(status);
+    let length = http2::client::content_length(&headers).filter(|_| !is_tunnel);
+    let receive = Received::new(receive, Peer::Endpoint, length).at(Some(place));
+    if is_tunnel {
+        if let Some(key) = key {
+            websocket::prove(&mut headers, &key);
+        }
+        return Ok(Answered {
+            status,
+            headers,
+            body: Body::Empty,
+            request: None,
+            lease: None,
+            upgraded: Some(Box::new(End::stream(send, receive))),
+        });
+    }
+    // Nothing more comes from us; the answer is an ordinary one.
+    let _: Result<(), _> = send.send_data(bytes::Bytes::new(), true);
+    Ok(Answered {
+        status,
+        headers,
+        body: Body::Http2(receive),
+        request: None,
+        lease: None,
+        upgraded: None,
+    })
+}
+
+async fn over_http1(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    head: &Head,
+    interim: &Interim<'_>,
+) -> Result<Answered, Error> {
+    let limits = http1::Limits::default();
+    let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
+    let connection: Handle = match idle {
+        Some(connection) => connection,
+        None => {
+            let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await?;
+            Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Endpoint)))
+        }
+    };
+    let mut head = head.clone();
+    // A client of HTTP/2 has none. One of HTTP/1.1 has its own, and checks the answer to it itself.
+    let key = match head.version {
+        http::Version::HTTP_2 => {
+            let random = [fastrand::u64(..), fastrand::u64(..)];
+            Some(websocket::make_key(&mut head.headers, random))
+        }
+        _ => None,
+    };
+    let mut answered =
+        http1::client::exchange(&connection, &head, Body::Empty, true, &limits, interim).await?;
+    // Only a sidecar says so.
+    answered.headers.remove(NOT_UPGRADED);
+    if answered.upgraded {
+        if let Some(key) = key {
+            websocket::check(&mut answered.headers, &key)?;
+        }
+        return Ok(Answered {
+            status: answered.status,
+            headers: answered.headers,
+            body: Body::Empty,
+            request: None,
+            lease: None,
+            upgraded: Some(Box::new(End::upgraded(connection))),
+        });
+    }
+    let body = match answered.framing {
+        Framing::None | Framing::Length(0) => Body::Empty,
+        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
+    };
+    Ok(Answered {
+        status: answered.status,
+        headers: answered.headers,
+        body,
+        request: answered.request,
+        lease: answered.keep_alive.then_some(connection),
+        upgraded: None,
+    })
+}
+
+/// Runs a tunnel to its end; `answer` is the exchange's, which is told what moved.
 pub(crate) async fn tunnel(
-    client: &Handle,
-    endpoint: &Handle,
-    timer: &mut Timer,
+    client: &mut End,
+    endpoint: &mut End,
+    answer: &mut Body,
     idle: Duration,
-    seat: &Seat,
 ) {
-    let mut up = Direction {
-        from: client,
-        to: endpoint,
-        ended: false,
-        moved: 0,
+    let patience = Patience {
+        idle,
+        half_closed: HALF_CLOSED.min(idle),
     };
-    let mut down = Direction {
-        from: endpoint,
-        to: client,
-        ended: false,
-        moved: 0,
-    };
-    timer.set(Instant::now() + idle);
-    let mut moved = 0;
-    poll_fn(|cx| {
-        seat.wake_at_drain(cx);
-        let failed = up.poll(cx).is_err() || down.poll(cx).is_err();
-        if failed || (up.ended && down.ended) {
-            return Poll::Ready(());
+    let ending = copy(client, endpoint, patience, |up, down| {
+        if let Body::Upstream(exchange) = answer {
+            exchange.tunnelled(up, down);
         }
-        if up.moved + down.moved != moved {
-            moved = up.moved + down.moved;
-            timer.set(Instant::now() + idle);
-        }
-        timer.poll_expired(cx)
     })
     .await;
-}
-
-struct Direction<'a> {
-    from: &'a Handle,
-    to: &'a Handle,
-    ended: bool,
-    moved: u64,
-}
-
-impl Direction<'_> {
-    /// Moves what can be moved now.
-    fn poll(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
-        while !self.ended {
-            match self.poll_piece(cx) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => break,
-            }
-        }
-        Ok(())
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        ready!(self.to.borrow_mut().wire.poll_flush(cx))?;
-        let piece = {
-            let from = &mut self.from.borrow_mut().wire;
-            if from.input.is_empty() && ready!(from.poll_fill_body(cx))? == 0 {
-                Bytes::new()
-            } else {
-                std::mem::take(&mut from.input)
-            }
-        };
-        let to = &mut self.to.borrow_mut().wire;
-        if piece.is_empty() {
-            ready!(to.poll_shutdown(cx))?;
-            self.ended = true;
-        } else {
-            self.moved += piece.len() as u64;
-            to.stage_piece(piece, b"");
-            // Sent at once if the socket takes it; otherwise before the next piece is read.
-            let _: Poll<_> = to.poll_flush(cx)?;
-        }
-        Poll::Ready(Ok(()))
-    }
+    tracing::debug!(%ending, "a tunnel ended");
 }

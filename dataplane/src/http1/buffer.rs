@@ -154,6 +154,11 @@ impl Wire {
         self.poll_fill(cx).map(|_| ())
     }
 
+    /// The connection itself, which has become a tunnel. What is buffered here comes before it, both ways.
+    pub(crate) fn io(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
     /// Where the next bytes to send are written.
     pub(crate) fn stage(&mut self) -> &mut Vec<u8> {
         debug_assert!(

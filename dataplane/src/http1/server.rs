@@ -22,6 +22,7 @@ use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http::{Caller, answer, upgrade};
 use crate::reason::Reason;
+use crate::tcp::end::End;
 use crate::timer::{self, Timer};
 
 /// How long and how much we read on after an answer that ends the connection, so that the client gets to read it
@@ -143,28 +144,35 @@ impl Server {
             upgrade: upgrade.is_some(),
         };
         let answer = exchange(&self.caller, &mut request, &interim).await;
-        if let Some(upstream) = answer.upgraded {
+        if answer.upgraded.is_some() {
+            return Box::pin(self.tunnel(answer)).await;
+        }
+        self.respond(answer, version, is_head, keep_alive).await
+    }
+
+    /// The exchange has become a tunnel, and with it the connection: to its end.
+    async fn tunnel(&mut self, answer: Answer) -> ControlFlow<()> {
+        let Answer {
+            headers,
+            mut body,
+            upgraded,
+            ..
+        } = answer;
+        if let Some(mut endpoint) = upgraded {
             encode::response_head(
                 self.connection.borrow_mut().wire.stage(),
                 StatusCode::SWITCHING_PROTOCOLS,
-                &answer.headers,
+                &headers,
                 Framing::None,
-                version,
+                Version::HTTP_11,
                 true,
                 b"",
             );
+            let mut client = End::upgraded(self.connection.clone());
             let idle = self.caller.site().timeouts.tunnel_idle;
-            upgrade::tunnel(
-                &self.connection,
-                &upstream,
-                &mut self.timer,
-                idle,
-                &self.seat,
-            )
-            .await;
-            return ControlFlow::Break(());
+            upgrade::tunnel(&mut client, &mut endpoint, &mut body, idle).await;
         }
-        self.respond(answer, version, is_head, keep_alive).await
+        ControlFlow::Break(())
     }
 
     /// A message that cannot be understood is answered, and the connection ends: where the next one begins is unknown.

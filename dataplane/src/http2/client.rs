@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
@@ -88,12 +90,45 @@ pub(crate) struct Room {
     place: Place,
 }
 
+impl Room {
+    /// To send by, and to hold for as long as the stream lasts.
+    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
+        (self.sender, self.place)
+    }
+
+    /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
+    pub(crate) async fn takes_extended_connect(&self) -> bool {
+        let load = &self.place.0;
+        poll_fn(|cx| match load.peer.upgrade() {
+            Some(peer) if !load.heard.get() => {
+                peer.waits(cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+        .await;
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+}
+
 /// The exchanges on a connection. Counted here, since h2 keeps whatever is beyond the peer's limit in a queue of its own
 /// and says that it is ready.
 #[derive(Debug)]
 struct Load {
     streams: Cell<usize>,
+    /// The peer has said something, and so what it takes; or it never will.
+    heard: Cell<bool>,
     peer: Weak<Peer>,
+}
+
+impl Load {
+    /// Whoever waits to know what the peer takes need wait no longer.
+    fn hear(&self) {
+        self.heard.set(true);
+        if let Some(peer) = self.peer.upgrade() {
+            peer.wake_waiting();
+        }
+    }
 }
 
 /// One of a connection's streams, given back when dropped.
@@ -155,10 +190,7 @@ impl Peers {
             if may_connect {
                 joined.get_or_insert(peer.begun.get());
             }
-            let mut waiting = peer.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
+            peer.waits(cx);
             Poll::Pending
         })
         .await
@@ -205,6 +237,14 @@ impl Peer {
         !open.is_empty()
     }
 
+    /// Has this task woken when something changes.
+    fn waits(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
@@ -222,6 +262,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
             *peer.failed.borrow_mut() = None;
             let load = Rc::new(Load {
                 streams: Cell::new(0),
+                heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
             });
             peer.open.borrow_mut().push(Open {
@@ -241,7 +282,8 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
     let Some((connection, flusher, load)) = driven else {
         return;
     };
-    let in_order = drive(connection, &flusher).await;
+    let in_order = drive(connection, &flusher, &load).await;
+    load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
         // What is not among them any more was closed by us.
@@ -292,10 +334,13 @@ async fn handshake(
 }
 
 /// Returns whether the connection ended without an error.
-async fn drive(connection: Connection, flusher: &Flusher) -> bool {
+async fn drive(connection: Connection, flusher: &Flusher, load: &Load) -> bool {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx);
+        if !load.heard.get() && flusher.has_received() {
+            load.hear();
+        }
         match flusher.poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(false),
             _ => ended.map(|ended| ended.is_ok()),
@@ -375,10 +420,7 @@ impl Asked {
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
         let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
-        let length = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let length = content_length(&parts.headers);
         Poll::Ready(Ok(Answered {
             status: parts.status,
             headers: parts.headers,
@@ -386,6 +428,51 @@ impl Asked {
             request: self.request.take(),
         }))
     }
+}
+
+/// How long a body says that it is.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+/// The answer to extended CONNECT, and the stream that may be a tunnel now.
+pub(crate) struct Connected {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) receive: RecvStream,
+    pub(crate) place: Place,
+}
+
+/// Asks for a WebSocket by a head that would ask for it in HTTP/1.1. Dropping the future resets the stream.
+pub(crate) async fn extended_connect(
+    room: Room,
+    head: &Head,
+    tls: bool,
+) -> Result<Connected, Error> {
+    let side = Side::Endpoint;
+    let mut request = request(head, Length::None, tls)?;
+    *request.method_mut() = Method::CONNECT;
+    request
+        .extensions_mut()
+        .insert(Protocol::from_static("websocket"));
+    let Room { mut sender, place } = room;
+    let (response, send) = sender
+        .send_request(request, false)
+        .map_err(|error| failure(&error, side))?;
+    drop(sender);
+    let (parts, receive) = response
+        .await
+        .map_err(|error| failure(&error, side))?
+        .into_parts();
+    Ok(Connected {
+        status: parts.status,
+        headers: parts.headers,
+        send,
+        receive,
+        place,
+    })
 }
 
 fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {

@@ -34,6 +34,7 @@ struct Inner {
     gathered: Vec<u8>,
     sent: usize,
     unflushed: bool,
+    received: bool,
 }
 
 /// What h2 reads from and writes to.
@@ -51,6 +52,7 @@ impl Coalesce {
             gathered: Vec::new(),
             sent: 0,
             unflushed: false,
+            received: false,
         }));
         (Self(Rc::clone(&inner)), Flusher(inner))
     }
@@ -60,6 +62,11 @@ impl Flusher {
     /// Sends what was gathered. An error means that the connection has failed.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
+    }
+
+    /// Whether the peer has said anything yet.
+    pub(crate) fn has_received(&self) -> bool {
+        self.0.borrow().received
     }
 }
 
@@ -121,7 +128,10 @@ impl AsyncRead for Coalesce {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+        let mut inner = self.0.borrow_mut();
+        let read = Pin::new(&mut inner.io).poll_read(cx, buf);
+        inner.received |= read.is_ready();
+        read
     }
 }
 

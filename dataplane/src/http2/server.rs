@@ -8,13 +8,16 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::{Coalesce, Received};
@@ -26,9 +29,11 @@ use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
-use crate::http::{Caller, answer};
+use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
+use crate::tcp;
+use crate::tcp::end::End;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -36,6 +41,8 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
+/// For how many bytes a peer that was refused is listened to.
+const GOODBYE_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
@@ -49,7 +56,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        // WebSocket, by RFC 8441.
+        .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
@@ -80,9 +89,18 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             while !closed {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        let is_head = request.method() == Method::HEAD;
-                        let request = received(request);
-                        streams.push(stream(Rc::clone(&caller), request, is_head, respond));
+                        let caller = Rc::clone(&caller);
+                        streams.push(match *request.method() {
+                            // Boxed: rare, and it would make every exchange as large.
+                            Method::CONNECT => {
+                                Either::Right(connect(caller, request, respond).boxed_local())
+                            }
+                            ref method => {
+                                let is_head = method == Method::HEAD;
+                                let request = received(request);
+                                Either::Left(stream(caller, request, is_head, respond))
+                            }
+                        });
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
@@ -129,6 +147,24 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         Poll::Pending
     })
     .await;
+}
+
+/// Ends a connection that began as HTTP/2 and went on as nothing, in HTTP/2's own words (RFC 9113 §3.4).
+pub(crate) async fn refuse_preface(mut io: Io) {
+    // Empty SETTINGS, then GOAWAY: no stream was taken, PROTOCOL_ERROR.
+    const GOAWAY: [u8; 26] = *b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    if io.write_all(&GOAWAY).await.is_err() || io.shutdown().await.is_err() {
+        return;
+    }
+    // Closed with bytes unread, the connection would be reset and the words lost.
+    let mut rest = [0; 1024];
+    let mut left = GOODBYE_BYTES;
+    while let Ok(length @ 1..) = io.read(&mut rest).await {
+        left = match left.checked_sub(length) {
+            Some(left) => left,
+            None => return,
+        };
+    }
 }
 
 /// A request in the one form that it has for either version.
@@ -182,6 +218,94 @@ async fn stream(
     }
 }
 
+/// CONNECT, to its tunnel's end.
+async fn connect(
+    caller: Rc<Caller>,
+    request: HttpRequest<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let caller = &caller;
+    let (parts, receive) = request.into_parts();
+    let protocol = parts.extensions.get::<Protocol>();
+    let refused = match protocol.map(Protocol::as_str) {
+        None => tcp::tunnel(caller, parts.uri.authority(), receive, &mut respond).await,
+        Some("websocket") => return websocket_exchange(caller, parts, receive, respond).await,
+        Some(_) => Some(answer::refused(
+            caller,
+            &Error::new(
+                Reason::MethodUnsupported,
+                "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
+            ),
+        )),
+    };
+    if let Some(answer) = refused {
+        send(caller, respond, answer).await;
+    }
+}
+
+/// An answer that opens no tunnel.
+async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) {
+    let respond = RefCell::new(respond);
+    if let Some(relay) = begin(&respond, answer, false) {
+        finish(caller, &respond, relay).await;
+    }
+}
+
+/// A WebSocket (RFC 8441): everybody after us sees the request that HTTP/1.1 would have made.
+async fn websocket_exchange(
+    caller: &Caller,
+    mut parts: http::request::Parts,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
+    parts.method = Method::GET;
+    let respond = RefCell::new(respond);
+    let mut answer = match head(parts) {
+        Ok((head, _)) => {
+            let interim = Interim::Http2(&respond);
+            let mut request = Request {
+                head,
+                body: Body::Empty,
+                upgrade: true,
+            };
+            let mut exchange = pin!(exchange(caller, &mut request, &interim));
+            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
+                    Poll::Ready(None)
+                }
+                answer => answer.map(Some),
+            })
+            .await;
+            match answer {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
+        Err(error) => answer::refused(caller, &error),
+    };
+    let mut respond = respond.into_inner();
+    let Some(mut endpoint) = answer.upgraded.take() else {
+        if let Some(error) = websocket::not_a_tunnel(answer.status) {
+            if caller.identity.is_some() {
+                // A sidecar, which can tell its client.
+                let yes = HeaderValue::from_static("true");
+                answer.headers.insert(upgrade::NOT_UPGRADED, yes);
+            } else {
+                answer = answer::refused(caller, &error);
+            }
+        }
+        return send(caller, respond, answer).await;
+    };
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = answer.headers;
+    if let Ok(stream) = respond.send_response(response, false) {
+        let mut client = End::stream(stream, Received::new(receive, Peer::Client, None));
+        let idle = caller.site().timeouts.tunnel_idle;
+        upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
+    }
+}
+
 /// Sends the head of an answer; returns the body where there is one to send.
 fn begin(respond: &RefCell<SendResponse<Bytes>>, answer: Answer, is_head: bool) -> Option<Relay> {
     let Answer {
@@ -231,12 +355,6 @@ async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut rel
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
-    if parts.method == Method::CONNECT {
-        return Err(Error::new(
-            Reason::MethodUnsupported,
-            "CONNECT is not forwarded",
-        ));
-    }
     let mut headers = parts.headers;
     // One look at the names instead of a search for each of these.
     let (mut cookie, mut host, mut length) = (false, false, false);

@@ -61,7 +61,7 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The listener that took it.
     pub listener: &'a str,
-    /// `HTTP/1.1` or `HTTP/2`.
+    /// `HTTP/1.0`, `HTTP/1.1`, `HTTP/2` or `TCP`.
     pub protocol: &'static str,
     /// The method.
     pub method: &'a str,

@@ -366,6 +366,48 @@ impl HandshakeFailure {
     }
 }
 
+/// What a connection to a port that takes anything turned out to speak: a closed list, since it becomes a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Detected {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// Something that begins as HTTP/2 and goes on as nothing.
+    BrokenHttp2,
+    /// TLS that is not ours to open.
+    Tls,
+    /// Something else.
+    Opaque,
+    /// Nothing at all for as long as we waited: the server speaks first.
+    Timeout,
+}
+
+impl Detected {
+    /// Every outcome; `detected as usize` is its index.
+    pub const ALL: [Self; 6] = [
+        Self::Http1,
+        Self::Http2,
+        Self::BrokenHttp2,
+        Self::Tls,
+        Self::Opaque,
+        Self::Timeout,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::BrokenHttp2 => "broken_http2",
+            Self::Tls => "tls",
+            Self::Opaque => "opaque",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
 /// The connections of one listener, as one core saw them.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -375,6 +417,7 @@ pub struct ConnectionCells {
     refused: Cell,
     parse_errors: Cell,
     handshakes: [Cell; HandshakeFailure::ALL.len()],
+    detected: [Cell; Detected::ALL.len()],
 }
 
 impl ConnectionCells {
@@ -393,6 +436,11 @@ impl ConnectionCells {
     /// A client's TLS handshake failed.
     pub fn handshake_failed(&self, cause: HandshakeFailure) {
         self.handshakes[cause as usize].add(1);
+    }
+
+    /// It was found out what a connection speaks.
+    pub fn detected(&self, detected: Detected) {
+        self.detected[detected as usize].add(1);
     }
 
     /// A connection was ended because what came on it was not HTTP as we take it.
@@ -424,6 +472,8 @@ pub struct ConnectionTotals {
     pub parse_errors: u64,
     /// Failed handshakes, in the order of [`HandshakeFailure::ALL`].
     pub handshakes: [u64; HandshakeFailure::ALL.len()],
+    /// What connections were found to speak, in the order of [`Detected::ALL`].
+    pub detected: [u64; Detected::ALL.len()],
 }
 
 impl Cells for ConnectionCells {
@@ -435,6 +485,9 @@ impl Cells for ConnectionCells {
         totals.refused += self.refused.get();
         totals.parse_errors += self.parse_errors.get();
         for (sum, cell) in totals.handshakes.iter_mut().zip(&self.handshakes) {
+            *sum += cell.get();
+        }
+        for (sum, cell) in totals.detected.iter_mut().zip(&self.detected) {
             *sum += cell.get();
         }
     }

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
 
-use super::cells::{CLASSES, HandshakeFailure, Totals};
+use super::cells::{CLASSES, Detected, HandshakeFailure, Totals};
 use super::exposition::{Kind, Page};
 use super::registry::{EdgeKey, Registry, RouteKey, RouteTotals};
 use super::rows::ServiceRow;
@@ -48,6 +48,7 @@ names! {
     gauge CONNECTIONS_ACTIVE = "weft_connections_active", "Connections open now, by listener.";
     counter CONNECTIONS_REFUSED = "weft_connections_refused_total", "Connections closed at once because a limit was reached, by listener.";
     counter HANDSHAKE_FAILURES = "weft_tls_handshake_failures_total", "Failed TLS handshakes of clients, by listener and cause.";
+    counter DETECTED = "weft_detected_connections_total", "Connections to ports that take anything, by listener and what they were found to speak; `timeout` is for those that said nothing.";
     counter PARSE_ERRORS = "weft_parse_errors_total", "Connections ended because what came on them was not valid HTTP, by listener.";
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing, draining or unhealthy.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
@@ -231,6 +232,13 @@ impl Registry {
                     let mut labels = labels();
                     labels.push(Label::new("cause", cause.as_str()));
                     counter!(HANDSHAKE_FAILURES, labels).absolute(count);
+                }
+            }
+            for (detected, count) in Detected::ALL.iter().zip(totals.detected) {
+                if count > 0 {
+                    let mut labels = labels();
+                    labels.push(Label::new("protocol", detected.as_str()));
+                    counter!(DETECTED, labels).absolute(count);
                 }
             }
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName};
+use http::uri::Authority;
 
 use crate::authn::Authenticator;
 use crate::authz::Rules;
@@ -39,7 +40,8 @@ pub struct Plan {
 impl Plan {
     /// Of these listeners.
     pub fn new(generation: u64, sites: Vec<Arc<Site>>) -> Self {
-        let rules = || sites.iter().flat_map(|site| site.routes.targets());
+        let rules =
+            || (sites.iter()).flat_map(|site| site.routes.targets().chain(site.opaque.rule()));
         Self {
             generation,
             clusters: rules().map(|rule| rule.target.id).collect(),
@@ -86,6 +88,35 @@ pub enum Door {
     Mesh,
 }
 
+/// What happens to connections whose bytes are none of ours to understand.
+#[derive(Debug, Clone, Default)]
+pub enum Opaque {
+    /// There are none: this listener takes HTTP.
+    #[default]
+    Refused,
+    /// Every connection is one, and goes to this rule's service.
+    All(Arc<Rule>),
+    /// Those are whose first bytes are not HTTP, or that say nothing at first; they go to this rule's service.
+    Others(Arc<Rule>),
+    /// They come in CONNECT tunnels that ask for this place, and go to this rule's service.
+    Tunnels {
+        /// Host and port, as callers know the service.
+        to: Authority,
+        /// Who may, and where to.
+        rule: Arc<Rule>,
+    },
+}
+
+impl Opaque {
+    /// The rule of those that there are.
+    pub fn rule(&self) -> Option<&Arc<Rule>> {
+        match self {
+            Self::Refused => None,
+            Self::All(rule) | Self::Others(rule) | Self::Tunnels { rule, .. } => Some(rule),
+        }
+    }
+}
+
 /// A listener and what happens to exchanges that come in by it.
 #[derive(Debug)]
 pub struct Site {
@@ -97,6 +128,8 @@ pub struct Site {
     pub door: Door,
     /// What happens to which request.
     pub routes: Table<Arc<Rule>>,
+    /// What happens to connections that are not HTTP.
+    pub opaque: Opaque,
     /// Why a request that no rule matches is refused.
     pub unmatched: Reason,
     /// The service that this process speaks for.
@@ -138,6 +171,9 @@ impl Site {
 pub struct Timeouts {
     /// For the TLS handshake.
     pub handshake: Duration,
+    /// For the first bytes of a connection that may be anything: whoever says nothing until then waits for the other side
+    /// to speak first.
+    pub detection: Duration,
     /// For a head, from its first byte.
     pub head: Duration,
     /// Between two exchanges.
@@ -152,6 +188,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(5),
+            detection: Duration::from_millis(200),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             stream_idle: Duration::from_secs(300),

@@ -45,6 +45,12 @@ impl Service {
         self
     }
 
+    /// Its app speaks anything; the apps of the others reach it at [`Mesh::listen`].
+    pub(crate) fn tcp(self) -> Self {
+        self.with("protocol: tcp")
+            .with("listen: \"127.0.0.1:SPARE\"")
+    }
+
     /// `- RULE` under `allow:`; default deny once there is one.
     pub(crate) fn allow(self, rule: &str) -> Self {
         self.with(&format!("allow: [ {rule} ]"))
@@ -335,6 +341,11 @@ impl Mesh {
     /// Where an app reaches its sidecar.
     pub(crate) fn outbound(&self, service: &str, number: usize) -> SocketAddr {
         SocketAddr::new(self.replica(service, number).host, self.ports.outbound())
+    }
+
+    /// Where an app reaches the one service that is not HTTP.
+    pub(crate) fn listen(&self, service: &str, number: usize) -> SocketAddr {
+        SocketAddr::new(self.replica(service, number).host, self.ports.spare())
     }
 
     /// Where other sidecars reach an instance.
@@ -633,6 +644,7 @@ impl Mesh {
         for service in services {
             line(format!("  {}:\n    port: {}", service.name, ports.app()));
             for text in &service.lines {
+                let text = text.replace("SPARE", &ports.spare().to_string());
                 line(format!("    {text}"));
             }
         }

@@ -1,0 +1,193 @@
+//! Opaque TCP: connections whose bytes are none of ours to understand.
+//!
+//! The path of one: [`serve`] has it from the listener, or [`tunnel`] from a stream of a peer's HTTP/2 connection;
+//! [`forward`] decides whether it may and [`reach`](reach::reach)es an endpoint, in a CONNECT tunnel where that is of the
+//! mesh; [`copy`](copy::copy) moves the bytes. It counts as one exchange of its service: established is 200, and its
+//! latency is the time until then.
+
+mod account;
+pub(crate) mod copy;
+pub(crate) mod end;
+pub(crate) mod reach;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::uri::Authority;
+use http::{Response, Version};
+
+use crate::accept::Io;
+use crate::core::Seat;
+use crate::error::Error;
+use crate::http::exchange::Answer;
+use crate::http::{Caller, answer};
+use crate::http1::Peer;
+use crate::http2::Received;
+use crate::plan::{Opaque, Rule, Site};
+use crate::reason::Reason;
+use account::Account;
+use copy::{Patience, copy};
+use end::End;
+
+/// A connection of a listener that takes them as they are.
+pub(crate) async fn serve(io: Io, caller: Rc<Caller>, _seat: Seat) {
+    let site = caller.site();
+    match &site.opaque {
+        Opaque::All(rule) | Opaque::Others(rule) => {
+            forward(&caller, &site, rule, End::socket(io)).await;
+        }
+        // A new plan has changed its mind between the accept and now.
+        Opaque::Refused | Opaque::Tunnels { .. } => io.reset(),
+    }
+}
+
+/// Takes a connection to an endpoint of the rule's service and copies to its end. One that cannot be had is reset: the
+/// client is not to take it for one that said nothing.
+pub(crate) async fn forward(caller: &Caller, site: &Site, rule: &Rule, mut client: End) {
+    let mut account = Account::begin(caller, site, rule);
+    let reached = match rule.authz.permit_connection(caller.identity.as_deref()) {
+        Ok(()) => reach::reach(&caller.core, &rule.target, site, &mut account).await,
+        Err(error) => Err(error),
+    };
+    match reached {
+        Ok(mut reached) => {
+            account.established();
+            let patience = Patience::of(site.timeouts.tunnel_idle);
+            let ending = copy(&mut client, &mut reached.end, patience, |up, down| {
+                account.moved(up, down);
+            })
+            .await;
+            tracing::debug!(service = %rule.target.name, client = %caller.address, endpoint = %reached.address, %ending,
+                "a connection ended");
+        }
+        Err(error) => {
+            caller
+                .core
+                .account_refusal(site, Some(rule), caller, &error, account.started);
+            account.refused(&error);
+            client.reset();
+            tracing::info!(service = %rule.target.name, client = %caller.address, reason = error.reason.code(), detail = %error.detail,
+                "refused a connection");
+        }
+    }
+}
+
+/// A CONNECT tunnel that a peer asks for. What comes back is the answer that refuses it, for the stream's owner to send.
+pub(crate) async fn tunnel(
+    caller: &Caller,
+    authority: Option<&Authority>,
+    receive: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<Answer> {
+    let started = Instant::now();
+    let site = caller.site();
+    let rule = match find(&site, authority) {
+        Ok(rule) => rule,
+        Err(error) => return Some(answer::made(&site, caller, None, &error, false, started)),
+    };
+    let mut account = Account::begin(caller, &site, rule);
+    let reached = match rule.authz.permit_connection(caller.identity.as_deref()) {
+        Ok(()) => {
+            let mut reaching = pin!(reach::reach(
+                &caller.core,
+                &rule.target,
+                &site,
+                &mut account
+            ));
+            poll_fn(|cx| match reaching.as_mut().poll(cx) {
+                // Whoever asked has gone away.
+                Poll::Pending if respond.poll_reset(cx).is_ready() => Poll::Ready(None),
+                reached => reached.map(Some),
+            })
+            .await?
+        }
+        Err(error) => Err(error),
+    };
+    let mut reached = match reached {
+        Ok(reached) => reached,
+        Err(error) => {
+            let answer = answer::made(&site, caller, Some(rule), &error, false, account.started);
+            account.refused(&error);
+            return Some(answer);
+        }
+    };
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    let Ok(send) = respond.send_response(response, false) else {
+        reached.end.reset();
+        return None;
+    };
+    account.established();
+    let mut client = End::stream(send, Received::new(receive, Peer::Client, None));
+    let patience = Patience::of(site.timeouts.tunnel_idle);
+    copy(&mut client, &mut reached.end, patience, |up, down| {
+        account.moved(up, down);
+    })
+    .await;
+    None
+}
+
+/// The rule of this listener for tunnels to that place.
+fn find<'a>(site: &'a Site, authority: Option<&Authority>) -> Result<&'a Arc<Rule>, Error> {
+    let Opaque::Tunnels { to, rule } = &site.opaque else {
+        return Err(Error::new(
+            Reason::MethodUnsupported,
+            "CONNECT is for services with `protocol: tcp`, and this is none",
+        ));
+    };
+    match authority {
+        Some(authority) if authority.as_str().eq_ignore_ascii_case(to.as_str()) => Ok(rule),
+        Some(authority) => Err(Error::new(
+            Reason::NoRoute,
+            format!("a tunnel to `{authority}` was asked for, and this is `{to}`"),
+        )),
+        None => Err(Error::new(
+            Reason::MalformedRequest,
+            "CONNECT without an authority",
+        )),
+    }
+}
+
+/// Why a peer's sidecar refused a tunnel, from what it answered.
+pub(crate) fn refusal(response: &Response<RecvStream>) -> Error {
+    let status = response.status();
+    let code = response.headers().get(answer::REASON);
+    let reason = code.and_then(|code| {
+        Reason::ALL
+            .iter()
+            .find(|reason| reason.code().as_bytes() == code.as_bytes())
+    });
+    match reason {
+        Some(reason @ (Reason::Denied | Reason::NoRoute | Reason::MethodUnsupported)) => {
+            Error::new(
+                *reason,
+                format!(
+                    "the peer's sidecar refused the tunnel: {status}, {}",
+                    reason.code()
+                ),
+            )
+        }
+        // Whatever it was, nothing has reached the app.
+        Some(reason) => Error::not_processed(
+            *reason,
+            format!(
+                "the peer's sidecar could not reach its app: {status}, {}",
+                reason.code()
+            ),
+        ),
+        None => Error::new(
+            Reason::UpstreamMalformed,
+            format!("the endpoint answered {status} to CONNECT"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! From a decided connection to an endpoint's: one after another until one takes it, since a connection that was refused
+//! has done nothing anywhere.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::Authority;
+use http::{Method, Request, Uri, Version};
+
+use super::account::Account;
+use super::end::End;
+use super::refusal;
+use crate::balance::Ask;
+use crate::cluster::{Cluster, Ticket, connect, retry};
+use crate::core::Core;
+use crate::endpoint::{Endpoint, InFlight, Outcome};
+use crate::error::{Error, Retry};
+use crate::http1::Peer;
+use crate::http2::{Received, client::Room, failure};
+use crate::identity::Alpn;
+use crate::plan::Site;
+use crate::reason::Reason;
+
+/// Endpoints that one connection remembers to have failed at.
+const TRIED: usize = 8;
+
+/// An endpoint's end of a connection, and what ends with it.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) end: End,
+    pub(crate) address: SocketAddr,
+    _flight: InFlight,
+    _ticket: Ticket,
+}
+
+/// Connects to an endpoint of the cluster, at others when that fails, within the service's `timeout`.
+pub(super) async fn reach(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    site: &Site,
+    account: &mut Account,
+) -> Result<Reached, Error> {
+    let ticket = cluster.admit()?;
+    let limit = cluster.spec.timeout;
+    let attempts = attempts(core, cluster, site, account);
+    let (end, flight) = match tokio::time::timeout(limit, attempts).await {
+        Ok(reached) => reached?,
+        Err(_) => {
+            return Err(Error::not_processed(
+                Reason::UpstreamTimeout,
+                format!("{} took no connection within {limit:?}", cluster.name),
+            ));
+        }
+    };
+    Ok(Reached {
+        end,
+        address: flight.endpoint().address,
+        _flight: flight,
+        _ticket: ticket,
+    })
+}
+
+async fn attempts(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    site: &Site,
+    account: &mut Account,
+) -> Result<(End, InFlight), Error> {
+    let spec = &cluster.spec;
+    let wired = core.wired(cluster, site);
+    cluster.budget.request(account.started);
+    let mut tried = [0; TRIED];
+    let mut retries = 0;
+    loop {
+        let now = Instant::now();
+        let ask = Ask {
+            tried: &tried[..(retries as usize).min(TRIED)],
+            now,
+            random: fastrand::u64(..),
+        };
+        let Some(mut flight) = cluster.members.load().begin(&ask) else {
+            return Err(Error::not_processed(
+                Reason::NoEndpoints,
+                cluster.why_empty(),
+            ));
+        };
+        let endpoint = Arc::clone(flight.endpoint());
+        account.tries(endpoint.address, retries + 1);
+        let attempt = attempt(core, cluster, &endpoint, now).await;
+        let random = fastrand::u64(..);
+        let failed = match attempt {
+            Ok(end) => {
+                cluster
+                    .members
+                    .record(&mut flight, Outcome::Success, now, random);
+                return Ok((end, flight));
+            }
+            Err(failed) => failed,
+        };
+        if let Some(outcome) = failed.outcome() {
+            cluster
+                .members
+                .record(&mut flight, outcome, Instant::now(), random);
+        }
+        let error = failed.error();
+        if error.retry != Retry::NotProcessed
+            || retries >= spec.retry.attempts
+            || !cluster.budget.take(&spec.retry.limits, Instant::now())
+        {
+            return Err(error);
+        }
+        drop(flight);
+        if let Some(slot) = tried.get_mut(retries as usize) {
+            *slot = endpoint.id;
+        }
+        retries += 1;
+        if let Some(cells) = &wired.cells {
+            cells.retried();
+        }
+        tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying another endpoint");
+        tokio::time::sleep(retry::backoff(retries, random)).await;
+    }
+}
+
+/// Who failed.
+enum Failed {
+    /// We could not get there.
+    Here(Error),
+    /// The peer's sidecar says that it could not get to its app, or that we may not.
+    There(Error),
+}
+
+impl Failed {
+    /// What that says of the endpoint.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Here(error) if error.reason.is_of_endpoint() => Some(Outcome::LocalFailure),
+            Self::There(error) if error.reason.is_of_endpoint() => Some(Outcome::RemoteFailure),
+            _ => None,
+        }
+    }
+
+    fn error(self) -> Error {
+        match self {
+            Self::Here(error) | Self::There(error) => error,
+        }
+    }
+}
+
+/// One try at one endpoint: straight, or through its sidecar.
+async fn attempt(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    now: Instant,
+) -> Result<End, Failed> {
+    if !cluster.is_mesh() {
+        let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await;
+        return io.map(End::socket).map_err(Failed::Here);
+    }
+    let Some(authority) = &cluster.spec.authority else {
+        return Err(Failed::Here(Error::new(
+            Reason::Internal,
+            format!("{} does not take connections", cluster.name),
+        )));
+    };
+    let room = core.peers.room(core, cluster, endpoint, now).await;
+    open(room.map_err(Failed::Here)?, authority).await
+}
+
+/// Opens a tunnel on a peer's connection. Dropping the future resets the stream.
+async fn open(room: Room, authority: &Authority) -> Result<End, Failed> {
+    let here = |error: h2::Error| Failed::Here(failure(&error, Peer::Endpoint));
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::from(authority.clone());
+    *request.version_mut() = Version::HTTP_2;
+    let (mut sender, place) = room.into_parts();
+    let (response, send) = sender.send_request(request, false).map_err(here)?;
+    drop(sender);
+    let response = response.await.map_err(here)?;
+    if !response.status().is_success() {
+        return Err(Failed::There(refusal(&response)));
+    }
+    let receive = Received::new(response.into_body(), Peer::Endpoint, None).at(Some(place));
+    Ok(End::stream(send, receive))
+}
