@@ -282,7 +282,9 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
     let Some((connection, flusher, load)) = driven else {
         return;
     };
-    let in_order = drive(connection, &flusher, &load).await;
+    let (spec, address) = (&cluster.spec, endpoint.address);
+    let refused = |error: &h2::Error| connect::refused(spec, address, error);
+    let in_order = drive(connection, &flusher, &load, refused).await;
     load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
@@ -333,8 +335,13 @@ async fn handshake(
     Ok((sender, connection, flusher))
 }
 
-/// Returns whether the connection ended without an error.
-async fn drive(connection: Connection, flusher: &Flusher, load: &Load) -> bool {
+/// Returns whether the connection ended without an error; `refused` hears of one.
+async fn drive(
+    connection: Connection,
+    flusher: &Flusher,
+    load: &Load,
+    refused: impl Fn(&h2::Error),
+) -> bool {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx);
@@ -343,7 +350,7 @@ async fn drive(connection: Connection, flusher: &Flusher, load: &Load) -> bool {
         }
         match flusher.poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            _ => ended.map(|ended| ended.is_ok()),
+            _ => ended.map(|ended| ended.inspect_err(&refused).is_ok()),
         }
     })
     .await

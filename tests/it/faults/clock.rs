@@ -99,7 +99,10 @@ async fn a_clock_that_falls_ten_minutes_behind_is_named_at_both_ends_and_fails_n
         refusal.contains("check the clocks of both hosts"),
         "{refusal}"
     );
-    let told = mesh.ingress().says(&["orders", "clock"]).await;
+    let told = mesh
+        .ingress()
+        .says(&["the handshake with a peer failed", "by its clock"])
+        .await;
     assert!(told.contains("WARN"), "{told}");
     let host = mesh.replica("orders", 0).host;
     let cause = ["cause=\"not_yet_valid\""];
