@@ -14,6 +14,7 @@ mod drain;
 mod errors;
 mod failing;
 mod faults;
+mod foreign;
 mod forge;
 mod gateway_tls;
 mod grpc;
