@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use weft_dataplane::observe::AccessLogConfig;
 use weft_dataplane::plan::services::Services;
 use weft_ingress::Files;
 use weft_runtime::config::units::Period;
-use weft_runtime::config::{Document, Path, Problems, overlap};
+use weft_runtime::config::{Document, Path, Problems, env, overlap};
 use weft_runtime::{admin, drain, telemetry};
 
 /// `weft.yaml`: one file for a whole mesh, read by every process of it.
@@ -26,6 +27,9 @@ use weft_runtime::{admin, drain, telemetry};
 pub(crate) struct File {
     /// The name of the mesh in every identity: `spiffe://<trust_domain>/service/<name>`.
     pub(crate) trust_domain: String,
+    /// The zone that this process runs in: services prefer endpoints of the same one, where endpoints' zones are known. The
+    /// variable `WEFT_ZONE` overrules it, since one file serves many hosts.
+    pub(crate) zone: Option<String>,
     /// The certificate authority. Proxies read its `address` only.
     pub(crate) ca: Option<weft_ca::Config>,
     /// A certificate from files, instead of one from the CA.
@@ -78,6 +82,9 @@ fn report_interval() -> Period {
 
 /// Reports more often than this would cost more than they tell.
 const SHORTEST_INTERVAL: Period = Period::millis(100);
+
+/// Where this process runs, when that is not for the file to say.
+const ZONE: &str = "WEFT_ZONE";
 
 /// Who reads the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +164,8 @@ fn check_parts(
         file.defaults.clone(),
         file.sidecar.inbound.address.port(),
         problems,
-    );
+    )
+    .in_zone(check_zone(&file, problems).as_ref());
     if let Some(trust_domain) = &trust_domain {
         check_membership(&file, trust_domain, problems);
     }
@@ -208,11 +216,14 @@ fn check_sidecars(
     let place = Path::root().key("sidecar");
     let settings = file.sidecar.build(host, &place, problems)?;
     weft_sidecar::listens::check(services, &settings, problems);
+    if reader == Reader::Check {
+        check_permits(services, SystemTime::now(), problems);
+    }
     let reads = |name: &str| reader == (Reader::Sidecar { service: name });
     let mut own = None;
     for (name, service) in &services.file {
         if service.is_mesh() {
-            let design = weft_sidecar::Design::build(services, name, settings, problems);
+            let design = weft_sidecar::Design::build(services, name, &settings, problems);
             if reads(name) {
                 own = design;
             }
@@ -221,9 +232,18 @@ fn check_sidecars(
     if let Reader::Sidecar { service } = reader
         && !services.file.get(service).is_some_and(Service::is_mesh)
     {
-        weft_sidecar::Design::build(services, service, settings, problems);
+        weft_sidecar::Design::build(services, service, &settings, problems);
     }
     own
+}
+
+/// Exceptions whose time is over. Told to who looks at the file, and not to a process that has to start.
+fn check_permits(services: &Services, now: SystemTime, problems: &mut Problems) {
+    let place = Path::root().key("services");
+    for (name, service) in &services.file {
+        let at = place.key(name).key("mtls");
+        service.mtls.check_time(now, &at, problems);
+    }
 }
 
 /// What only this reader demands.
@@ -269,6 +289,19 @@ fn check_trust_domain(text: &str, at: &Path, problems: &mut Problems) -> Option<
             None
         }
     }
+}
+
+/// The zone of this process, of the file or the environment.
+fn check_zone(file: &File, problems: &mut Problems) -> Option<Arc<str>> {
+    if file.zone.as_deref().is_some_and(str::is_empty) {
+        problems.at(
+            &Path::root().key("zone"),
+            "the zone has no name",
+            "write one as endpoints have it, such as `eu-1a`, or leave `zone` out",
+        );
+    }
+    let zone = env::read(ZONE).or_else(|| file.zone.clone())?;
+    Some(Arc::from(zone))
 }
 
 fn check_collector(collector: &Collector, at: &Path, problems: &mut Problems) {
@@ -395,6 +428,10 @@ fn check_addresses(
             sidecar.inbound.address,
             &admin,
         );
+        if let Some(intercept) = &sidecar.intercept {
+            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), intercept.inbound_port);
+            taken(&place.key("intercept").key("inbound_port"), any, &admin);
+        }
         for (name, service) in file
             .services
             .iter()

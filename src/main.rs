@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod health;
 mod ingress;
+mod intercept;
 mod pages;
 mod role;
 mod run;
@@ -34,6 +35,8 @@ enum Command {
     Sidecar(sidecar::Args),
     /// A sidecar that starts the app when it is ready, passes on signals, drains, and ends with the app's exit code
     Run(run::Args),
+    /// Installs, removes and shows the rules that bring a host's connections to its sidecar
+    Intercept(intercept::Args),
     /// The certificate authority
     Ca(ca::Args),
     /// Asks the process beside it whether it is ready, for the health checks of images without a shell
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ingress(args) => ingress::run(args),
         Command::Sidecar(args) => sidecar::run(args),
         Command::Run(args) => run::run(args),
+        Command::Intercept(args) => intercept::run(&args),
         Command::Ca(args) => ca::run(args),
         Command::Health(args) => health::run(&args),
         Command::DemoApp(args) => demo::app::run(&args),

@@ -22,6 +22,7 @@ use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::accept;
+use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
 use crate::http::Caller;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     /// How many of them there may be.
     pub max_connections: usize,
+    /// Connections that the process makes itself.
+    pub dials: Arc<Dials>,
 }
 
 /// How many downstream connections are open.
@@ -176,11 +179,11 @@ impl Cores {
 
     /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours.
     pub async fn listen(&self, site: &Site) -> io::Result<()> {
-        for (sender, listener) in self
-            .commands
-            .iter()
-            .zip(accept::bind(site.address, self.commands.len())?)
-        {
+        for (sender, listener) in self.commands.iter().zip(accept::bind(
+            site.address,
+            site.capture.is_some(),
+            self.commands.len(),
+        )?) {
             let command = Command::Listen {
                 site: Arc::clone(&site.name),
                 listener,
@@ -262,6 +265,7 @@ pub struct Core {
     pub(crate) lines: Option<Lines>,
     open: Arc<Open>,
     max_connections: usize,
+    pub(crate) dials: Arc<Dials>,
     leaving: Cell<bool>,
     draining: Cell<Draining>,
     /// What a `Date` says, at most a moment more than a second old.
@@ -284,6 +288,7 @@ impl Core {
             registry: Arc::clone(&shared.registry),
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
+            dials: Arc::clone(&shared.dials),
             leaving: Cell::new(false),
             draining: Cell::new(Draining::Not),
             date: Cell::new(encode::date(SystemTime::now())),

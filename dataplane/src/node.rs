@@ -182,9 +182,13 @@ pub async fn run<D: Design>(
         access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
         max_connections: size.connections,
+        dials: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
+    if shared.plan.load().captures() {
+        shared.dials.watch();
+    }
     let mut bound: HashMap<Arc<str>, SocketAddr> = HashMap::new();
     listen(&cores, &shared.plan.load(), &mut bound).await?;
     listening.ready();
@@ -211,6 +215,9 @@ pub async fn run<D: Design>(
         match compile(&*design, generation, &mut carried, &clusters) {
             Ok(plan) => {
                 first_answers(&clusters).await;
+                if plan.captures() {
+                    shared.dials.watch();
+                }
                 shared.plan.store(Arc::new(plan));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");
@@ -465,6 +472,7 @@ mod tests {
             registry,
             open: Arc::new(Open::default()),
             max_connections: 100,
+            dials: Arc::default(),
         }
     }
 

@@ -87,6 +87,10 @@ reasons! {
     TokenAudience = "token_audience", UNAUTHORIZED, 16, "Ask the issuer for a token for this audience.";
     /// The issuer's keys could not be had yet.
     KeySetUnavailable = "key_set_unavailable", SERVICE_UNAVAILABLE, 14, "Check that the gateway reaches the issuer's JWKS.";
+    /// The destination is outside the mesh, and the sidecar lets nothing out to there.
+    EgressDenied = "egress_denied", FORBIDDEN, 7, "Add the host or the network to `sidecar.egress.allow_list`, or make it a service.";
+    /// The request came in plaintext to a port that takes mutual TLS only.
+    PlaintextRefused = "plaintext_refused", FORBIDDEN, 7, "Run a sidecar beside the caller, or permit plaintext for a time: `mtls: { permissive: { until: DATE } }` at the service.";
     /// The caller's identity may not do this.
     Denied = "denied", FORBIDDEN, 7, "Add an `allow` rule for this identity, method and path to the service.";
     /// The caller is over a rate limit.

@@ -117,6 +117,7 @@ impl Stage {
                 AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
             ),
             max_connections: setting.connections,
+            dials: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
@@ -192,7 +193,8 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         mesh: None,
         authority: None,
         speaks,
-        balance: balance::Config::default(),
+        balance: balance::Policy::default(),
+        sticky: None,
         outlier: outlier::Config::default()
             .build(&path, &mut problems)
             .unwrap(),
@@ -223,6 +225,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         door: Door::Plain,
         routes: Table::build(Vec::new(), &mut Problems::new()).unwrap(),
         opaque: Opaque::Refused,
+        capture: None,
         unmatched: Reason::NoRoute,
         service: "storefront".into(),
         identity: "".into(),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use weft_dataplane::authn::Authenticator;
 use weft_dataplane::authz::Rules;
+use weft_dataplane::balance::sticky::Sticky;
 use weft_dataplane::cluster::config::Protocol;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::http1::Limits;
@@ -30,6 +31,8 @@ pub struct Design {
     services: Services,
     /// What relative paths are relative to.
     base: PathBuf,
+    /// How the sessions of services are kept.
+    sticky: BTreeMap<String, Arc<Sticky>>,
 }
 
 /// Whether the files that the configuration names are there to be read.
@@ -90,6 +93,10 @@ impl Design {
                 problems,
             );
         }
+        let sticky = match files {
+            Files::Read => sticky(services, &base, problems),
+            Files::Elsewhere => BTreeMap::new(),
+        };
         let routes = place.key("routes");
         let mut matches = Vec::new();
         for (index, route) in config.routes.iter().enumerate() {
@@ -108,8 +115,36 @@ impl Design {
             config,
             services: services.clone(),
             base,
+            sticky,
         })
     }
+}
+
+/// Reads the keys of all services whose sessions are kept.
+fn sticky(
+    services: &Services,
+    base: &std::path::Path,
+    problems: &mut Problems,
+) -> BTreeMap<String, Arc<Sticky>> {
+    let mut found = BTreeMap::new();
+    // What is wrong with the defaults is said once.
+    let mut said = false;
+    for (name, service) in &services.file {
+        let (balance, place) = match &service.balance {
+            Some(balance) => (balance, Path::root().key("services").key(name)),
+            None if said => continue,
+            None => (&services.defaults.balance, Path::root().key("defaults")),
+        };
+        let Some(config) = balance.sticky() else {
+            continue;
+        };
+        let at = place.key("balance").key("sticky");
+        match config.build(name, base, &at, problems) {
+            Some(sticky) => drop(found.insert(name.clone(), Arc::new(sticky))),
+            None => said |= service.balance.is_none(),
+        }
+    }
+    found
 }
 
 fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
@@ -232,7 +267,14 @@ impl node::Design for Design {
             .specs
             .iter()
             .filter(|(name, _)| wanted.contains(name.as_str()));
-        specs.map(|(_, spec)| (spec.clone(), false)).collect()
+        let clusters = specs.map(|(name, spec)| {
+            let spec = Spec {
+                sticky: self.sticky.get(name).cloned(),
+                ..spec.clone()
+            };
+            (spec, false)
+        });
+        clusters.collect()
     }
 
     fn plan(
@@ -302,6 +344,7 @@ impl node::Design for Design {
                 door,
                 routes: Table::build(table, problems)?,
                 opaque: Opaque::Refused,
+                capture: None,
                 unmatched: Reason::NoRoute,
                 service: Arc::from(INGRESS),
                 identity: Arc::from(

@@ -1,15 +1,21 @@
 //! `sidecar:` of the file: where a sidecar listens. All instances share it; `--host` puts one on its own address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_dataplane::plan::capture::Egress;
 use weft_runtime::config::{Path, Problems, overlap};
+
+use crate::egress;
 
 /// Where sidecars listen for each other.
 const MESH_PORT: u16 = 15_008;
 /// Where the app sends what is meant for other services.
 const OUTBOUND_PORT: u16 = 15_001;
+/// Where plaintext from others is redirected to.
+const PLAINTEXT_PORT: u16 = 15_006;
 
 /// `sidecar:` as written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -22,6 +28,11 @@ pub struct Config {
     pub inbound: Inbound,
     /// The app beside it.
     pub app: App,
+    /// Whether connections are redirected to the sidecars by the rules of `weft intercept`: `{}` for yes. What the app sends to
+    /// others then comes to the outbound port, and what others send to it in plaintext to one of its own.
+    pub intercept: Option<Intercept>,
+    /// Where an app whose traffic is intercepted may go that is no service: `passthrough`, or `allow_list`.
+    pub egress: egress::Config,
 }
 
 /// `sidecar.outbound`.
@@ -75,8 +86,24 @@ impl Default for App {
     }
 }
 
+/// `sidecar.intercept`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Intercept {
+    /// Where plaintext from others is redirected to, on every address of the host.
+    pub inbound_port: u16,
+}
+
+impl Default for Intercept {
+    fn default() -> Self {
+        Self {
+            inbound_port: PLAINTEXT_PORT,
+        }
+    }
+}
+
 /// Checked addresses of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// For the app.
     pub outbound: SocketAddr,
@@ -88,6 +115,10 @@ pub struct Settings {
     pub host: Option<IpAddr>,
     /// Whether others than this host may reach what is for the app.
     pub allow_remote: bool,
+    /// Where plaintext is redirected to, where connections are redirected at all.
+    pub plaintext: Option<SocketAddr>,
+    /// Where the app may go that is no service.
+    pub egress: Arc<Egress>,
 }
 
 impl Config {
@@ -130,12 +161,66 @@ impl Config {
                 "give the two listeners different ports",
             );
         }
+        let plaintext = self.plaintext(host, inbound, outbound, place, problems);
+        let egress = self.egress.build(&place.key("egress"), problems)?;
         (problems.len() == before).then(|| Settings {
             outbound,
             inbound,
             app: host.unwrap_or(self.app.host),
             host,
             allow_remote: self.outbound.allow_remote,
+            plaintext,
+            egress,
         })
+    }
+
+    /// What depends on interception.
+    fn plaintext(
+        &self,
+        host: Option<IpAddr>,
+        inbound: SocketAddr,
+        outbound: SocketAddr,
+        place: &Path,
+        problems: &mut Problems,
+    ) -> Option<SocketAddr> {
+        let Some(intercept) = &self.intercept else {
+            if self.egress != egress::Config::Passthrough {
+                problems.at(
+                    &place.key("egress"),
+                    "nothing is redirected to the sidecars, so nobody is kept from going anywhere",
+                    "write `intercept: {}` beside it and install the rules with `weft intercept install`, or remove it",
+                );
+            }
+            return None;
+        };
+        let at = place.key("intercept").key("inbound_port");
+        if intercept.inbound_port == 0 {
+            problems.at(
+                &at,
+                "port 0 is a different one at each start",
+                "write the port to which plaintext is redirected; 15006 is the default",
+            );
+        }
+        let ip = host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let plaintext = SocketAddr::new(ip, intercept.inbound_port);
+        for (key, other) in [("outbound", outbound), ("inbound", inbound)] {
+            if other.port() == plaintext.port() && plaintext.port() != 0 {
+                let other = place.key(key).key("address");
+                problems.conflict(
+                    &at,
+                    &[&other],
+                    format!("port {} is taken by `{other}`", plaintext.port()),
+                    "give the two listeners different ports",
+                );
+            }
+        }
+        if outbound.is_ipv6() {
+            problems.at(
+                &place.key("outbound").key("address"),
+                format!("`{outbound}` gets no redirected connections of IPv4"),
+                format!("write the IPv4 address, such as `127.0.0.1:{}`; IPv6's loopback is listened on besides", outbound.port()),
+            );
+        }
+        Some(plaintext)
     }
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use weft_dataplane::authz::Rules;
 use weft_dataplane::cluster::config::{Protocol, local_app};
+use weft_dataplane::cluster::mtls::Permit;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
 use weft_dataplane::node;
+use weft_dataplane::observe::PermitRow;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::Services;
 use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
@@ -18,7 +20,7 @@ use weft_dataplane::route::{Match, Table};
 use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::config::Settings;
-use crate::listens;
+use crate::{intercept, listens};
 
 /// The checked configuration of one sidecar.
 #[derive(Debug, Clone)]
@@ -28,6 +30,7 @@ pub struct Design {
     service: String,
     settings: Settings,
     local: Spec,
+    permit: Option<Permit>,
 }
 
 impl Design {
@@ -35,7 +38,7 @@ impl Design {
     pub fn build(
         services: &Services,
         service: &str,
-        settings: Settings,
+        settings: &Settings,
         problems: &mut Problems,
     ) -> Option<Self> {
         let place = Path::root().key("services");
@@ -67,12 +70,21 @@ impl Design {
         // Checked here so that the plan cannot fail by it.
         rules(services, service, problems)?;
         let address = SocketAddr::new(settings.app, config.app_port());
+        let sidecar = Path::root().key("sidecar");
+        let intercept = sidecar.key("intercept");
         let own = [
-            ("outbound", settings.outbound),
-            ("inbound", settings.inbound),
+            (
+                sidecar.key("outbound").key("address"),
+                Some(settings.outbound),
+            ),
+            (
+                sidecar.key("inbound").key("address"),
+                Some(settings.inbound),
+            ),
+            (intercept.key("inbound_port"), settings.plaintext),
         ];
-        if let Some((key, _)) = own.into_iter().find(|(_, own)| overlap(*own, address)) {
-            let own = Path::root().key("sidecar").key(key).key("address");
+        let taken = |own: SocketAddr| overlap(own, address);
+        if let Some((own, _)) = own.into_iter().find(|(_, own)| own.is_some_and(taken)) {
             problems.conflict(
                 &at.key("port"),
                 &[&own],
@@ -81,7 +93,7 @@ impl Design {
             );
             return None;
         }
-        for (other, listen) in listens::of(services, &settings) {
+        for (other, listen) in listens::of(services, settings) {
             if other != service && overlap(listen, address) {
                 problems.conflict(
                     &listens::place(other),
@@ -91,12 +103,22 @@ impl Design {
                 );
             }
         }
+        // Told where the service is checked, when it is wrong.
+        let permit = config.permit(&at, &mut Problems::new());
+        if permit.is_some() && settings.plaintext.is_none() {
+            problems.at(
+                &at.key("mtls"),
+                "nothing is redirected to the sidecars, so plaintext does not come to them",
+                "write `intercept: {}` under `sidecar` and install the rules with `weft intercept install`, or remove it",
+            );
+        }
         let local = local_app(service, config, &services.defaults, address)?;
         Some(Self {
             services: services.clone(),
             service: service.to_owned(),
-            settings,
+            settings: settings.clone(),
             local,
+            permit,
         })
     }
 
@@ -110,6 +132,29 @@ impl Design {
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
         problems: &mut Problems,
     ) -> Option<Site> {
+        let routes = self.routes(clusters, problems)?;
+        let site = self.site(
+            "outbound",
+            self.settings.outbound,
+            Door::Plain,
+            routes,
+            Reason::NoService,
+        );
+        Some(match self.settings.plaintext {
+            Some(_) => Site {
+                capture: Some(intercept::outbound(self, clusters, problems)?),
+                ..site
+            },
+            None => site,
+        })
+    }
+
+    /// Every service that speaks HTTP, by its names.
+    pub(crate) fn routes(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Table<Arc<Rule>>> {
         let place = Path::root().key("services");
         let mut matches = Vec::new();
         for (name, service) in &self.services.file {
@@ -125,20 +170,13 @@ impl Design {
                 matches.push((place.key(name), matching, Arc::clone(&rule)));
             }
         }
-        let routes = Table::build(
+        Table::build(
             matches
                 .iter()
                 .map(|(at, m, rule)| (at, m, Arc::clone(rule)))
                 .collect(),
             problems,
-        )?;
-        Some(self.site(
-            "outbound",
-            self.settings.outbound,
-            Door::Plain,
-            routes,
-            Reason::NoService,
-        ))
+        )
     }
 
     /// Where the app's connections to services that are not HTTP are taken. The app's own is next to it already.
@@ -167,7 +205,7 @@ impl Design {
     }
 
     /// What the app may send to a service: anything; that is the service's to decide.
-    fn towards(
+    pub(crate) fn towards(
         &self,
         name: &str,
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
@@ -196,23 +234,7 @@ impl Design {
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
         problems: &mut Problems,
     ) -> Option<Site> {
-        let target = clusters.get(&self.local.name)?;
-        let rule = |name: &str, allow: Rules, purpose| {
-            Arc::new(Rule {
-                id: Rule::next_id(),
-                name: Arc::from(name),
-                authn: None,
-                authz: Arc::new(allow),
-                limits: Vec::new(),
-                target: Arc::clone(target),
-                purpose,
-            })
-        };
-        let app = rule(
-            "app",
-            rules(&self.services, &self.service, problems)?,
-            Purpose::Traffic,
-        );
+        let app = self.to_app(clusters, problems)?;
         // An app that speaks HTTP gets no connections past its rules for methods and paths, and past what it is told of
         // its callers; one that does not gets no requests.
         let (mut matches, opaque) = match self.local.authority.clone() {
@@ -227,7 +249,7 @@ impl Design {
                 &self.services.identities,
                 problems,
             )?;
-            matches.push((probes, rule("health", anybody, purpose)));
+            matches.push((probes, self.at_app("health", anybody, purpose, clusters)?));
         }
         let place = Path::root();
         let routes = matches
@@ -260,7 +282,67 @@ impl Design {
         Some((matching, purpose))
     }
 
-    fn site(
+    /// What others may send to the app.
+    pub(crate) fn to_app(
+        &self,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+        problems: &mut Problems,
+    ) -> Option<Arc<Rule>> {
+        let allow = rules(&self.services, &self.service, problems)?;
+        self.at_app("app", allow, Purpose::Traffic, clusters)
+    }
+
+    fn at_app(
+        &self,
+        name: &str,
+        allow: Rules,
+        purpose: Purpose,
+        clusters: &HashMap<Arc<str>, Arc<Cluster>>,
+    ) -> Option<Arc<Rule>> {
+        Some(Arc::new(Rule {
+            id: Rule::next_id(),
+            name: Arc::from(name),
+            authn: None,
+            authz: Arc::new(allow),
+            limits: Vec::new(),
+            target: Arc::clone(clusters.get(&self.local.name)?),
+            purpose,
+        }))
+    }
+
+    /// The services of the file.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Whose sidecar it is.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Where it listens.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where plaintext is let in, and until when, if it is at all.
+    pub(crate) fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
+    /// The same, port by port.
+    pub(crate) fn permits(&self) -> Vec<PermitRow> {
+        let ports = self.permit.iter().flat_map(|permit| {
+            let until = permit.until;
+            permit
+                .ports
+                .iter()
+                .map(move |&port| PermitRow { port, until })
+        });
+        ports.collect()
+    }
+
+    pub(crate) fn site(
         &self,
         name: &str,
         address: SocketAddr,
@@ -275,6 +357,7 @@ impl Design {
             door,
             routes,
             opaque: Opaque::Refused,
+            capture: None,
             unmatched,
             service: Arc::from(self.service.as_str()),
             identity: Arc::from(
@@ -326,6 +409,7 @@ impl node::Design for Design {
             Arc::new(self.outbound(clusters, problems)?),
         ];
         sites.extend(self.listens(clusters, problems)?);
+        sites.extend(intercept::sites(self, clusters, problems)?);
         Some(Plan::new(generation, sites))
     }
 }

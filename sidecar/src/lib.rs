@@ -3,7 +3,10 @@
 
 mod config;
 mod design;
+mod egress;
+mod intercept;
 pub mod listens;
+mod permissive;
 pub mod report;
 
 pub use config::{Config, Settings};
@@ -58,6 +61,15 @@ pub async fn run(
             })
         },
     );
+    let shown = designs.clone();
+    process
+        .registry
+        .permits_from(Box::new(move || shown.load().permits()));
+    let told = designs.clone();
+    process.tasks.spawn("permissive", async move {
+        permissive::warn(told).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
     let data_path = async move {
         let outcome = node::run(process, size, resolver, designs, Some(identity), listening).await;
         drop(done);

@@ -36,6 +36,9 @@ pub fn check(services: &Services, settings: &Settings, problems: &mut Problems) 
         (sidecar.key("outbound").key("address"), settings.outbound),
         (sidecar.key("inbound").key("address"), settings.inbound),
     ];
+    if let Some(plaintext) = settings.plaintext {
+        taken.push((sidecar.key("intercept").key("inbound_port"), plaintext));
+    }
     for (name, address) in of(services, settings) {
         let at = place(name);
         if !address.ip().to_canonical().is_loopback() && !settings.allow_remote {

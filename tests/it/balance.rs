@@ -1,8 +1,13 @@
-//! Replicas that are alike get alike.
+//! Replicas that are alike get alike; what belongs together stays together; load moves between tiers and sessions between
+//! replicas only when they must.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::harness::{Behaviour, Load, Mesh, Service};
+use http::Request;
+
+use crate::harness::client::{Reply, whole};
+use crate::harness::{Behaviour, Load, Mesh, Service, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_under_steady_load_stay_within_a_tenth_of_each_other() {
@@ -51,4 +56,190 @@ async fn a_replica_that_is_slower_gets_less() {
         mesh.origin("orders", 1).total(),
     );
     assert!(slow * 3 < fast, "slow {slow}, fast {fast}");
+}
+
+/// Waits until the gateway knows all replicas of its one service.
+async fn all_known(mesh: &Mesh, replicas: u32) {
+    let host = mesh.ingress_host();
+    let healthy = ["state=\"healthy\""];
+    mesh.metric_reaches(host, "weft_endpoint_state", &healthy, replicas.into())
+        .await;
+}
+
+/// A GET through the gateway with one more field.
+async fn get_with(mesh: &Mesh, path: &str, name: &str, value: &str) -> Reply {
+    let request = Request::get(mesh.url(path)).header(name, value);
+    mesh.client.send(request.body(whole("")).unwrap()).await
+}
+
+/// The cookie that an answer sets, as a client sends it back.
+fn cookie(reply: &Reply) -> Option<String> {
+    let line = reply.header("set-cookie")?;
+    Some(line.split(';').next()?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_stays_at_its_replica_until_that_is_gone_and_the_log_says_so() {
+    let secrets = tempfile::tempdir().unwrap();
+    let key = secrets.path().join("sticky.key");
+    std::fs::write(&key, "kTp3o2X5dbZqHn0mVJ8wYc1sLrE7uAfG").unwrap();
+    let sticky = format!("sticky: {{ key: {{ file: \"{}\" }} }}", key.display());
+    let balance = format!("balance: {{ policy: round_robin, slow_start: 0s, {sticky} }}");
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders").replicas(3).with(&balance))
+        .route("/orders/*", "orders")
+        .with("access_log: { file: access.log }")
+        .start()
+        .await;
+    all_known(&mesh, 3).await;
+
+    // Without a session each request goes to the next replica, and is offered a session of its own.
+    let (mut replicas, mut cookies) = (HashSet::new(), HashSet::new());
+    for _ in 0..6 {
+        let reply = mesh.get("/orders/1").await;
+        cookies.insert(cookie(&reply).expect("a session is offered"));
+        replicas.insert(reply.text());
+    }
+    assert_eq!((replicas.len(), cookies.len()), (3, 6));
+
+    let first = mesh.get("/orders/1").await;
+    let (home, session) = (first.text(), cookie(&first).unwrap());
+    let line = first.header("set-cookie").unwrap();
+    assert!(line.starts_with("weft-orders="), "{line}");
+    assert!(line.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{line}");
+    for replica in &mesh.replicas {
+        assert!(!line.contains(&replica.host.to_string()), "{line}");
+    }
+    for _ in 0..20 {
+        let reply = get_with(&mesh, "/orders/1", "cookie", &format!("a=b; {session}")).await;
+        assert_eq!((reply.text(), cookie(&reply)), (home.clone(), None));
+    }
+
+    // Another process with the same key understands it.
+    mesh.restart_ingress().await;
+    all_known(&mesh, 3).await;
+    let reply = get_with(&mesh, "/orders/1", "cookie", &session).await;
+    assert_eq!((reply.text(), cookie(&reply)), (home.clone(), None));
+
+    assert!(cookie(&mesh.get("/orders/1").await).is_some());
+
+    // What is not ours is not followed.
+    let reply = get_with(&mesh, "/orders/1", "cookie", "weft-orders=127.0.0.1").await;
+    assert_eq!(reply.code(), 200);
+    assert!(cookie(&reply).is_some());
+
+    // The replica goes: the session moves once and stays there.
+    let number = home.strip_prefix("orders-").unwrap().parse().unwrap();
+    mesh.replica_mut("orders", number).sidecar.kill();
+    let moved = get_with(&mesh, "/orders/1", "cookie", &session).await;
+    assert_eq!(moved.code(), 200);
+    assert_ne!(moved.text(), home);
+    let session = cookie(&moved).expect("the session is elsewhere now");
+    for _ in 0..10 {
+        let reply = get_with(&mesh, "/orders/1", "cookie", &session).await;
+        assert_eq!(reply.text(), moved.text());
+    }
+
+    let log = mesh.directory("ingress").join("access.log");
+    eventually("the log tells what became of sessions", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        let mut words = ["new", "kept", "moved", "unreadable"].into_iter();
+        let all = words.all(|word| text.contains(&format!("\"session\":\"{word}\"")));
+        all.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_the_same_key_goes_to_the_same_replica_from_every_gateway() {
+    let balance = "balance: { policy: maglev, key: { header: x-user }, slow_start: 0s }";
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders").replicas(4).with(balance))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    all_known(&mesh, 4).await;
+    let mut homes = Vec::new();
+    for user in 0..40 {
+        let user = user.to_string();
+        let home = get_with(&mesh, "/orders/1", "x-user", &user).await.text();
+        for _ in 0..3 {
+            let reply = get_with(&mesh, "/orders/2", "x-user", &user).await;
+            assert_eq!(reply.text(), home, "user {user}");
+        }
+        homes.push(home);
+    }
+    assert_eq!(homes.iter().collect::<HashSet<_>>().len(), 4, "{homes:?}");
+
+    mesh.restart_ingress().await;
+    all_known(&mesh, 4).await;
+    for (user, home) in homes.iter().enumerate() {
+        let reply = get_with(&mesh, "/orders/1", "x-user", &user.to_string()).await;
+        assert_eq!(reply.text(), *home, "user {user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_tier_takes_over_when_the_first_is_gone_and_gives_back_late() {
+    let balance = "balance: { slow_start: 0s, failover: { hold: 3s } }";
+    let service = Service::new("orders")
+        .replicas(3)
+        .with("srv: _http._tcp.orders")
+        .with("outlier: { ejection: 500ms, max_ejected: 100% }")
+        // One for each of the first tier, and one for the spare.
+        .with("retry: { attempts: 2 }")
+        .with(balance);
+    let mut mesh = Mesh::new()
+        .service(service)
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let app = mesh.ports.app();
+    let names = ["one.orders", "two.orders", "spare.orders"];
+    for (number, name) in names.iter().enumerate() {
+        mesh.dns.add(name, mesh.replica("orders", number).host);
+    }
+    let instances = [
+        (0, 1, app, "one.orders."),
+        (0, 1, app, "two.orders."),
+        (1, 1, app, "spare.orders."),
+    ];
+    mesh.dns.instances("_http._tcp.orders", &instances);
+    all_known(&mesh, 3).await;
+    let spare = |mesh: &Mesh| mesh.origin("orders", 2).total();
+
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        4,
+        Duration::from_millis(2),
+    );
+    load.more(200).await;
+    assert_eq!(spare(&mesh), 0, "the first tier takes everything");
+
+    // Both of the first tier go: the spare takes everything.
+    for number in [0, 1] {
+        mesh.replica_mut("orders", number).sidecar.kill();
+    }
+    let host = mesh.ingress_host();
+    eventually("the first tier is given up", async || {
+        let before = spare(&mesh);
+        load.more(100).await;
+        (spare(&mesh) - before >= 95).then_some(())
+    })
+    .await;
+    let ejected = mesh.metric(host, "weft_endpoint_state", &["state=\"healthy\""]);
+    assert!(ejected.await <= 1.0);
+
+    // They come back: held back at first, and then in force again.
+    for number in [0, 1] {
+        mesh.restart_sidecar("orders", number).await;
+    }
+    eventually("the first tier takes everything again", async || {
+        let before = spare(&mesh);
+        load.more(100).await;
+        (spare(&mesh) == before).then_some(())
+    })
+    .await;
+    load.stop().await.assert_all_answered();
 }

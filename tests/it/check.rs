@@ -211,6 +211,27 @@ fn addresses_names_and_times() {
 }
 
 #[test]
+fn interception_and_its_exceptions() {
+    check_table("intercept");
+}
+
+/// The one thing that is told to who looks, and does not keep a process from starting.
+#[test]
+fn an_exception_whose_last_day_is_over_is_a_problem() {
+    let file = "trust_domain: shop.internal\nca: { address: \"ca:15012\" }\nsidecar: { intercept: {} }\nservices:\n  \
+                orders: { mtls: { permissive: { until: 2020-02-29 } } }\n";
+    let directory = Fixtures::new().with(file);
+    let output = weft(directory.path(), &["check", "weft.yaml"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    check_form("a last day that is over", file, said);
+    assert!(
+        said.starts_with("weft.yaml:5:42: `2020-02-29` is over"),
+        "{said}"
+    );
+}
+
+#[test]
 fn files_that_the_file_names() {
     check_table("files");
 }
@@ -247,6 +268,7 @@ fn no_role_starts_with_a_broken_file() {
         "health",
         "routes",
         "addresses",
+        "intercept",
         "several",
     ] {
         let cases = cases(&root().join(format!("tests/golden/check/{theme}.txt")));

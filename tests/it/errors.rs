@@ -67,6 +67,9 @@ fn provocation(reason: Reason) -> Provoke {
         Reason::TokenIssuer => es256("iss", json!("https://other.example")),
         Reason::TokenAudience => es256("aud", json!("bank")),
         Reason::KeySetUnavailable => Gateway("/away/x", Some("x.y.z".into())),
+        Reason::EgressDenied | Reason::PlaintextRefused => {
+            Cannot("it takes redirected connections: tests/netns")
+        }
         Reason::Denied => Sidecar("closed"),
         Reason::RateLimited => Gateway("/limited/x", None),
         Reason::Overloaded => Sidecar("narrow"),

@@ -25,6 +25,8 @@ mod identity;
 mod jwt;
 mod limit;
 mod mtls;
+#[path = "../netns/mod.rs"]
+mod netns;
 mod protocols;
 mod reload;
 mod renewal;

@@ -9,12 +9,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::cluster::dials::Dial;
+
 /// A connection's bytes. An enum and not a trait object: every read and write of the data path passes here.
 #[derive(Debug)]
 pub struct Io {
     /// Read before the protocol was known; handed out first.
     prefix: Bytes,
     stream: Stream,
+    /// After the stream, so that it goes when the socket has gone.
+    _dial: Option<Box<Dial>>,
 }
 
 #[derive(Debug)]
@@ -29,6 +33,7 @@ impl Io {
         Self {
             prefix: Bytes::new(),
             stream: Stream::Plain(stream),
+            _dial: None,
         }
     }
 
@@ -37,7 +42,21 @@ impl Io {
         Self {
             prefix: Bytes::new(),
             stream: Stream::Tls(Box::new(stream)),
+            _dial: None,
         }
+    }
+
+    /// The same, noted as a connection of ours for as long as it lasts.
+    pub(crate) fn with_dial(self, dial: Option<Box<Dial>>) -> Self {
+        Self {
+            _dial: dial,
+            ..self
+        }
+    }
+
+    /// Takes out what was put back.
+    pub(crate) fn take_unread(&mut self) -> Bytes {
+        std::mem::take(&mut self.prefix)
     }
 
     /// Puts back bytes that were read too early.

@@ -14,11 +14,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::captured::{self, Came};
+use super::original::original;
 use super::{Io, detect};
 use crate::core::{Core, Seat};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, peer_identity};
 use crate::observe::{ConnectionCells, Detected, HandshakeFailure, OpenConnection};
+use crate::plan::capture::Capture;
 use crate::plan::{Door, Opaque, Site};
 use crate::{http1, http2, tcp};
 
@@ -32,21 +35,31 @@ const REST: Duration = Duration::from_millis(50);
 /// How long a listener that closes waits for clients that the kernel has answered already: about a round trip.
 const LAST_CALL: Duration = Duration::from_millis(50);
 
-/// One socket per core on the same address: the kernel spreads connections over them.
-pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+/// One socket per core on the same address: the kernel spreads connections over them. `one_family`: an IPv6 socket leaves
+/// IPv4's connections to another.
+pub(crate) fn bind(
+    address: SocketAddr,
+    one_family: bool,
+    count: usize,
+) -> io::Result<Vec<TcpListener>> {
     // With `SO_REUSEPORT`, a second process of the same user would silently get a part of the connections. So the
     // address must be free first.
-    drop(socket(address, false)?);
-    (0..count).map(|_| socket(address, count > 1)).collect()
+    drop(socket(address, one_family, false)?);
+    (0..count)
+        .map(|_| socket(address, one_family, count > 1))
+        .collect()
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn socket(address: SocketAddr, one_family: bool, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
+    if one_family && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     if shared {
         socket.set_reuse_port(true)?;
     }
@@ -132,13 +145,19 @@ pub(crate) fn listen(
             tokio::task::spawn_local(async move {
                 // Small messages go out at once: they are whole already.
                 let _: Result<(), _> = stream.set_nodelay(true);
-                let Some((io, identity, version)) =
-                    enter(&core, &found, stream, address, &cells, &seat).await
+                let Some(entered) = enter(&core, &found, stream, address, &cells, &seat).await
                 else {
                     return;
                 };
+                let Entered {
+                    io,
+                    identity,
+                    version,
+                    original,
+                } = entered;
                 let tls = io.is_tls();
-                let caller = Caller::new(core, plan, found, address, identity, tls, cells);
+                let caller =
+                    Caller::new(core, plan, found, address, original, identity, tls, cells);
                 converse(io, caller, seat, version, open).await;
             });
         }
@@ -190,6 +209,15 @@ async fn converse(
     }
 }
 
+/// A connection that has come in.
+struct Entered {
+    io: Io,
+    identity: Option<Arc<SpiffeId>>,
+    version: detect::Version,
+    /// Where it was going, when it was redirected to us.
+    original: Option<SocketAddr>,
+}
+
 /// Through the listener's door: TLS, who the peer is, and what it speaks.
 async fn enter(
     core: &Core,
@@ -198,9 +226,27 @@ async fn enter(
     address: SocketAddr,
     cells: &ConnectionCells,
     seat: &Seat,
-) -> Option<(Io, Option<Arc<SpiffeId>>, detect::Version)> {
+) -> Option<Entered> {
     let config = match &site.door {
         Door::Plain => {
+            if let Some(capture) = &site.capture {
+                let came = Came {
+                    from: address,
+                    to: original(&stream),
+                };
+                if came.to.is_some() || matches!(capture, Capture::Inbound(_)) {
+                    // Boxed: it may carry the connection to its end.
+                    let entering =
+                        captured::enter(core, site, capture, Io::plain(stream), came, cells, seat);
+                    let (io, version) = Box::pin(entering).await?;
+                    return Some(Entered {
+                        io,
+                        identity: None,
+                        version,
+                        original: came.to,
+                    });
+                }
+            }
             let mut io = Io::plain(stream);
             let version = match &site.opaque {
                 Opaque::All(_) => detect::Version::Opaque,
@@ -211,7 +257,12 @@ async fn enter(
                     detect::version(&mut io, patience, seat, leaving).await?
                 }
             };
-            return Some((io, None, version));
+            return Some(Entered {
+                io,
+                identity: None,
+                version,
+                original: None,
+            });
         }
         Door::Tls(config) => Arc::clone(config),
         Door::Mesh => match &core.identity {
@@ -258,7 +309,12 @@ async fn enter(
         },
         _ => None,
     };
-    Some((Io::tls(stream.into()), identity, version))
+    Some(Entered {
+        io: Io::tls(stream.into()),
+        identity,
+        version,
+        original: None,
+    })
 }
 
 /// What a connection speaks that may speak anything.

@@ -1,8 +1,11 @@
 //! Listeners: sockets in, connections with a known protocol and peer out.
 
+mod captured;
 mod detect;
 mod io;
 mod listener;
+mod name;
+mod original;
 
 pub use detect::OPAQUE_PORTS;
 pub use io::Io;

@@ -9,10 +9,12 @@
 //! instead would starve it where the load is low, since an idle old endpoint would always look better than an idle new
 //! one. Weights count in relation to each other, so a service whose endpoints are all new is balanced as usual.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Among, Ask, Dice, Picker};
-use crate::endpoint::{Endpoint, FULL_WEIGHT};
+use super::group::Aside;
+use super::{Among, Ask, Dice, Group, Picker};
+use crate::endpoint::Endpoint;
 
 /// Up to so many endpoints all are looked at. More would cost more than the second choice misses.
 const SCAN: usize = 8;
@@ -20,58 +22,46 @@ const SCAN: usize = 8;
 /// Draws for two that are fit before all are looked at. With half of them fit it fails once in some thousand picks.
 const DRAWS: usize = 16;
 
-/// The policy over one membership.
+/// The policy over one group.
 #[derive(Debug)]
-pub struct LeastRequest {
-    endpoints: Arc<[Arc<Endpoint>]>,
+pub(super) struct LeastRequest {
+    group: Group,
 }
 
 impl LeastRequest {
-    /// The policy over these endpoints.
-    pub fn new(endpoints: Arc<[Arc<Endpoint>]>) -> Self {
-        Self { endpoints }
+    pub(super) fn new(group: Group) -> Self {
+        Self { group }
     }
 
     /// The less loaded of two different random endpoints that are fit; `None` when two were not found quickly.
-    fn of_two(
-        &self,
-        ask: &Ask<'_>,
-        dice: &mut Dice,
-        fit: impl Fn(&Endpoint) -> bool,
-    ) -> Option<&Arc<Endpoint>> {
+    fn of_two(&self, ask: &Ask<'_>, among: Among, dice: &mut Dice) -> Option<&Arc<Endpoint>> {
+        let endpoints = &self.group.endpoints;
         let mut first: Option<&Arc<Endpoint>> = None;
         for _ in 0..DRAWS {
-            let drawn = &self.endpoints[dice.below(self.endpoints.len())];
+            let drawn = &endpoints[dice.below(endpoints.len())];
             match first {
                 Some(first) if Arc::ptr_eq(first, drawn) => {}
-                _ if !fit(drawn) => {}
+                _ if !among.fits(drawn, ask) => {}
                 None => first = Some(drawn),
-                Some(first) => return Some(better(first, drawn, ask, dice)),
+                Some(first) => return Some(self.better(first, drawn, ask, dice)),
             }
         }
         None
     }
 
     /// The least loaded of all that are fit, ties at random.
-    fn of_all(
-        &self,
-        ask: &Ask<'_>,
-        dice: &mut Dice,
-        fit: impl Fn(&Endpoint) -> bool,
-    ) -> Option<&Arc<Endpoint>> {
-        let full = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| fit(endpoint))
-            .map(|endpoint| endpoint.weight(ask.now))
+    fn of_all(&self, ask: &Ask<'_>, among: Among, dice: &mut Dice) -> Option<&Arc<Endpoint>> {
+        let fit = || self.group.endpoints.iter().filter(|e| among.fits(e, ask));
+        let full = fit()
+            .map(|endpoint| self.group.warmth(endpoint, ask))
             .max()?;
         let mut best: Option<(u32, &Arc<Endpoint>)> = None;
         // Other cores change weights while we look; should everything be passed over for that, anything fit will do.
         let mut spare = None;
         let mut ties = 1;
-        for endpoint in self.endpoints.iter().filter(|endpoint| fit(endpoint)) {
-            let weight = endpoint.weight(ask.now);
-            if weight < full && !dice.chance(weight, full) {
+        for endpoint in fit() {
+            let warmth = self.group.warmth(endpoint, ask);
+            if warmth < full && !dice.chance(warmth, full) {
                 spare = Some(endpoint);
                 continue;
             }
@@ -93,43 +83,138 @@ impl LeastRequest {
         }
         best.map(|(_, endpoint)| endpoint).or(spare)
     }
+
+    /// The one to take of two.
+    fn better<'a>(
+        &self,
+        a: &'a Arc<Endpoint>,
+        b: &'a Arc<Endpoint>,
+        ask: &Ask<'_>,
+        dice: &mut Dice,
+    ) -> &'a Arc<Endpoint> {
+        match self.group.aside(a, b, ask, dice) {
+            Some(Aside::First) => return b,
+            Some(Aside::Second) => return a,
+            None => {}
+        }
+        match a.in_flight().cmp(&b.in_flight()) {
+            Ordering::Less => a,
+            Ordering::Greater => b,
+            // Drawn in random order, but the first came from a longer search where few are fit: toss.
+            Ordering::Equal if dice.chance(1, 2) => a,
+            Ordering::Equal => b,
+        }
+    }
+
+    /// The same where some weigh more than others: of two that are drawn by weight, or of all, the one with the least
+    /// load for its weight. Idle ones tie, however light: then the weight says how likely each is.
+    fn weighted(&self, ask: &Ask<'_>, among: Among, dice: &mut Dice) -> Option<&Arc<Endpoint>> {
+        let group = &self.group;
+        if group.len() > SCAN {
+            return match group.two(ask, among, dice) {
+                (Some(a), Some(b)) => {
+                    let (first, second) = (&group.endpoints[a], &group.endpoints[b]);
+                    let is_first_worse = match group.aside(first, second, ask, dice) {
+                        Some(aside) => aside == Aside::First,
+                        None => self.by_load(b, a) == Ordering::Less,
+                    };
+                    Some(if is_first_worse { second } else { first })
+                }
+                (first, _) => first.map(|index| &group.endpoints[index]),
+            };
+        }
+        let mut best: Option<usize> = None;
+        let mut ties = 0;
+        for (index, endpoint) in group.endpoints.iter().enumerate() {
+            if !among.fits(endpoint, ask) || !group.takes_part(endpoint, ask, among, dice) {
+                continue;
+            }
+            let order = best.map_or(Ordering::Less, |best| self.by_load(index, best));
+            match order {
+                Ordering::Greater => continue,
+                Ordering::Less => ties = group.weight(index),
+                Ordering::Equal => {
+                    ties += group.weight(index);
+                    if dice.below(ties as usize) as u64 >= group.weight(index) {
+                        continue;
+                    }
+                }
+            }
+            best = Some(index);
+        }
+        let index = best.or_else(|| group.one(ask, among, dice))?;
+        Some(&group.endpoints[index])
+    }
+
+    /// Compares what two have to do for their weight.
+    fn by_load(&self, a: usize, b: usize) -> Ordering {
+        let load = |index: usize| u64::from(self.group.endpoints[index].in_flight());
+        (load(a) * self.group.weight(b)).cmp(&(load(b) * self.group.weight(a)))
+    }
 }
 
 impl Picker for LeastRequest {
     fn pick(&self, ask: &Ask<'_>, among: Among) -> Option<&Arc<Endpoint>> {
         let mut dice = Dice::new(ask.random);
-        let usable = |e: &Endpoint| among == Among::All || e.is_available(ask.now);
-        let untried = |e: &Endpoint| usable(e) && !ask.tried.contains(&e.id);
-        if self.endpoints.len() > SCAN
-            && let Some(endpoint) = self.of_two(ask, &mut dice, untried)
+        if self.group.is_weighted() {
+            return self.weighted(ask, among, &mut dice);
+        }
+        if self.group.len() > SCAN
+            && let Some(endpoint) = self.of_two(ask, among, &mut dice)
         {
             return Some(endpoint);
         }
-        self.of_all(ask, &mut dice, untried)
-            .or_else(|| self.of_all(ask, &mut dice, usable))
+        self.of_all(ask, among, &mut dice)
     }
 }
 
-/// The one to take of two.
-fn better<'a>(
-    a: &'a Arc<Endpoint>,
-    b: &'a Arc<Endpoint>,
-    ask: &Ask<'_>,
-    dice: &mut Dice,
-) -> &'a Arc<Endpoint> {
-    let (weight_a, weight_b) = (a.weight(ask.now), b.weight(ask.now));
-    debug_assert!(weight_a.max(weight_b) <= FULL_WEIGHT);
-    if weight_a < weight_b && !dice.chance(weight_a, weight_b) {
-        return b;
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+
+    #[test]
+    fn idle_ones_are_as_likely_as_their_weight_says() {
+        for weights in [
+            vec![5, 1, 1],
+            vec![100, 1],
+            vec![3, 3, 2, 7, 1, 1, 1, 1, 1, 20],
+        ] {
+            let set = weighted("least_request", &weights);
+            assert_shares(&tally(&set, 100_000, &[], now()), &weights);
+        }
     }
-    if weight_b < weight_a && !dice.chance(weight_b, weight_a) {
-        return a;
+
+    #[test]
+    fn a_load_counts_for_its_weight() {
+        let set = weighted("least_request", &[4, 1]);
+        let mut load: Vec<_> = (0..3).map(|_| set.endpoints()[0].begin()).collect();
+        load.push(set.endpoints()[1].begin());
+        // 3 of 4 is less than 1 of 1.
+        assert_eq!(tally(&set, 1_000, &[], now()), [1_000, 0]);
+        load.extend((0..2).map(|_| set.endpoints()[0].begin()));
+        assert_eq!(tally(&set, 1_000, &[], now()), [0, 1_000]);
     }
-    match a.in_flight().cmp(&b.in_flight()) {
-        std::cmp::Ordering::Less => a,
-        std::cmp::Ordering::Greater => b,
-        // Drawn in random order, but the first came from a longer search where few are fit: toss.
-        std::cmp::Ordering::Equal if dice.chance(1, 2) => a,
-        std::cmp::Ordering::Equal => b,
+
+    #[test]
+    fn under_load_each_has_its_weights_part_in_flight() {
+        for weights in [vec![5, 1, 1], (1..=20).collect::<Vec<u16>>()] {
+            let set = weighted("least_request", &weights);
+            let whole: usize = weights.iter().map(|&w| usize::from(w)).sum();
+            let held: Vec<_> = (0..whole * 20)
+                .map(|n| set.begin(&ask(now(), dice(n))).unwrap())
+                .collect();
+            for (endpoint, &weight) in set.endpoints().iter().zip(&weights) {
+                let off = f64::from(endpoint.in_flight()) / (20.0 * f64::from(weight));
+                assert!(
+                    (0.8..1.2).contains(&off),
+                    "{off} of its share at weight {weight}"
+                );
+            }
+            drop(held);
+        }
+    }
+
+    fn dice(n: usize) -> u64 {
+        super::super::dice::mix(n as u64 + 1)
     }
 }

@@ -1,33 +1,43 @@
 //! Which endpoint takes an exchange.
 //!
-//! A [`Picker`] is built from one membership and thrown away with it, so it needs no locks and no rebuilding; what must
-//! outlive it (load, health) is on the [`Endpoint`]s. The [`EndpointSet`] adds what all policies have in common: the
-//! panic threshold and the single probe.
+//! A [`Picker`] is a policy over one group of endpoints. It is built from one membership and thrown away with it, so it
+//! needs no locks and no rebuilding; what must outlive it (load, latency, health) is on the [`Endpoint`]s. The
+//! [`EndpointSet`] adds what all policies have in common: the panic threshold, the single probe, sessions that stay where
+//! they are, endpoints that are to take nothing new, and, where a membership has tiers or zones, how much each of these
+//! gets.
 //!
-//! To add a policy: a file here, a variant of [`Config`] and an arm in [`EndpointSet::new`].
+//! To add a policy: a file here, a name in [`config`] and an arm in [`picker`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::endpoint::{Endpoint, InFlight};
 
+pub mod config;
+mod cookie;
+mod dice;
+mod group;
+mod hashed;
+mod ip_hash;
+pub mod key;
 mod least_request;
+mod least_response_time;
+mod maglev;
+mod random;
+mod ring;
+mod round_robin;
+mod smooth;
+pub mod sticky;
+pub mod tiers;
 
-pub use least_request::LeastRequest;
-
-/// `balance:` of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "Balance")]
-pub enum Config {
-    /// The less loaded of two random endpoints; the least loaded of all where there are few.
-    #[default]
-    LeastRequest,
-}
+use config::Choice;
+pub use config::{Config, Policy};
+use dice::Dice;
+use group::Group;
+use hashed::Hashed;
+use tiers::{Grant, Tiers};
 
 /// What a policy may look at besides the endpoints.
 #[derive(Debug, Clone, Copy)]
@@ -38,43 +48,138 @@ pub struct Ask<'a> {
     pub now: Instant,
     /// The dice.
     pub random: u64,
+    /// The hash of what the exchange is kept together by, where the policy asks for that ([`Policy::key`]).
+    pub key: Option<u64>,
+    /// Where the session is that the exchange belongs to.
+    pub session: Option<&'a SocketAddr>,
 }
 
 /// Which endpoints are to be considered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Among {
-    /// Those that are available now.
-    Available,
-    /// All, whatever their state: the panic threshold.
-    All,
+pub struct Among {
+    /// Only those that are available now; else all, whatever their state.
+    pub available: bool,
+    /// Only those that this exchange has not tried.
+    pub untried: bool,
 }
 
-/// A policy, built for one membership.
+impl Among {
+    /// In the order in which they are tried. When nothing is available right now although half should be (all the rest is
+    /// being probed, say), a used endpoint is better than none.
+    const USUALLY: [Self; 4] = [
+        Self::of(true, true),
+        Self::of(true, false),
+        Self::of(false, true),
+        Self::of(false, false),
+    ];
+    const IN_PANIC: [Self; 2] = [Self::of(false, true), Self::of(false, false)];
+
+    const fn of(available: bool, untried: bool) -> Self {
+        Self { available, untried }
+    }
+
+    /// Whether an endpoint is to be considered.
+    pub fn fits(self, endpoint: &Endpoint, ask: &Ask<'_>) -> bool {
+        (!self.available || endpoint.is_available(ask.now))
+            && (!self.untried || !ask.tried.contains(&endpoint.id))
+    }
+}
+
+/// A policy over one group of endpoints.
 pub trait Picker: Send + Sync + std::fmt::Debug {
-    /// The endpoint for this exchange: one that was not tried while there is one, and none only if there is none at all.
+    /// The endpoint for this exchange: one that is to be considered, and none only if there is none.
     fn pick(&self, ask: &Ask<'_>, among: Among) -> Option<&Arc<Endpoint>>;
+}
+
+/// The policy of this name over these endpoints. `seed` is for what is to differ between processes.
+fn picker(choice: Choice, group: Group, seed: u64) -> Box<dyn Picker> {
+    match choice {
+        Choice::LeastRequest => Box::new(least_request::LeastRequest::new(group)),
+        Choice::RoundRobin => Box::new(round_robin::RoundRobin::new(group, seed)),
+        Choice::Random => Box::new(random::Random::new(group)),
+        Choice::LeastResponseTime => Box::new(least_response_time::LeastResponseTime::new(group)),
+        Choice::IpHash { max_load } => ip_hash::picker(group, max_load),
+        Choice::Maglev { max_load, size } => {
+            let table = maglev::Maglev::new(&group, size);
+            Box::new(Hashed::new(group, table, max_load))
+        }
+        Choice::Ring { max_load } => {
+            let table = ring::Ring::new(&group);
+            Box::new(Hashed::new(group, table, max_load))
+        }
+    }
 }
 
 /// One membership of a service: its endpoints at one time, and the policy over them.
 #[derive(Debug)]
 pub struct EndpointSet {
     endpoints: Arc<[Arc<Endpoint>]>,
-    picker: Box<dyn Picker>,
+    shape: Shape,
+    /// Over those that are to take nothing new while others do (weight 0).
+    reserve: Option<Box<dyn Picker>>,
     /// How many are neither ejected nor draining. Kept here because a pick must not count them.
     available: AtomicUsize,
     panic_picks: AtomicU64,
 }
 
+/// How a membership is divided.
+#[derive(Debug)]
+enum Shape {
+    /// Not at all, as nearly always.
+    Whole(Box<dyn Picker>),
+    /// By tiers or zones.
+    Divided(Box<Tiers>),
+}
+
 impl EndpointSet {
-    /// The set of these endpoints under this policy.
-    pub fn new(config: Config, endpoints: Vec<Arc<Endpoint>>) -> Self {
+    /// The set of these endpoints under this policy. `seed` is for what is to differ between processes.
+    pub fn new(policy: &Policy, endpoints: Vec<Arc<Endpoint>>, seed: u64) -> Self {
+        Self::after(policy, endpoints, seed, &[])
+    }
+
+    /// The set of these endpoints, which takes this one's place: load that was moved between tiers stays moved.
+    #[must_use]
+    pub fn next(&self, policy: &Policy, endpoints: Vec<Arc<Endpoint>>, seed: u64) -> Self {
+        let before = match (&self.shape, self.endpoints.first()) {
+            (Shape::Divided(tiers), _) => tiers.grants(),
+            (Shape::Whole(_), Some(first)) => vec![(first.place().priority, Grant::ALL)],
+            (Shape::Whole(_), None) => Vec::new(),
+        };
+        Self::after(policy, endpoints, seed, &before)
+    }
+
+    fn after(
+        policy: &Policy,
+        endpoints: Vec<Arc<Endpoint>>,
+        seed: u64,
+        before: &[(u16, Grant)],
+    ) -> Self {
         let endpoints: Arc<[_]> = endpoints.into();
-        let picker: Box<dyn Picker> = match config {
-            Config::LeastRequest => Box::new(LeastRequest::new(Arc::clone(&endpoints))),
+        let (none, some): (Vec<_>, Vec<_>) = endpoints
+            .iter()
+            .cloned()
+            .partition(|endpoint| endpoint.place().weight == 0);
+        // When nobody has a weight, nobody is less than the others.
+        let (active, reserve): (Arc<[_]>, _) = if none.is_empty() || some.is_empty() {
+            (Arc::clone(&endpoints), None)
+        } else {
+            (some.into(), Some(none))
+        };
+        let of = |endpoints| {
+            picker(
+                policy.choice,
+                Group::new(endpoints, policy.slow_start),
+                seed,
+            )
+        };
+        let shape = match Tiers::new(policy, &active, seed, before) {
+            Some(tiers) => Shape::Divided(Box::new(tiers)),
+            None => Shape::Whole(of(active)),
         };
         let set = Self {
             endpoints,
-            picker,
+            shape,
+            reserve: reserve.map(|endpoints| of(endpoints.into())),
             available: AtomicUsize::new(0),
             panic_picks: AtomicU64::new(0),
         };
@@ -92,9 +197,13 @@ impl EndpointSet {
         self.available.load(Relaxed)
     }
 
-    /// Whether so few are available (under half) that sparing the others would only crush these: all are used then.
+    /// Whether so few are available (under half, of every tier) that sparing the others would only crush these: all are
+    /// used then.
     pub fn is_panicking(&self) -> bool {
-        2 * self.available() < self.endpoints.len()
+        match &self.shape {
+            Shape::Whole(_) => 2 * self.available() < self.endpoints.len(),
+            Shape::Divided(tiers) => tiers.is_panicking(),
+        }
     }
 
     /// How many picks were made while panicking.
@@ -106,19 +215,39 @@ impl EndpointSet {
     pub fn recount(&self) {
         let available = self.endpoints.iter().filter(|e| !e.is_out()).count();
         self.available.store(available, Relaxed);
+        if let Shape::Divided(tiers) = &self.shape {
+            tiers.recount();
+        }
     }
 
     /// The endpoint for an exchange. [`EndpointSet::begin`] is what the data path wants: it picks and occupies in one go.
     pub fn pick(&self, ask: &Ask<'_>) -> Option<&Arc<Endpoint>> {
-        if self.is_panicking() {
+        let ways = if self.is_panicking() {
             self.panic_picks.fetch_add(1, Relaxed);
-            return self.picker.pick(ask, Among::All);
+            &Among::IN_PANIC[..]
+        } else {
+            &Among::USUALLY[..]
+        };
+        if let Some(address) = ask.session
+            && let Some(endpoint) = self.at(address).filter(|e| ways[0].fits(e, ask))
+        {
+            return Some(endpoint);
         }
-        self.picker
-            .pick(ask, Among::Available)
-            // Nothing is available right now although half should be (all the rest is being probed, say): a used
-            // endpoint is better than none.
-            .or_else(|| self.picker.pick(ask, Among::All))
+        ways.iter().find_map(|&among| {
+            let picked = match &self.shape {
+                Shape::Whole(picker) => picker.pick(ask, among),
+                Shape::Divided(tiers) => tiers.pick(ask, among),
+            };
+            picked.or_else(|| self.reserve.as_ref()?.pick(ask, among))
+        })
+    }
+
+    /// The endpoint at this address.
+    fn at(&self, address: &SocketAddr) -> Option<&Arc<Endpoint>> {
+        let found = self
+            .endpoints
+            .binary_search_by(|endpoint| endpoint.address.cmp(address));
+        found.ok().map(|index| &self.endpoints[index])
     }
 
     /// Picks an endpoint and begins an exchange there. `None` only when the set is empty.
@@ -141,33 +270,7 @@ impl EndpointSet {
     }
 }
 
-/// As many draws as a decision needs from the one random number it is handed (splitmix64).
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to `bound` − 1, each as likely as the others (to within 2⁻³²). `bound` must not be zero.
-    fn below(&mut self, bound: usize) -> usize {
-        (((self.next() >> 32) * bound as u64) >> 32) as usize
-    }
-
-    /// True in `share` of `whole` cases.
-    fn chance(&mut self, share: u32, whole: u32) -> bool {
-        self.below(whole as usize) < share as usize
-    }
-}
-
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

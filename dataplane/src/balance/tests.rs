@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use super::testing::{ask, assert_shares, now, tally};
 use super::*;
 use crate::endpoint::SLOW_START;
 
@@ -13,38 +13,13 @@ fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
 }
 
 fn set(count: usize) -> EndpointSet {
-    EndpointSet::new(Config::LeastRequest, endpoints(count))
+    EndpointSet::new(&Policy::default(), endpoints(count), 0)
 }
 
-/// Picks `times` times, without beginning anything, and counts by position.
-fn tally(set: &EndpointSet, times: usize, tried: &[u64], now: Instant) -> Vec<usize> {
-    let mut rng = fastrand::Rng::with_seed(7);
-    let mut counts = HashMap::new();
-    for _ in 0..times {
-        let ask = Ask {
-            tried,
-            now,
-            random: rng.u64(..),
-        };
-        *counts.entry(set.pick(&ask).unwrap().id).or_insert(0) += 1;
-    }
-    set.endpoints()
-        .iter()
-        .map(|e| counts.get(&e.id).copied().unwrap_or(0))
-        .collect()
-}
-
-/// Five standard deviations of a fair draw: a sound policy fails this once in a million seeds, and the seed is fixed.
+/// A fair draw.
 fn assert_even(counts: &[usize], what: &str) {
-    let total: usize = counts.iter().sum();
-    let mean = total as f64 / counts.len() as f64;
-    let deviation = (mean * (1.0 - 1.0 / counts.len() as f64)).sqrt();
-    for &count in counts {
-        assert!(
-            (count as f64 - mean).abs() <= 5.0 * deviation + 0.5,
-            "{what}: {counts:?}"
-        );
-    }
+    assert!(!counts.is_empty(), "{what}");
+    assert_shares(counts, &vec![1; counts.len()]);
 }
 
 #[test]
@@ -92,11 +67,7 @@ fn simulate(set: &EndpointSet, ticks: &[usize], arrivals: usize, now: Instant) -
     let mut counts = vec![0; ticks.len()];
     for tick in 0..arrivals {
         running.retain(|(end, _)| *end > tick);
-        let ask = Ask {
-            tried: &[],
-            now,
-            random: rng.u64(..),
-        };
+        let ask = ask(now, rng.u64(..));
         let exchange = set.begin(&ask).unwrap();
         let index = set
             .endpoints()
@@ -198,11 +169,7 @@ fn below_half_all_are_used_and_counted() {
         let counts = tally(&set, 10_000, &[], now);
         assert_even(&counts, &format!("{size} endpoints, all out"));
         assert_eq!(set.panic_picks(), 10_000);
-        let ask = Ask {
-            tried: &[],
-            now,
-            random: 1,
-        };
+        let ask = ask(now, 1);
         assert!(!set.begin(&ask).unwrap().is_probe());
     }
 }
@@ -255,11 +222,7 @@ fn exactly_one_exchange_probes() {
     let mut rng = fastrand::Rng::with_seed(3);
     let held: Vec<_> = (0..100)
         .map(|_| {
-            let ask = Ask {
-                tried: &[],
-                now: later,
-                random: rng.u64(..),
-            };
+            let ask = ask(later, rng.u64(..));
             set.begin(&ask).unwrap()
         })
         .collect();
@@ -271,19 +234,149 @@ fn exactly_one_exchange_probes() {
 #[test]
 fn an_empty_set_has_nothing_to_pick() {
     let set = set(0);
-    let ask = Ask {
-        tried: &[],
-        now: Instant::now(),
-        random: 0,
-    };
+    let ask = ask(now(), 0);
     assert!(set.pick(&ask).is_none());
     assert!(set.begin(&ask).is_none());
     assert!(!set.is_panicking());
 }
 
 #[test]
-fn the_policy_is_named_in_the_configuration() {
-    let config: Config = serde_json::from_str(r#""least_request""#).unwrap();
-    assert_eq!(config, Config::default());
-    assert!(serde_json::from_str::<Config>(r#""least_requests""#).is_err());
+fn one_without_weight_takes_nothing_while_another_can() {
+    for policy in ["least_request", "round_robin", "random", "maglev", "ring"] {
+        let set = testing::weighted(policy, &[0, 1, 1]);
+        let now = now();
+        let counts = tally(&set, 2_000, &[], now);
+        assert_eq!(counts[0], 0, "{policy}: {counts:?}");
+        let ids: Vec<_> = set.endpoints().iter().map(|e| e.id).collect();
+        assert_eq!(tally(&set, 100, &ids[1..], now), [100, 0, 0], "{policy}");
+        set.endpoints()[1].eject(now + Duration::from_secs(60));
+        set.recount();
+        assert_eq!(tally(&set, 100, &[], now), [0, 0, 100], "{policy}");
+        set.endpoints()[2].set_draining(true);
+        set.endpoints()[1].recover(now);
+        set.recount();
+        assert_eq!(tally(&set, 100, &[], now), [0, 100, 0], "{policy}");
+    }
+}
+
+#[test]
+fn when_none_has_a_weight_all_are_alike() {
+    let set = testing::weighted("least_request", &[0; 4]);
+    assert_even(&tally(&set, 10_000, &[], now()), "all at zero");
+}
+
+#[test]
+fn every_policy_avoids_what_was_tried_and_what_is_out_and_uses_all_in_panic() {
+    let policies = [
+        "least_request",
+        "round_robin",
+        "random",
+        "least_response_time",
+        "ip_hash",
+        "maglev",
+        "ring",
+    ];
+    for policy in policies {
+        for weights in [vec![1; 6], vec![4, 1, 1, 2, 1, 1], vec![1; 30]] {
+            let set = testing::weighted(policy, &weights);
+            let now = now();
+            let ids: Vec<_> = set.endpoints().iter().map(|e| e.id).collect();
+            let size = ids.len();
+            let last = tally(&set, 200, &ids[1..], now);
+            assert_eq!(last[0], 200, "{policy}: the one that is left");
+            assert_eq!(tally(&set, 200, &ids, now).iter().sum::<usize>(), 200);
+            set.endpoints()[0].eject(now + Duration::from_secs(60));
+            set.endpoints()[1].set_draining(true);
+            set.recount();
+            let counts = tally(&set, 3_000, &[], now);
+            assert_eq!(counts[..2], [0, 0], "{policy}");
+            assert!(counts[2..].iter().all(|&c| c > 0), "{policy}: {counts:?}");
+            // All of them out: everybody is used.
+            for endpoint in set.endpoints() {
+                endpoint.eject(now + Duration::from_secs(60));
+            }
+            set.recount();
+            assert!(set.is_panicking());
+            let counts = tally(&set, 200 * size, &[], now);
+            assert!(counts.iter().all(|&c| c > 0), "{policy}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn every_policy_starts_a_new_endpoint_slowly() {
+    for policy in [
+        "least_request",
+        "round_robin",
+        "random",
+        "least_response_time",
+    ] {
+        for weights in [vec![1; 4], vec![2, 1, 1, 1, 1], vec![1; 20]] {
+            let set = testing::weighted(policy, &weights);
+            let now = now();
+            set.endpoints()[1].warm(now);
+            let full = 100_000.0 / f64::from(weights.iter().sum::<u16>());
+            for (after, expected) in [(0, 0.1), (5, 0.5), (10, 1.0)] {
+                let later = now + Duration::from_secs(after);
+                let share = tally(&set, 100_000, &[], later)[1] as f64 / full;
+                assert!(
+                    (share - expected).abs() < 0.12,
+                    "{policy} of {weights:?}: {share} of its share after {after} s"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slow_start_is_as_long_as_the_service_says() {
+    for (text, share) in [
+        (r#"{"slow_start": "0s"}"#, 1.0),
+        (r#"{"slow_start": "1m"}"#, 0.1),
+    ] {
+        let config: Config = serde_json::from_str(text).unwrap();
+        let path = weft_runtime::config::Path::root();
+        let policy = config.build(&path, &mut Default::default()).unwrap();
+        let set = EndpointSet::new(&policy, endpoints(4), 0);
+        let now = now();
+        set.endpoints()[0].warm(now);
+        let later = now + Duration::from_secs(3);
+        let found = tally(&set, 40_000, &[], later)[0] as f64 / 10_000.0;
+        assert!((found - share).abs() < 0.03, "{found} under {text}");
+    }
+}
+
+#[test]
+fn a_session_stays_where_it_is_while_that_takes_exchanges() {
+    let set = testing::tiers("round_robin", &[3, 1]);
+    let now = now();
+    let home = set.endpoints()[3].address;
+    let session = |n| Ask {
+        session: Some(&home),
+        ..ask(now, n)
+    };
+    let at_home = |set: &EndpointSet| {
+        let picked = (0..100).filter(|&n| set.pick(&session(n)).unwrap().address == home);
+        picked.count()
+    };
+    assert_eq!(at_home(&set), 100, "also in a lower tier");
+    let id = set.endpoints()[3].id;
+    let tried = Ask {
+        tried: &[id],
+        ..session(1)
+    };
+    assert_ne!(set.pick(&tried).unwrap().id, id, "but not twice");
+    set.endpoints()[3].set_draining(true);
+    set.recount();
+    assert_eq!(at_home(&set), 0);
+    set.endpoints()[3].set_draining(false);
+    set.endpoints()[3].eject(now + Duration::from_secs(60));
+    set.recount();
+    assert_eq!(at_home(&set), 0);
+    let elsewhere = "192.0.2.1:80".parse().unwrap();
+    let lost = Ask {
+        session: Some(&elsewhere),
+        ..ask(now, 1)
+    };
+    assert!(set.pick(&lost).is_some(), "an address that is gone");
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
-use super::{Speaks, Spec, retry};
+use super::{Speaks, Spec, mtls, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::list::{self, Item};
@@ -88,6 +88,17 @@ impl Defaults {
     /// Checks them, as they stand in the file.
     pub fn check(&self, path: &Path, problems: &mut Problems) {
         self.build(path, |_| true, problems);
+        if self
+            .balance
+            .sticky()
+            .is_some_and(|sticky| sticky.cookie.is_some())
+        {
+            problems.at(
+                &path.key("balance").key("sticky").key("cookie"),
+                "all services would have the same cookie and take it from each other",
+                "leave it out, for `weft-` and each service's name, or write it at the service",
+            );
+        }
         if let Some(health) = &self.health {
             health.build(&path.key("health"), problems);
         }
@@ -99,7 +110,7 @@ impl Defaults {
         path: &Path,
         tell: impl Fn(&str) -> bool,
         problems: &mut Problems,
-    ) -> Option<(retry::Policy, outlier::Rules)> {
+    ) -> Option<(balance::Policy, retry::Policy, outlier::Rules)> {
         let mut found = Problems::new();
         for (key, period) in [
             ("timeout", self.timeout),
@@ -120,6 +131,11 @@ impl Defaults {
                 "write 1 or more; 1024 is the default",
             );
         }
+        let balance = self.balance.build(&path.key("balance"), &mut found);
+        if tell("balance") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
         let retry = self.retry.build(&path.key("retry"), &mut found);
         if tell("retry") {
             problems.append(std::mem::take(&mut found));
@@ -129,7 +145,7 @@ impl Defaults {
         if tell("outlier") {
             problems.append(found);
         }
-        Some((retry?, outlier?))
+        Some((balance?, retry?, outlier?))
     }
 }
 
@@ -164,6 +180,8 @@ pub struct Service {
     pub hosts: Vec<String>,
     /// Its SPIFFE ID, when it is not `spiffe://<trust_domain>/service/<name>`.
     pub identity: Option<String>,
+    /// Whether plaintext is let in beside mutual TLS: `strict` (never), or for a time.
+    pub mtls: mtls::Config,
     /// Who may call it. Anybody of the mesh when there is no rule; nobody else once there is one.
     pub allow: Option<Vec<authz::Config>>,
     /// As in `defaults`.
@@ -293,6 +311,13 @@ impl Service {
         self.port.unwrap_or(APP_PORT)
     }
 
+    /// Where plaintext is let in, and until when, if it is at all.
+    pub fn permit(&self, path: &Path, problems: &mut Problems) -> Option<mtls::Permit> {
+        let has_rules = self.allow.as_ref().is_some_and(|rules| !rules.is_empty());
+        let path = path.key("mtls");
+        self.mtls.build(self.app_port(), has_rules, &path, problems)
+    }
+
     /// Its SPIFFE ID.
     pub fn identity(&self, name: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, String> {
         match &self.identity {
@@ -341,7 +366,10 @@ impl Service {
             }
         }
         let own = Defaults {
-            balance: self.balance.unwrap_or(defaults.balance),
+            balance: self
+                .balance
+                .clone()
+                .unwrap_or_else(|| defaults.balance.clone()),
             timeout: self.timeout.unwrap_or(defaults.timeout),
             connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
             retry: self.retry.clone().unwrap_or_else(|| defaults.retry.clone()),
@@ -354,6 +382,7 @@ impl Service {
         };
         // What is wrong with the defaults is said once, where they stand.
         let said = |key: &str| match key {
+            "balance" => self.balance.is_some(),
             "timeout" => self.timeout.is_some(),
             "connect_timeout" => self.connect_timeout.is_some(),
             "retry" => self.retry.is_some(),
@@ -365,7 +394,7 @@ impl Service {
         if problems.len() > before {
             return None;
         }
-        let (retry, outlier) = reach?;
+        let (balance, retry, outlier) = reach?;
         let speaks = match (self.is_mesh(), self.protocol) {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
@@ -386,7 +415,8 @@ impl Service {
             },
             authority,
             speaks,
-            balance: own.balance,
+            balance,
+            sticky: None,
             outlier,
             health,
             retry,
@@ -497,8 +527,16 @@ impl Service {
                     "remove `allow`, or remove `mesh: false` and run a sidecar beside each instance",
                 );
             }
+            if self.mtls != mtls::Config::Strict {
+                problems.at(
+                    &path.key("mtls"),
+                    format!("`{name}` has no sidecar (`mesh: false`), so everything comes to it in plaintext as it is"),
+                    "remove `mtls`, or remove `mesh: false` and run a sidecar beside each instance",
+                );
+            }
             return;
         }
+        self.permit(path, problems);
         // One label of DNS, because it stands in the certificate as the service's DNS name too.
         let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let is_label = (1..=63).contains(&name.len())
@@ -603,7 +641,8 @@ pub fn local_app(
             Protocol::Tcp => Some(service.authority(name).ok()?),
             Protocol::Http | Protocol::Grpc => None,
         },
-        balance: balance::Config::default(),
+        balance: balance::Policy::default(),
+        sticky: None,
         // Its callers judge it; there is no other endpoint to turn to.
         outlier: outlier::Config {
             enabled: false,

@@ -1,12 +1,14 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::dials::Dials;
 use super::{Cluster, Spec};
 use crate::accept::Io;
 use crate::core::Core;
@@ -21,12 +23,14 @@ pub(crate) async fn open(
     address: SocketAddr,
     alpn: Alpn,
 ) -> Result<Io, Error> {
-    reach(core.identity.as_deref(), &cluster.spec, address, alpn).await
+    let (identity, dials) = (core.identity.as_deref(), Some(&core.dials));
+    reach(identity, dials, &cluster.spec, address, alpn).await
 }
 
-/// The same from anywhere.
+/// The same from anywhere; noted in `dials`, where connections may come back to us.
 pub(crate) async fn reach(
     identity: Option<&Identity>,
+    dials: Option<&Arc<Dials>>,
     spec: &Spec,
     address: SocketAddr,
     alpn: Alpn,
@@ -38,13 +42,14 @@ pub(crate) async fn reach(
             format!("{address} did not accept a connection within {limit:?}"),
         )
     };
-    timeout(limit, dial(identity, spec, address, alpn))
+    timeout(limit, dial(identity, dials, spec, address, alpn))
         .await
         .map_err(too_slow)?
 }
 
 async fn dial(
     identity: Option<&Identity>,
+    dials: Option<&Arc<Dials>>,
     spec: &Spec,
     address: SocketAddr,
     alpn: Alpn,
@@ -57,8 +62,9 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
+    let noted = dials.and_then(|dials| dials.note(&stream));
     let Some(expected) = &spec.mesh else {
-        return Ok(Io::plain(stream));
+        return Ok(Io::plain(stream).with_dial(noted));
     };
     let identity = identity.ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
@@ -72,7 +78,7 @@ async fn dial(
         .connect(server_name(), stream)
         .await
     {
-        Ok(stream) => Ok(Io::tls(stream.into())),
+        Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
             let reason = match &problem {

@@ -50,7 +50,7 @@ pub struct Members {
 
 #[derive(Debug)]
 struct Known {
-    balance: balance::Config,
+    balance: balance::Policy,
     present: HashMap<SocketAddr, Member>,
     gone: HashMap<SocketAddr, Gone>,
     panicking: bool,
@@ -107,10 +107,10 @@ pub struct View {
 
 impl Members {
     /// A service without endpoints yet. The name is for the log.
-    pub fn new(service: impl Into<Arc<str>>, balance: balance::Config, rules: Rules) -> Self {
+    pub fn new(service: impl Into<Arc<str>>, balance: balance::Policy, rules: Rules) -> Self {
         Self {
             service: service.into(),
-            set: ArcSwap::from_pointee(EndpointSet::new(balance, Vec::new())),
+            set: ArcSwap::from_pointee(EndpointSet::new(&balance, Vec::new(), 0)),
             rules: ArcSwap::from_pointee(rules),
             generation: AtomicU64::new(0),
             renewed: Notify::new(),
@@ -195,7 +195,7 @@ impl Members {
     }
 
     /// Takes over what a new configuration says; endpoints and what is known of them stay.
-    pub fn configure(&self, balance: balance::Config, rules: Rules, now: Instant) {
+    pub fn configure(&self, balance: balance::Policy, rules: Rules, now: Instant) {
         let mut known = self.lock();
         self.rules.store(Arc::new(rules));
         if known.balance != balance {
@@ -483,7 +483,8 @@ impl Members {
     }
 
     fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
-        let set = EndpointSet::new(known.balance, endpoints);
+        let seed = fastrand::u64(..);
+        let set = self.set.load().next(&known.balance, endpoints, seed);
         let before = self.set.swap(Arc::new(set));
         known.panic_picks += before.panic_picks();
         self.generation.fetch_add(1, Relaxed);

@@ -3,7 +3,9 @@
 pub mod config;
 pub(crate) mod connect;
 pub(crate) mod departure;
+pub mod dials;
 pub mod members;
+pub mod mtls;
 mod pool;
 pub(crate) mod probing;
 pub mod retry;
@@ -16,7 +18,7 @@ use http::uri::Authority;
 
 pub(crate) use pool::Pool;
 
-use crate::balance;
+use crate::balance::{self, sticky::Sticky};
 use crate::discovery::{Source, Status};
 use crate::error::Error;
 use crate::health::{Checks, outlier};
@@ -51,7 +53,9 @@ pub struct Spec {
     /// What its endpoints speak.
     pub speaks: Speaks,
     /// How an endpoint is chosen.
-    pub balance: balance::Config,
+    pub balance: balance::Policy,
+    /// How sessions are kept at an endpoint, where they are.
+    pub sticky: Option<Arc<Sticky>>,
     /// When an endpoint is left alone.
     pub outlier: outlier::Rules,
     /// How endpoints are probed, where they are.
@@ -182,7 +186,11 @@ fn next_id() -> u64 {
 }
 
 fn members(spec: &Spec) -> Members {
-    Members::new(Arc::clone(&spec.name), spec.balance, spec.outlier.clone())
+    Members::new(
+        Arc::clone(&spec.name),
+        spec.balance.clone(),
+        spec.outlier.clone(),
+    )
 }
 
 /// A place among a cluster's exchanges in flight, given back when dropped.

@@ -94,7 +94,7 @@ impl Prober {
 
     async fn ask(&self, endpoint: &Endpoint) -> Outcome {
         let identity = self.identity.as_deref();
-        let stream = connect::reach(identity, &self.spec, endpoint.address, Alpn::H2).await;
+        let stream = connect::reach(identity, None, &self.spec, endpoint.address, Alpn::H2).await;
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) if error.reason == Reason::IdentityMissing => {
@@ -133,7 +133,7 @@ mod tests {
 
     fn prober(addresses: &[SocketAddr], places: usize) -> Prober {
         let spec = spec(Speaks::Http1, addresses);
-        let members = Members::new("orders", balance::Config::default(), Rules::default());
+        let members = Members::new("orders", balance::Policy::default(), Rules::default());
         members.apply(addresses.to_vec(), Instant::now());
         Prober {
             spec,

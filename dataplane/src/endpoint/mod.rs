@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+pub mod latency;
 pub mod place;
 pub mod window;
 
+use latency::Latency;
 use place::Place;
 use window::{Sums, Window, instant, stamp};
 
-/// How long a new or returned endpoint takes to reach its full share.
+/// How long a new or returned endpoint takes to reach its full share, unless the service says otherwise.
 pub const SLOW_START: Duration = Duration::from_secs(10);
 
 /// The weight of an endpoint that is not warming up.
@@ -130,6 +132,8 @@ pub struct Endpoint {
     remote_failures: AtomicU64,
     ejections: AtomicU64,
     window: Window,
+    /// How long it takes to answer, where somebody measures that.
+    pub latency: Latency,
 }
 
 impl Endpoint {
@@ -158,6 +162,7 @@ impl Endpoint {
             remote_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
             window: Window::default(),
+            latency: Latency::default(),
         })
     }
 
@@ -251,16 +256,16 @@ impl Endpoint {
         self.in_flight.load(Relaxed)
     }
 
-    /// Its share in relation to a warm endpoint, out of [`FULL_WEIGHT`]: from a tenth to all of it over [`SLOW_START`].
-    pub fn weight(&self, now: Instant) -> u32 {
+    /// Its share in relation to a warm endpoint, out of [`FULL_WEIGHT`]: from a tenth to all of it over `slow_start`.
+    pub fn warmth(&self, now: Instant, slow_start: Duration) -> u32 {
         let from = self.warm_from.load(Relaxed);
         if from == 0 {
             return FULL_WEIGHT;
         }
-        let span = SLOW_START.as_millis() as u64;
+        let span = slow_start.as_millis() as u64;
         let passed = stamp(now).saturating_sub(from);
         if passed >= span {
-            // Once is enough: from now on the weight costs one load.
+            // Once is enough: from now on it costs one load.
             let _ = self.warm_from.compare_exchange(from, 0, Relaxed, Relaxed);
             return FULL_WEIGHT;
         }

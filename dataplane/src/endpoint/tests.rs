@@ -110,17 +110,17 @@ fn rows_of_failures_are_counted_apart() {
 fn weight_grows_from_a_tenth_to_full_in_ten_seconds() {
     let endpoint = endpoint();
     let now = Instant::now();
-    assert_eq!(endpoint.weight(now), FULL_WEIGHT);
+    assert_eq!(endpoint.warmth(now, SLOW_START), FULL_WEIGHT);
     endpoint.warm(now);
     for (seconds, expected) in [(0, 102), (1, 102), (2, 204), (5, 512), (9, 921), (10, 1024)] {
         assert_eq!(
-            endpoint.weight(now + Duration::from_secs(seconds)),
+            endpoint.warmth(now + Duration::from_secs(seconds), SLOW_START),
             expected,
             "after {seconds} s"
         );
     }
     // Warm for good: a clock that looks back does not cool it.
-    assert_eq!(endpoint.weight(now), FULL_WEIGHT);
+    assert_eq!(endpoint.warmth(now, SLOW_START), FULL_WEIGHT);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn ejection_forgets_what_led_to_it() {
     endpoint.recover(now);
     assert_eq!(endpoint.recent(now), Recent::default());
     assert_eq!(endpoint.state(now), State::Healthy);
-    assert_eq!(endpoint.weight(now), MIN_WEIGHT);
+    assert_eq!(endpoint.warmth(now, SLOW_START), MIN_WEIGHT);
     assert_eq!(endpoint.totals().remote_failures, 31);
     assert_eq!(endpoint.totals().ejections, 1);
 }

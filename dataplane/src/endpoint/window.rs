@@ -23,13 +23,13 @@ static START: LazyLock<Instant> = LazyLock::new(|| {
 });
 
 /// Milliseconds of this process's clock, from 1: zero is free to mean "never".
-pub(super) fn stamp(at: Instant) -> u64 {
+pub(crate) fn stamp(at: Instant) -> u64 {
     let since = at.saturating_duration_since(*START).as_millis();
     u64::try_from(since).map_or(u64::MAX >> 2, |millis| (millis + 1).min(u64::MAX >> 2))
 }
 
 /// The instant of a [`stamp`].
-pub(super) fn instant(stamp: u64) -> Instant {
+pub(crate) fn instant(stamp: u64) -> Instant {
     *START + Duration::from_millis(stamp.saturating_sub(1))
 }
 

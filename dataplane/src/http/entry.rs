@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 
 use super::Caller;
+use crate::balance::sticky::Outcome;
 use crate::core::Core;
 use crate::head::Head;
 use crate::observe::Record;
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     /// Where the last attempt went.
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) attempts: u32,
+    /// What became of the session, where sessions are kept.
+    pub(crate) session: Option<Outcome>,
     began: Instant,
     written: bool,
 }
@@ -94,6 +97,7 @@ impl Entry {
             tls: caller.tls,
             endpoint: None,
             attempts: 0,
+            session: None,
             began: Instant::now(),
             written: false,
         })
@@ -139,6 +143,7 @@ impl Entry {
             reason,
             duration,
             attempts: self.attempts,
+            session: self.session.map(Outcome::as_str),
             request_bytes,
             response_bytes,
             source: self.source.as_deref(),

@@ -110,7 +110,10 @@ fn admit<'a>(
 ) -> Result<&'a Rule, Error> {
     headers::normalize(head)?;
     // Where.
-    let rule = site.routes.find(head).ok_or_else(|| site.unmatched(head))?;
+    let rule = match site.routes.find(head) {
+        Some(rule) => rule,
+        None => site.otherwise(caller.original, head)?,
+    };
     *found = Some(rule);
     if let Some(entry) = entry {
         entry.matched(rule);

@@ -17,6 +17,7 @@ use super::exchange::{Answer, Request};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
+use super::steer::Steer;
 use super::upgrade;
 use super::verdict::{self, Pending};
 use crate::balance::Ask;
@@ -72,8 +73,9 @@ pub(crate) async fn forward(
         Ok(ticket) => {
             answer.ticket = Some(ticket);
             let answer = &mut answer;
+            let steer = Steer::of(&cluster.spec, &request.head, caller);
             attempts(
-                core, cluster, &wired, request, interim, started, entry, answer,
+                core, cluster, &wired, request, steer, interim, started, entry, answer,
             )
             .await
         }
@@ -105,6 +107,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     request: &Request,
+    mut steer: Option<Box<Steer>>,
     interim: &Interim<'_>,
     started: Instant,
     entry: &mut Option<Box<Entry>>,
@@ -123,11 +126,16 @@ async fn attempts(
         } else {
             Instant::now()
         };
-        let ask = Ask {
+        let mut ask = Ask {
             tried: &tried[..(retries as usize).min(TRIED)],
             now,
             random: fastrand::u64(..),
+            key: None,
+            session: None,
         };
+        if let Some(steer) = &steer {
+            steer.ask(&mut ask);
+        }
         let Some(mut flight) = cluster.members.load().begin(&ask) else {
             return Err(Error::not_processed(
                 Reason::NoEndpoints,
@@ -135,6 +143,9 @@ async fn attempts(
             ));
         };
         let endpoint = Arc::clone(flight.endpoint());
+        if let Some(steer) = &mut steer {
+            steer.begin(spec, &endpoint, now);
+        }
         if let Some(entry) = entry {
             entry.endpoint = Some(endpoint.address);
             entry.attempts = retries + 1;
@@ -150,23 +161,33 @@ async fn attempts(
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now
             ));
-            within(&mut timer, spec.timeout, upload, attempt, || {
-                if upload.is_some_and(Replay::is_starving) {
-                    return Error::new(
-                        Reason::BodyTimeout,
-                        format!("nothing came of the body for {:?}", spec.timeout),
-                    );
-                }
-                Error::maybe_processed(
-                    Reason::UpstreamTimeout,
-                    format!(
-                        "{} gave no answer within {:?}",
-                        endpoint.address, spec.timeout
-                    ),
-                )
-            })
+            within(
+                &mut timer,
+                spec.timeout,
+                upload,
+                &mut steer,
+                attempt,
+                || {
+                    if upload.is_some_and(Replay::is_starving) {
+                        return Error::new(
+                            Reason::BodyTimeout,
+                            format!("nothing came of the body for {:?}", spec.timeout),
+                        );
+                    }
+                    Error::maybe_processed(
+                        Reason::UpstreamTimeout,
+                        format!(
+                            "{} gave no answer within {:?}",
+                            endpoint.address, spec.timeout
+                        ),
+                    )
+                },
+            )
             .await
         };
+        if let Some(steer) = &mut steer {
+            steer.end(told(&outcome, head));
+        }
         let random = fastrand::u64(..);
         match &mut outcome {
             Ok(answered) => answered.hear(core, cluster, &endpoint),
@@ -183,7 +204,11 @@ async fn attempts(
             (started, now),
         );
         let error = match judged {
-            Judged::Answer(answered, judged) => {
+            Judged::Answer(mut answered, judged) => {
+                if let Some(steer) = &steer {
+                    let entry = entry.as_deref_mut();
+                    steer.settle(spec, endpoint.address, &mut answered.headers, entry);
+                }
                 carried.pending = (!judged).then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried));
@@ -206,7 +231,22 @@ async fn attempts(
             let _: () = tokio::time::sleep(pause).await;
             Ok(())
         });
-        within(&mut timer, spec.timeout, None, sleep, || error.clone()).await?;
+        within(&mut timer, spec.timeout, None, &mut None, sleep, || {
+            error.clone()
+        })
+        .await?;
+    }
+}
+
+/// What an attempt says of its endpoint.
+fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
+    match attempt {
+        // A call that goes on has been answered.
+        Ok(answered) => Some(answered.outcome(head).unwrap_or(Outcome::Success)),
+        Err(error) => error
+            .reason
+            .is_of_endpoint()
+            .then_some(Outcome::LocalFailure),
     }
 }
 
@@ -251,13 +291,8 @@ fn judge(
                 Judged::Again(error)
             }
             _ => {
-                let outcome = verdict::of_head(
-                    head.is_grpc(),
-                    answered.status,
-                    &answered.headers,
-                    answered.body.is_end(),
-                );
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
+                let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
                 if let Some(outcome) = outcome {
                     cluster.members.record(flight, outcome, now, random);
@@ -315,6 +350,7 @@ async fn within<T>(
     timer: &mut Timer,
     timeout: Duration,
     upload: Option<&Replay>,
+    steer: &mut Option<Box<Steer>>,
     mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
     late: impl Fn() -> Error,
 ) -> Result<T, Error> {
@@ -326,6 +362,9 @@ async fn within<T>(
             if now != received {
                 received = now;
                 timer.set(tokio::time::Instant::now() + timeout);
+                if let Some(steer) = steer {
+                    steer.waited();
+                }
             }
             timer.poll_expired(cx).map(|()| Err(late()))
         }
@@ -438,6 +477,12 @@ impl Answered {
     }
 
     /// Puts what goes on after the head where it is carried on, and returns the head.
+    /// What it says of the endpoint, if its head tells that.
+    fn outcome(&self, head: &Head) -> Option<Outcome> {
+        let is_whole = self.body.is_end();
+        verdict::of_head(head.is_grpc(), self.status, &self.headers, is_whole)
+    }
+
     fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
         carried.length = self.body.length();
         carried.body = self.body;

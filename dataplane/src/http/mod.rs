@@ -13,6 +13,7 @@ pub(crate) mod interim;
 mod knock;
 pub(crate) mod relay;
 mod replay;
+mod steer;
 pub(crate) mod upgrade;
 mod verdict;
 pub(crate) mod websocket;
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) core: Rc<Core>,
     /// The client's address.
     pub(crate) address: SocketAddr,
+    /// Where the connection was going, when it was redirected to us.
+    pub(crate) original: Option<SocketAddr>,
     /// The client's identity, when it proved one.
     pub(crate) identity: Option<Arc<SpiffeId>>,
     /// The client's address as endpoints are told it, spelled once for all exchanges.
@@ -53,11 +56,16 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one connection, put together once"
+    )]
     pub(crate) fn new(
         core: Rc<Core>,
         plan: Arc<Plan>,
         site: Arc<Site>,
         address: SocketAddr,
+        original: Option<SocketAddr>,
         identity: Option<Arc<SpiffeId>>,
         tls: bool,
         connections: Arc<ConnectionCells>,
@@ -67,6 +75,7 @@ impl Caller {
             core,
             forwarded_for,
             address,
+            original,
             identity,
             tls,
             connections,

@@ -83,6 +83,8 @@ pub struct Record<'a> {
     pub duration: Duration,
     /// Attempts made, 0 when it was not forwarded.
     pub attempts: u32,
+    /// What became of the session, where sessions are kept: `new`, `kept`, `moved` or `unreadable`.
+    pub session: Option<&'a str>,
     /// Body bytes from the client.
     pub request_bytes: u64,
     /// Body bytes to the client.
@@ -245,6 +247,7 @@ impl Open {
             us % 1_000
         );
         self.number("attempts", Some(u64::from(record.attempts)));
+        self.string("session", record.session);
         self.number("request_bytes", Some(record.request_bytes));
         self.number("response_bytes", Some(record.response_bytes));
         self.string("source", record.source);
@@ -403,6 +406,7 @@ mod tests {
             reason: Some(Reason::NoEndpoints),
             duration: Duration::from_micros(12_345),
             attempts: 2,
+            session: Some("moved"),
             request_bytes: 1,
             response_bytes: 2,
             source: Some("spiffe://shop.internal/service/storefront"),
@@ -473,6 +477,7 @@ mod tests {
             "reason": "no_endpoints",
             "duration_ms": 12.345,
             "attempts": 2,
+            "session": "moved",
             "request_bytes": 1,
             "response_bytes": 2,
             "source": "spiffe://shop.internal/service/storefront",

@@ -408,6 +408,52 @@ impl Detected {
     }
 }
 
+/// What became of a connection that was redirected to us: a closed list, since it becomes a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Redirected {
+    /// It was meant for a service of the mesh, and went there.
+    Service,
+    /// It was meant for somebody else, and was passed on.
+    Passthrough,
+    /// It was to be passed on, and nobody was there.
+    Unreachable,
+    /// It was meant for somebody else to whom nothing is let out.
+    EgressDenied,
+    /// It was our own.
+    Looped,
+    /// It came in plaintext, and was let in.
+    PlaintextPermitted,
+    /// It came in plaintext, and was not let in.
+    PlaintextRefused,
+}
+
+impl Redirected {
+    /// Every outcome; `redirected as usize` is its index.
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::Passthrough,
+        Self::Unreachable,
+        Self::EgressDenied,
+        Self::Looped,
+        Self::PlaintextPermitted,
+        Self::PlaintextRefused,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Passthrough => "passthrough",
+            Self::Unreachable => "unreachable",
+            Self::EgressDenied => "egress_denied",
+            Self::Looped => "looped",
+            Self::PlaintextPermitted => "plaintext_permitted",
+            Self::PlaintextRefused => "plaintext_refused",
+        }
+    }
+}
+
 /// The connections of one listener, as one core saw them.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -418,6 +464,9 @@ pub struct ConnectionCells {
     parse_errors: Cell,
     handshakes: [Cell; HandshakeFailure::ALL.len()],
     detected: [Cell; Detected::ALL.len()],
+    redirected: [Cell; Redirected::ALL.len()],
+    passed_up: Cell,
+    passed_down: Cell,
 }
 
 impl ConnectionCells {
@@ -441,6 +490,17 @@ impl ConnectionCells {
     /// It was found out what a connection speaks.
     pub fn detected(&self, detected: Detected) {
         self.detected[detected as usize].add(1);
+    }
+
+    /// Something became of a connection that was redirected to us.
+    pub fn redirected(&self, outcome: Redirected) {
+        self.redirected[outcome as usize].add(1);
+    }
+
+    /// So many bytes were passed on from and to the clients of connections that are none of ours to understand.
+    pub fn passed(&self, up: u64, down: u64) {
+        self.passed_up.add(up);
+        self.passed_down.add(down);
     }
 
     /// A connection was ended because what came on it was not HTTP as we take it.
@@ -474,6 +534,12 @@ pub struct ConnectionTotals {
     pub handshakes: [u64; HandshakeFailure::ALL.len()],
     /// What connections were found to speak, in the order of [`Detected::ALL`].
     pub detected: [u64; Detected::ALL.len()],
+    /// What became of those that were redirected to us, in the order of [`Redirected::ALL`].
+    pub redirected: [u64; Redirected::ALL.len()],
+    /// Bytes passed on from clients.
+    pub passed_up: u64,
+    /// Bytes passed on to clients.
+    pub passed_down: u64,
 }
 
 impl Cells for ConnectionCells {
@@ -490,6 +556,11 @@ impl Cells for ConnectionCells {
         for (sum, cell) in totals.detected.iter_mut().zip(&self.detected) {
             *sum += cell.get();
         }
+        for (sum, cell) in totals.redirected.iter_mut().zip(&self.redirected) {
+            *sum += cell.get();
+        }
+        totals.passed_up += self.passed_up.get();
+        totals.passed_down += self.passed_down.get();
     }
 }
 
@@ -564,6 +635,9 @@ mod tests {
     fn the_indices_of_labels_are_their_places_in_the_list() {
         for (index, cause) in HandshakeFailure::ALL.iter().enumerate() {
             assert_eq!(*cause as usize, index);
+        }
+        for (index, outcome) in Redirected::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
         }
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
 
-use super::cells::{CLASSES, Detected, HandshakeFailure, Totals};
+use super::cells::{CLASSES, Detected, HandshakeFailure, Redirected, Totals};
 use super::exposition::{Kind, Page};
 use super::registry::{EdgeKey, Registry, RouteKey, RouteTotals};
 use super::rows::ServiceRow;
@@ -49,6 +49,9 @@ names! {
     counter CONNECTIONS_REFUSED = "weft_connections_refused_total", "Connections closed at once because a limit was reached, by listener.";
     counter HANDSHAKE_FAILURES = "weft_tls_handshake_failures_total", "Failed TLS handshakes of clients, by listener and cause.";
     counter DETECTED = "weft_detected_connections_total", "Connections to ports that take anything, by listener and what they were found to speak; `timeout` is for those that said nothing.";
+    counter REDIRECTED = "weft_redirected_connections_total", "Connections that were redirected to us, by listener and what became of them.";
+    counter PASSED_ON_BYTES = "weft_passed_on_bytes_total", "Bytes of redirected connections that are none of ours to understand, by listener and direction: out of or into who made them.";
+    gauge PLAINTEXT_PERMITTED = "weft_plaintext_permitted_seconds", "Seconds until plaintext is no longer let in on a port of the app; negative after that.";
     counter PARSE_ERRORS = "weft_parse_errors_total", "Connections ended because what came on them was not valid HTTP, by listener.";
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing, draining or unhealthy.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
@@ -241,6 +244,20 @@ impl Registry {
                     counter!(DETECTED, labels).absolute(count);
                 }
             }
+            for (outcome, count) in Redirected::ALL.iter().zip(totals.redirected) {
+                if count > 0 {
+                    let mut labels = labels();
+                    labels.push(Label::new("outcome", outcome.as_str()));
+                    counter!(REDIRECTED, labels).absolute(count);
+                }
+            }
+            for (direction, bytes) in [("out", totals.passed_up), ("in", totals.passed_down)] {
+                if bytes > 0 {
+                    let mut labels = labels();
+                    labels.push(Label::new("direction", direction));
+                    counter!(PASSED_ON_BYTES, labels).absolute(bytes);
+                }
+            }
         }
     }
 
@@ -266,6 +283,7 @@ impl Registry {
         }
         self.render_endpoints(&mut page);
         self.render_services(&mut page);
+        self.render_permits(&mut page, now);
         if let Some(certificate) = self.certificate() {
             page.family(CERTIFICATE_EXPIRY, Kind::Gauge, help(CERTIFICATE_EXPIRY));
             let left = seconds_until(certificate.not_after, now);
@@ -294,6 +312,19 @@ impl Registry {
                 let labels = [("service", &*row.service), ("result", result)];
                 page.sample(HEALTH_PROBES, &labels, count);
             }
+        }
+    }
+
+    fn render_permits(&self, page: &mut Page<'_>, now: SystemTime) {
+        let permits = self.permits();
+        if permits.is_empty() {
+            return;
+        }
+        page.family(PLAINTEXT_PERMITTED, Kind::Gauge, help(PLAINTEXT_PERMITTED));
+        for permit in permits {
+            let port = permit.port.to_string();
+            let left = seconds_until(permit.until, now);
+            page.sample(PLAINTEXT_PERMITTED, &[("port", port.as_str())], left);
         }
     }
 

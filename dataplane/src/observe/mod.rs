@@ -14,7 +14,7 @@ mod rows;
 pub use access_log::{AccessLog, AccessLogConfig, Lines, Record};
 pub use cells::{
     AnswerCells, BOUNDS_US, CLASSES, ConnectionCells, ConnectionTotals, Detected, EdgeCells,
-    ExchangeCells, HandshakeFailure, OpenConnection, OpenExchange, RouteCells, Totals,
+    ExchangeCells, HandshakeFailure, OpenConnection, OpenExchange, Redirected, RouteCells, Totals,
 };
 pub use registry::{Direction, EdgeKey, EdgeTotals, Registry, RouteKey, RouteTotals};
-pub use rows::{CertificateRow, EndpointRow, EndpointState, ServiceRow, SourceRow};
+pub use rows::{CertificateRow, EndpointRow, EndpointState, PermitRow, ServiceRow, SourceRow};

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
 };
-use super::rows::{CertificateRow, EndpointRow, ServiceRow, SourceRow};
+use super::rows::{CertificateRow, EndpointRow, PermitRow, ServiceRow, SourceRow};
 
 /// Keys of one kind that are kept apart; with the overflow keys a report and a page stay within 1,024.
 pub const MAX_KEYS: usize = 1_000;
@@ -239,6 +239,7 @@ pub struct Registry {
     services: Mutex<Option<Provide<Vec<ServiceRow>>>>,
     sources: Mutex<Option<Provide<Vec<SourceRow>>>>,
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
+    permits: Mutex<Option<Provide<Vec<PermitRow>>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
 }
@@ -323,6 +324,19 @@ impl Registry {
     /// Who knows our certificate. Called when somebody reads; must not call the registry.
     pub fn certificate_from(&self, provide: Box<dyn Fn() -> Option<CertificateRow> + Send + Sync>) {
         *lock(&self.certificate) = Some(provide);
+    }
+
+    /// Who knows where plaintext is let in. Called when somebody reads; must not call the registry.
+    pub fn permits_from(&self, provide: Box<dyn Fn() -> Vec<PermitRow> + Send + Sync>) {
+        *lock(&self.permits) = Some(provide);
+    }
+
+    /// Where plaintext is let in, and until when.
+    pub fn permits(&self) -> Vec<PermitRow> {
+        lock(&self.permits)
+            .as_ref()
+            .map(|provide| provide())
+            .unwrap_or_default()
     }
 
     /// The endpoints now.

@@ -105,6 +105,15 @@ pub struct SourceRow {
     pub error: Option<String>,
 }
 
+/// A port of the app on which plaintext is let in for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PermitRow {
+    /// The port.
+    pub port: u16,
+    /// When that ends.
+    pub until: SystemTime,
+}
+
 /// Our certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRow {

@@ -117,7 +117,7 @@ impl Carried {
             let spec = &cluster.spec;
             cluster
                 .members
-                .configure(spec.balance, spec.outlier.clone(), now);
+                .configure(spec.balance.clone(), spec.outlier.clone(), now);
             if kept.discovery.is_none() {
                 kept.discovery = Some(discover(tasks, cluster, &self.resolver));
             }

@@ -3,6 +3,7 @@
 //! Programs build a [`Plan`] from their part of the file; the data path only reads it. What a reload takes over from the
 //! plan before (clusters with their endpoints, connections and health) is in [`carry`].
 
+pub mod capture;
 pub mod carry;
 pub mod services;
 
@@ -10,7 +11,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName};
@@ -26,6 +27,7 @@ use crate::limit::{Limiter, Subject};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::route::Table;
+use capture::Capture;
 
 /// What holds now.
 #[derive(Debug)]
@@ -40,8 +42,15 @@ pub struct Plan {
 impl Plan {
     /// Of these listeners.
     pub fn new(generation: u64, sites: Vec<Arc<Site>>) -> Self {
-        let rules =
-            || (sites.iter()).flat_map(|site| site.routes.targets().chain(site.opaque.rule()));
+        let rules = || {
+            sites.iter().flat_map(|site| {
+                let captured = site.capture.iter().flat_map(Capture::rules);
+                site.routes
+                    .targets()
+                    .chain(site.opaque.rule())
+                    .chain(captured)
+            })
+        };
         Self {
             generation,
             clusters: rules().map(|rule| rule.target.id).collect(),
@@ -53,6 +62,11 @@ impl Plan {
     /// The listeners.
     pub fn sites(&self) -> &[Arc<Site>] {
         &self.sites
+    }
+
+    /// Whether connections are redirected to any of them.
+    pub(crate) fn captures(&self) -> bool {
+        self.sites.iter().any(|site| site.capture.is_some())
     }
 
     /// The listener of this name.
@@ -130,6 +144,8 @@ pub struct Site {
     pub routes: Table<Arc<Rule>>,
     /// What happens to connections that are not HTTP.
     pub opaque: Opaque,
+    /// What happens to connections that were redirected here, where that may be.
+    pub capture: Option<Capture>,
     /// Why a request that no rule matches is refused.
     pub unmatched: Reason,
     /// The service that this process speaks for.
@@ -152,6 +168,31 @@ pub struct Site {
 }
 
 impl Site {
+    /// The rule for an exchange that no route matches, on a connection that was redirected here from `original`.
+    pub(crate) fn otherwise(
+        &self,
+        original: Option<SocketAddr>,
+        head: &Head,
+    ) -> Result<&Arc<Rule>, Error> {
+        match (&self.capture, original) {
+            (Some(capture), Some(original)) => {
+                capture.rule(original, head.host(), SystemTime::now())
+            }
+            _ => Err(self.unmatched(head)),
+        }
+    }
+
+    /// The rule for a connection whose bytes are not looked at.
+    pub(crate) fn connection_rule(&self, original: Option<SocketAddr>) -> Option<&Arc<Rule>> {
+        match (&self.opaque, &self.capture, original) {
+            (Opaque::All(rule) | Opaque::Others(rule), _, _) => Some(rule),
+            (_, Some(capture), Some(original)) => {
+                capture.connection_rule(original, SystemTime::now())
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn unmatched(&self, head: &Head) -> Error {
         let detail = match self.unmatched {
             Reason::NoService => format!("`{}` is not the name of a service", head.host()),

@@ -1,6 +1,7 @@
 //! The services of the mesh as the file has them, checked: what every program's plan is made from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weft_runtime::config::{Path, Problems};
 
@@ -31,6 +32,15 @@ pub struct Services {
 }
 
 impl Services {
+    /// The same for a process that runs in this zone.
+    #[must_use]
+    pub fn in_zone(mut self, zone: Option<&Arc<str>>) -> Self {
+        for spec in self.specs.values_mut() {
+            spec.balance = std::mem::take(&mut spec.balance).in_zone(zone);
+        }
+        self
+    }
+
     /// Checks them all, and goes on with those that are good. `mesh_port` is where sidecars listen for each other.
     pub fn build(
         trust_domain: &TrustDomain,

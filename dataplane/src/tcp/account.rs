@@ -17,6 +17,8 @@ const ESTABLISHED: u16 = 200;
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) started: Instant,
+    /// By which balancing tells connections apart, where it does.
+    pub(super) key: Option<u64>,
     /// The edge to the service, the edge from the caller, and the route: those that there are.
     cells: [Option<OpenExchange>; 3],
     entry: Option<Box<Entry>>,
@@ -36,6 +38,7 @@ impl Account {
         ];
         Self {
             started: Instant::now(),
+            key: rule.target.spec.balance.connection_key(caller.address.ip()),
             cells: cells.map(|cells| cells.map(ExchangeCells::begin)),
             entry: Entry::of_connection(caller, site, rule),
             status: None,

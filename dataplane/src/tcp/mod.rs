@@ -39,12 +39,10 @@ use end::End;
 /// A connection of a listener that takes them as they are.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, _seat: Seat) {
     let site = caller.site();
-    match &site.opaque {
-        Opaque::All(rule) | Opaque::Others(rule) => {
-            forward(&caller, &site, rule, End::socket(io)).await;
-        }
+    match site.connection_rule(caller.original) {
+        Some(rule) => forward(&caller, &site, rule, End::socket(io)).await,
         // A new plan has changed its mind between the accept and now.
-        Opaque::Refused | Opaque::Tunnels { .. } => io.reset(),
+        None => io.reset(),
     }
 }
 

@@ -79,6 +79,8 @@ async fn attempts(
             tried: &tried[..(retries as usize).min(TRIED)],
             now,
             random: fastrand::u64(..),
+            key: account.key,
+            session: None,
         };
         let Some(mut flight) = cluster.members.load().begin(&ask) else {
             return Err(Error::not_processed(

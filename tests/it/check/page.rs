@@ -12,7 +12,7 @@ const INTRODUCTION: &str = "# Configuration
 
 One file, `weft.yaml`, describes the whole mesh, and every process reads it: each takes the part that it needs, and takes a
 change of the file in place. Unknown keys are errors; `weft check FILE` tells everything that is wrong at once, and no
-process starts with a file that it complains about. Examples are in `deploy/examples/`. `weft check --schema` prints a JSON Schema, for editors.
+process starts with a file that it complains about (but for an exception from mutual TLS whose last day is over). Examples are in `deploy/examples/`. `weft check --schema` prints a JSON Schema, for editors.
 
 Durations are written with units (`500ms`, `5s`, `1m30s`, `24h`, `30d`), rates as a count per time (`100/s`, `5/m`,
 `1000/h`, `1/d`), shares in per cent (`20%`). Paths of files are relative to the directory of the file.
@@ -118,9 +118,10 @@ impl<'a> Page<'a> {
                     words: "mapping".into(),
                     inner: Some((String::new(), (name, target))),
                 },
+                None if target.get("anyOf").is_some() => self.kind(target),
                 None => Kind {
                     words: "one of several words".into(),
-                    inner: None,
+                    inner: self.choice_with_keys(target),
                 },
             };
         }
@@ -149,7 +150,7 @@ impl<'a> Page<'a> {
             }
             (Some("boolean"), _) => plain("`true` or `false`"),
             (Some("integer"), Some("uint16")) => plain("port"),
-            (Some("integer"), _) => plain("number"),
+            (Some("integer" | "number"), _) => plain("number"),
             (Some("string"), Some("ip")) => plain("IP address"),
             (Some("string"), Some(format)) => plain(format),
             (Some("string"), None) => plain("text"),
@@ -162,6 +163,18 @@ impl<'a> Page<'a> {
         Some((name.to_owned(), &self.schema["$defs"][name]))
     }
 
+    /// The choice that says more in a mapping, as `{ file: … }` does not.
+    fn choice_with_keys(&self, target: &'a Value) -> Option<(String, (String, &'a Value))> {
+        let choices = target["oneOf"].as_array().into_iter().flatten();
+        let mut keys = choices.filter_map(|choice| choice["properties"].as_object());
+        keys.find_map(|keys| {
+            let (key, value) = keys.iter().next()?;
+            let (name, mapping) = self.reference(value)?;
+            let has_keys = mapping.get("properties").is_some();
+            has_keys.then(|| (format!(".{key}"), (name, mapping)))
+        })
+    }
+
     /// The words that may stand there, with what each means.
     fn choices(&self, value: &'a Value) -> String {
         let value = strip_null(value);
@@ -172,6 +185,9 @@ impl<'a> Page<'a> {
         let Some((_, target)) = self.reference(value) else {
             return String::new();
         };
+        if let Some(forms) = target["anyOf"].as_array() {
+            return forms.iter().map(|form| self.choices(form)).collect();
+        }
         let choices: Vec<String> = target["oneOf"]
             .as_array()
             .into_iter()

@@ -17,7 +17,7 @@ fn rules(change: impl FnOnce(&mut outlier::Config)) -> Rules {
 }
 
 fn members() -> Members {
-    Members::new("orders", balance::Config::default(), Rules::default())
+    Members::new("orders", balance::Policy::default(), Rules::default())
 }
 
 fn addresses(count: usize) -> Vec<SocketAddr> {
@@ -98,7 +98,7 @@ fn a_probe_brings_it_back_slowly() {
     members.record(&mut probe, Outcome::Success, later, MIDDLE);
     assert_eq!(sick.state(later), State::Healthy);
     assert_eq!(members.load().available(), 3);
-    assert!(sick.weight(later) < crate::endpoint::FULL_WEIGHT / 5);
+    assert!(sick.warmth(later, SLOW_START) < crate::endpoint::FULL_WEIGHT / 5);
     // The next time lasts twice as long, until a clean minute has passed.
     fail(&members, &sick, 5, later);
     assert_eq!(until(&sick, later).unwrap().as_secs_f64().round(), 10.0);
@@ -180,7 +180,7 @@ fn never_the_last_and_never_more_than_allowed() {
                     1 => {
                         limit = rng.u8(..=100);
                         let rules = rules(|config| config.max_ejected = Percent::new(limit));
-                        members.configure(balance::Config::default(), rules, now);
+                        members.configure(balance::Policy::default(), rules, now);
                     }
                     2 if !held.is_empty() => {
                         held.swap_remove(rng.usize(..held.len()));
@@ -199,6 +199,8 @@ fn never_the_last_and_never_more_than_allowed() {
                             tried: &[],
                             now,
                             random: rng.u64(..),
+                            key: None,
+                            session: None,
                         };
                         let set = members.load();
                         let exchange = set.begin(&ask);
@@ -255,7 +257,7 @@ fn as_many_as_fail_are_ejected_and_no_more_than_allowed_and_all_return() {
             for percent in [0, 10, 29, 50, 67, 100] {
                 let (members, mut now) = warm(size);
                 let rules = rules(|config| config.max_ejected = Percent::new(percent));
-                members.configure(balance::Config::default(), rules, now);
+                members.configure(balance::Policy::default(), rules, now);
                 let told = format!("{sick} of {size} fail, {percent}%");
                 for _ in 0..5 {
                     for index in 0..sick {
@@ -273,6 +275,8 @@ fn as_many_as_fail_are_ejected_and_no_more_than_allowed_and_all_return() {
                     tried: &[],
                     now,
                     random: 7,
+                    key: None,
+                    session: None,
                 };
                 assert!(members.load().begin(&ask).is_some(), "{told}");
 
@@ -353,6 +357,8 @@ fn nobody_is_stuck_whatever_happened() {
                             tried: &[],
                             now,
                             random,
+                            key: None,
+                            session: None,
                         };
                         let exchange = members.load().begin(&ask);
                         let is_empty = members.load().endpoints().is_empty();
@@ -425,7 +431,7 @@ fn one_that_fails_its_probes_is_passed_over_until_it_passes() {
     probe(Ok(()));
     assert_eq!(sick.state(now), State::Healthy);
     assert!(
-        sick.weight(now) < crate::endpoint::FULL_WEIGHT / 5,
+        sick.warmth(now, SLOW_START) < crate::endpoint::FULL_WEIGHT / 5,
         "slowly"
     );
     let summary = members.summary();
@@ -464,6 +470,8 @@ fn panic_is_told_and_counted_over_all_sets() {
             tried: &[],
             now,
             random: 3,
+            key: None,
+            session: None,
         };
         members.load().begin(&ask).unwrap()
     };
@@ -516,6 +524,8 @@ fn the_rules_hold_when_all_cores_report_at_once() {
                         tried: &[],
                         now,
                         random: rng.u64(..),
+                        key: None,
+                        session: None,
                     };
                     let mut exchange = members.load().begin(&ask).unwrap();
                     let outcome = if rng.bool() {
@@ -547,6 +557,8 @@ fn a_failing_replica_gets_next_to_nothing() {
             tried: &[],
             now,
             random: rng.u64(..),
+            key: None,
+            session: None,
         };
         let mut exchange = members.load().begin(&ask).unwrap();
         let outcome = if exchange.endpoint().id == sick.id {
@@ -596,13 +608,13 @@ fn a_record_that_flickers_does_not_start_the_endpoint_anew() {
     let (members, now) = warm(4);
     let same = endpoint(&members, 0);
     let full = crate::endpoint::FULL_WEIGHT;
-    assert_eq!(same.weight(now), full);
+    assert_eq!(same.warmth(now, SLOW_START), full);
     members.apply(addresses(4)[1..].to_vec(), now);
     members.apply(addresses(4), now + Duration::from_secs(1));
-    assert_eq!(same.weight(now + Duration::from_secs(1)), full);
+    assert_eq!(same.warmth(now + Duration::from_secs(1), SLOW_START), full);
     members.apply(addresses(4)[1..].to_vec(), now);
     members.apply(addresses(4), now + Duration::from_secs(60));
-    assert!(same.weight(now + Duration::from_secs(60)) < full);
+    assert!(same.warmth(now + Duration::from_secs(60), SLOW_START) < full);
 }
 
 #[test]
@@ -656,7 +668,7 @@ fn switching_detection_off_takes_everything_back() {
     fail(&members, &endpoint(&members, 0), 5, now);
     assert_eq!(ejected(&members), 1);
     let off = rules(|config| config.enabled = false);
-    members.configure(balance::Config::default(), off, now);
+    members.configure(balance::Policy::default(), off, now);
     assert_eq!(ejected(&members), 0);
     fail(&members, &endpoint(&members, 0), 500, now);
     assert_eq!(ejected(&members), 0);
@@ -675,6 +687,8 @@ fn draining_endpoints_are_passed_over_unless_too_many() {
         tried: &[],
         now,
         random: 3,
+        key: None,
+        session: None,
     };
     assert!(members.load().begin(&ask).is_some());
     members.set_draining(address(1), false);

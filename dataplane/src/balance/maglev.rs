@@ -1,0 +1,158 @@
+//! Maglev: a table in which every endpoint has as many entries as its weight says, to within one, and which changes little when the
+//! membership does (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", 2016).
+//!
+//! Each endpoint has its own order of preference over the entries, made from its address. They take turns ([`smooth`] says
+//! whose turn it is when weights differ), and each takes the first entry it likes that is still free. A look-up is one
+//! read.
+//!
+//! When one of N leaves, its 1/N of the keys move, and a few more, because the turns of the others shift. With 65,537
+//! entries these few are half a percent of all keys: nothing beside the 1/N of ten endpoints, a quarter more at fifty, as much
+//! again at two hundred. A larger table moves fewer: with 1,048,583 entries (2 MiB) it is a tenth more at a hundred. The size is the
+//! service's to say and does not follow the number of endpoints, since all keys move when it changes. [`super::ring`]
+//! moves no key more than it must, but is less even.
+
+use super::dice::mix;
+use super::hashed::Table;
+use super::{Group, dice, smooth};
+
+/// The entries of a table, unless the service says otherwise: 128 KiB.
+pub(super) const USUAL: u32 = 65_537;
+
+/// The entries of the largest table: 10 MiB, built in some tenths of a second at each change of the membership.
+pub(super) const MOST: u32 = 5_000_011;
+
+/// The table of one group.
+#[derive(Debug)]
+pub(super) struct Maglev {
+    entries: Box<[u16]>,
+}
+
+impl Maglev {
+    /// `size` is prime, so that every step visits every entry.
+    pub(super) fn new(group: &Group, size: u32) -> Self {
+        const FREE: u16 = u16::MAX;
+        if group.len() == 0 {
+            return Self {
+                entries: Box::default(),
+            };
+        }
+        let size = size as usize;
+        let mut wishes: Vec<_> = group
+            .endpoints
+            .iter()
+            .map(|endpoint| Wishes::new(endpoint.address.to_string().as_bytes(), size))
+            .collect();
+        let weights: Vec<_> = (0..group.len()).map(|index| group.weight(index)).collect();
+        let turns = smooth::order(&weights);
+        let mut entries = vec![FREE; size].into_boxed_slice();
+        for &turn in turns.iter().cycle().take(size) {
+            // Each visits all entries in the end, and there is one left for every turn.
+            let entry = loop {
+                let wish = wishes[usize::from(turn)].next(size);
+                if entries[wish] == FREE {
+                    break wish;
+                }
+            };
+            entries[entry] = turn;
+        }
+        Self { entries }
+    }
+}
+
+impl Table for Maglev {
+    fn at(&self, hash: u64) -> usize {
+        let entry = (u128::from(hash) * self.entries.len() as u128) >> 64;
+        self.entries[entry as usize].into()
+    }
+}
+
+/// Whether a table may have so many entries.
+pub(super) fn is_size(size: u32) -> bool {
+    (USUAL..=MOST).contains(&size)
+        && (2..)
+            .take_while(|n| n * n <= size)
+            .all(|n| !size.is_multiple_of(n))
+}
+
+/// The entries in the order in which an endpoint would like to have them.
+struct Wishes {
+    next: usize,
+    step: usize,
+}
+
+impl Wishes {
+    fn new(address: &[u8], size: usize) -> Self {
+        let hash = dice::hash(address);
+        Self {
+            next: (hash % size as u64) as usize,
+            step: (mix(hash ^ 0x9e37_79b9_7f4a_7c15) % (size as u64 - 1)) as usize + 1,
+        }
+    }
+
+    fn next(&mut self, size: usize) -> usize {
+        let wish = self.next;
+        self.next = (self.next + self.step) % size;
+        wish
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    /// How many entries each has.
+    fn entries(weights: &[u16]) -> Vec<usize> {
+        let table = Maglev::new(&group(weights), USUAL);
+        let mut counts = vec![0; weights.len()];
+        for &entry in &table.entries {
+            counts[usize::from(entry)] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn all_have_as_many_entries_to_within_one() {
+        for size in [1, 2, 3, 10, 32, 33, 1_000] {
+            let counts = entries(&vec![1; size]);
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{size}: {least} to {most}");
+        }
+    }
+
+    #[test]
+    fn weights_are_met_to_within_two_entries() {
+        for weights in [&[5, 1, 1][..], &[100, 50, 1], &[3, 3, 2, 7]] {
+            let whole: u64 = weights.iter().map(|&w| u64::from(w)).sum();
+            for (count, &weight) in entries(weights).into_iter().zip(weights) {
+                let exact = f64::from(USUAL) * f64::from(weight) / whole as f64;
+                assert!((count as f64 - exact).abs() <= 2.0, "{count}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_primes_in_bounds() {
+        assert!(is_size(USUAL) && is_size(1_048_583) && is_size(MOST));
+        assert!(!is_size(65_536) && !is_size(65_539 * 3) && !is_size(7) && !is_size(5_000_077));
+    }
+
+    #[test]
+    fn when_one_of_n_leaves_little_more_than_its_keys_move() {
+        for size in [2, 3, 5, 10, 20, 32] {
+            for leaver in [0, size / 2, size - 1] {
+                let moved = moved(&policy("maglev"), size, leaver, 100_000);
+                assert!(moved * size as f64 <= 1.2, "{moved} of {size}");
+            }
+        }
+        let large = r#"{"policy": "maglev", "key": "source", "table_size": 1048583}"#;
+        let moved = moved(&long(large), 100, 50, 500_000);
+        assert!(moved * 100.0 <= 1.2, "{moved} of 100");
+    }
+
+    #[test]
+    fn lookups_are_even() {
+        let set = weighted("maglev", &[1; 16]);
+        assert_shares(&tally_keys(&set, 160_000), &[1; 16]);
+    }
+}

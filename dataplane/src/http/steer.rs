@@ -1,0 +1,134 @@
+//! What balancing wants to know of an exchange beyond the usual, and is told: its key, its session, how long its answer
+//! took. Only services that ask for it pay for it, which is why all of it is behind a pointer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderMap;
+use http::header::SET_COOKIE;
+
+use super::Caller;
+use super::entry::Entry;
+use crate::balance::Ask;
+use crate::balance::sticky::{self, Session};
+use crate::cluster::Spec;
+use crate::endpoint::{Endpoint, Outcome};
+use crate::head::Head;
+
+/// What an exchange says of where it belongs.
+#[derive(Debug)]
+pub(super) struct Steer {
+    key: Option<u64>,
+    session: Session,
+    /// The connection is encrypted.
+    tls: bool,
+    /// Times the attempt, where the policy goes by that.
+    watch: Option<Stopwatch>,
+}
+
+impl Steer {
+    /// Of an exchange with a service; none when the service does not ask.
+    pub(super) fn of(spec: &Spec, head: &Head, caller: &Caller) -> Option<Box<Self>> {
+        let balance = &spec.balance;
+        if !balance.wants_key() && !balance.is_timed() && spec.sticky.is_none() {
+            return None;
+        }
+        Some(Box::new(Self {
+            key: balance.key(head, caller.address.ip()),
+            session: match &spec.sticky {
+                Some(sticky) => sticky.session(&head.headers, SystemTime::now()),
+                None => Session::None,
+            },
+            tls: caller.tls,
+            watch: None,
+        }))
+    }
+
+    /// Adds it to a question.
+    pub(super) fn ask<'a>(&'a self, ask: &mut Ask<'a>) {
+        ask.key = self.key;
+        ask.session = match &self.session {
+            Session::At(address) => Some(address),
+            Session::None | Session::Unreadable => None,
+        };
+    }
+
+    /// An attempt begins.
+    pub(super) fn begin(&mut self, spec: &Spec, endpoint: &Arc<Endpoint>, now: Instant) {
+        self.watch = spec.balance.is_timed().then(|| Stopwatch {
+            endpoint: Arc::clone(endpoint),
+            began: now,
+            is_running: true,
+        });
+    }
+
+    /// A piece of the request had to be waited for: what the client takes is not the endpoint's time.
+    pub(super) fn waited(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.began = Instant::now();
+        }
+    }
+
+    /// An attempt ended so; none when that says nothing of the endpoint.
+    pub(super) fn end(&mut self, outcome: Option<Outcome>) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.is_running = false;
+            if let Some(outcome) = outcome {
+                let (passed, now) = watch.passed();
+                watch.endpoint.latency.answered(passed, outcome, now);
+            }
+        }
+    }
+
+    /// The exchange was answered by this endpoint: its session is there now.
+    pub(super) fn settle(
+        &self,
+        spec: &Spec,
+        endpoint: SocketAddr,
+        answer: &mut HeaderMap,
+        entry: Option<&mut Entry>,
+    ) {
+        let Some(sticky) = &spec.sticky else {
+            return;
+        };
+        let outcome = self.session.outcome(endpoint);
+        if let Some(entry) = entry {
+            entry.session = Some(outcome);
+        }
+        if outcome == sticky::Outcome::Kept {
+            return;
+        }
+        if let Session::At(before) = self.session {
+            tracing::debug!(service = %spec.name, %before, %endpoint, "a session moved");
+        }
+        if let Some(cookie) = sticky.cookie(endpoint, self.tls, SystemTime::now()) {
+            answer.append(SET_COOKIE, cookie);
+        }
+    }
+}
+
+/// How long an attempt has taken. One that nobody waits for any more is told too: an endpoint that hangs would otherwise
+/// keep the latency of its better days.
+#[derive(Debug)]
+struct Stopwatch {
+    endpoint: Arc<Endpoint>,
+    began: Instant,
+    is_running: bool,
+}
+
+impl Stopwatch {
+    fn passed(&self) -> (Duration, Instant) {
+        let now = Instant::now();
+        (now.saturating_duration_since(self.began), now)
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        if self.is_running {
+            let (passed, now) = self.passed();
+            self.endpoint.latency.silent(passed, now);
+        }
+    }
+}

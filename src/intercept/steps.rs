@@ -1,0 +1,294 @@
+//! What is redirected and what is spared, as a list of steps that both kinds of rules are written from. Pure.
+
+use std::collections::BTreeSet;
+
+use weft_runtime::config::Network;
+
+/// DNS over TCP: names must be found before anything else works, also when the proxy does not.
+const DNS: u16 = 53;
+/// Whoever administers a machine over the network must not lock himself out.
+const SSH: u16 = 22;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// What the app sends, where that is redirected.
+    pub(super) outbound: Option<Outbound>,
+    /// What it is sent, where that is redirected.
+    pub(super) inbound: Option<Inbound>,
+}
+
+/// Connections of this network namespace to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outbound {
+    /// Where the sidecar takes them.
+    pub(super) to: u16,
+    /// Whose connections are left alone: the sidecar's own.
+    pub(super) users: BTreeSet<u32>,
+    pub(super) exclude_ports: BTreeSet<u16>,
+    pub(super) exclude_networks: BTreeSet<Network>,
+    /// Only these, where there are any.
+    pub(super) include_ports: BTreeSet<u16>,
+    pub(super) include_networks: BTreeSet<Network>,
+}
+
+/// Connections of others to this network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Inbound {
+    /// Where the sidecar takes those in plaintext.
+    pub(super) to: u16,
+    /// Where the sidecar listens itself: mutual TLS, the admin pages.
+    pub(super) own_ports: BTreeSet<u16>,
+    pub(super) exclude_ports: BTreeSet<u16>,
+    pub(super) include_ports: BTreeSet<u16>,
+}
+
+/// Which way a connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Outbound,
+    Inbound,
+}
+
+/// One step: the first whose condition holds decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) way: Way,
+    pub(super) when: When,
+    /// The port to redirect to; `None` spares the connection.
+    pub(super) to: Option<u16>,
+    /// The same in plain words, which go with the rule as its comment.
+    pub(super) words: String,
+}
+
+/// All of what is given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct When {
+    pub(super) user: Option<u32>,
+    pub(super) loopback: bool,
+    pub(super) network: Option<Network>,
+    pub(super) ports: BTreeSet<u16>,
+}
+
+impl Wish {
+    /// The steps, those of each way in their order.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let outbound = self.outbound.iter().flat_map(outbound);
+        outbound
+            .chain(self.inbound.iter().flat_map(inbound))
+            .collect()
+    }
+}
+
+fn outbound(wish: &Outbound) -> Vec<Step> {
+    let mut list = List::new(Way::Outbound);
+    for &user in &wish.users {
+        let when = When {
+            user: Some(user),
+            ..When::default()
+        };
+        list.spare(when, &format!("user {user} (the sidecar)"));
+    }
+    list.spare(loopback(), "what stays on this host (loopback)");
+    list.spare(ports([DNS]), &format!("DNS over TCP ({})", named([DNS])));
+    if !wish.exclude_ports.is_empty() {
+        let which = wish.exclude_ports.iter().copied();
+        list.spare(ports(which.clone()), &format!("to {}", named(which)));
+    }
+    for &network in &wish.exclude_networks {
+        list.spare(to_network(network), &format!("to {network}"));
+    }
+    list.take(&wish.include_networks, &wish.include_ports, wish.to);
+    list.steps
+}
+
+fn inbound(wish: &Inbound) -> Vec<Step> {
+    let mut list = List::new(Way::Inbound);
+    list.spare(loopback(), "what stays on this host (loopback)");
+    let own = wish.own_ports.iter().copied().chain([wish.to]);
+    let own: BTreeSet<u16> = own.collect();
+    list.spare(
+        ports(own.iter().copied()),
+        &format!("{} (the sidecar)", named(own)),
+    );
+    if !wish.include_ports.contains(&SSH) {
+        list.spare(ports([SSH]), &format!("SSH ({})", named([SSH])));
+    }
+    if !wish.exclude_ports.is_empty() {
+        let which = wish.exclude_ports.iter().copied();
+        list.spare(ports(which.clone()), &format!("to {}", named(which)));
+    }
+    list.take(&BTreeSet::new(), &wish.include_ports, wish.to);
+    list.steps
+}
+
+struct List {
+    way: Way,
+    steps: Vec<Step>,
+}
+
+impl List {
+    fn new(way: Way) -> Self {
+        Self {
+            way,
+            steps: Vec::new(),
+        }
+    }
+
+    fn spare(&mut self, when: When, words: &str) {
+        self.steps.push(Step {
+            way: self.way,
+            when,
+            to: None,
+            words: format!("spared: {words}"),
+        });
+    }
+
+    fn take(&mut self, networks: &BTreeSet<Network>, ports: &BTreeSet<u16>, to: u16) {
+        let networks: Vec<Option<Network>> = match networks.is_empty() {
+            true => vec![None],
+            false => networks.iter().copied().map(Some).collect(),
+        };
+        for network in networks {
+            let which = match (network, ports.is_empty()) {
+                (None, true) => "every other TCP connection".to_owned(),
+                (None, false) => format!("TCP to {}", named(ports.iter().copied())),
+                (Some(network), true) => format!("TCP to {network}"),
+                (Some(network), false) => {
+                    format!("TCP to {network}, {}", named(ports.iter().copied()))
+                }
+            };
+            self.steps.push(Step {
+                way: self.way,
+                when: When {
+                    network,
+                    ports: ports.clone(),
+                    ..When::default()
+                },
+                to: Some(to),
+                words: format!("redirected to port {to}: {which}"),
+            });
+        }
+    }
+}
+
+fn loopback() -> When {
+    When {
+        loopback: true,
+        ..When::default()
+    }
+}
+
+fn ports(ports: impl IntoIterator<Item = u16>) -> When {
+    When {
+        ports: ports.into_iter().collect(),
+        ..When::default()
+    }
+}
+
+fn to_network(network: Network) -> When {
+    When {
+        network: Some(network),
+        ..When::default()
+    }
+}
+
+/// The most ports that a comment lists: rules hold no long ones.
+const NAMED: usize = 4;
+
+fn named(ports: impl IntoIterator<Item = u16>) -> String {
+    let all: Vec<String> = ports.into_iter().map(|port| port.to_string()).collect();
+    let (shown, more) = all.split_at(all.len().min(NAMED));
+    let word = if all.len() == 1 { "port" } else { "ports" };
+    match more.len() {
+        0 => format!("{word} {}", shown.join(" ")),
+        more => format!("{word} {} and {more} more", shown.join(" ")),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Everything that can be asked for, at once.
+    pub(in crate::intercept) fn all() -> Wish {
+        Wish {
+            outbound: Some(Outbound {
+                to: 15_001,
+                users: [1337].into(),
+                exclude_ports: (9000..9020).collect(),
+                exclude_networks: ["192.168.0.0/16", "fe80::/10"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
+                include_ports: [80, 8080].into(),
+                include_networks: ["10.0.0.0/8", "fd00::/8"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
+            }),
+            inbound: Some(Inbound {
+                to: 15_006,
+                own_ports: [15_000, 15_008].into(),
+                exclude_ports: [9100].into(),
+                include_ports: BTreeSet::new(),
+            }),
+        }
+    }
+
+    fn words(wish: &Wish) -> Vec<String> {
+        wish.steps().into_iter().map(|step| step.words).collect()
+    }
+
+    #[test]
+    fn spared_comes_before_redirected() {
+        assert_eq!(
+            words(&all()),
+            [
+                "spared: user 1337 (the sidecar)",
+                "spared: what stays on this host (loopback)",
+                "spared: DNS over TCP (port 53)",
+                "spared: to ports 9000 9001 9002 9003 and 16 more",
+                "spared: to 192.168.0.0/16",
+                "spared: to fe80::/10",
+                "redirected to port 15001: TCP to 10.0.0.0/8, ports 80 8080",
+                "redirected to port 15001: TCP to fd00::/8, ports 80 8080",
+                "spared: what stays on this host (loopback)",
+                "spared: ports 15000 15006 15008 (the sidecar)",
+                "spared: SSH (port 22)",
+                "spared: to port 9100",
+                "redirected to port 15006: every other TCP connection",
+            ]
+        );
+    }
+
+    #[test]
+    fn ssh_is_taken_when_it_is_asked_for() {
+        let mut wish = all();
+        wish.outbound = None;
+        wish.inbound.as_mut().unwrap().include_ports = [22, 8080].into();
+        assert_eq!(
+            words(&wish),
+            [
+                "spared: what stays on this host (loopback)",
+                "spared: ports 15000 15006 15008 (the sidecar)",
+                "spared: to port 9100",
+                "redirected to port 15006: TCP to ports 22 8080",
+            ]
+        );
+    }
+
+    #[test]
+    fn words_fit_into_a_comment() {
+        let mut wish = all();
+        let outbound = wish.outbound.as_mut().unwrap();
+        outbound.include_ports = (60_000..60_100).collect();
+        outbound.include_networks =
+            ["1111:2222:3333:4444:5555:6666:7777:8888".parse().unwrap()].into();
+        for words in words(&wish) {
+            // The shortest limit is that of nftables.
+            assert!(words.len() < 128, "{words}");
+            assert!(!words.contains(['"', '\\', '\n']), "{words}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Apps and clients that know nothing of Weft: plain blocking sockets, on a host of the test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::ground::{APP, Host};
+
+/// How long any one read may take: far above what a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What an app does with each connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Does {
+    /// Answers every request with its own name, and with the caller as it was told.
+    Http(&'static str),
+    /// Says this first, then sends back what it gets, to the end.
+    Greet(&'static str),
+}
+
+/// A listening app. It ends with the test process.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// From where it was called, in order.
+    callers: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl App {
+    pub(crate) fn start(host: &Host, address: &str, does: Does) -> Self {
+        let callers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let listener = host.run(|| TcpListener::bind(address).unwrap());
+        let seen = Arc::clone(&callers);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                seen.lock().unwrap().push(stream.peer_addr().unwrap());
+                // A client that goes away is no failure of the app.
+                std::thread::spawn(move || does.serve(stream));
+            }
+        });
+        Self { callers }
+    }
+
+    pub(crate) fn callers(&self) -> Vec<SocketAddr> {
+        self.callers.lock().unwrap().clone()
+    }
+}
+
+impl Does {
+    fn serve(self, mut stream: TcpStream) -> std::io::Result<()> {
+        match self {
+            Self::Greet(words) => {
+                stream.write_all(words.as_bytes())?;
+                let mut back = stream.try_clone()?;
+                std::io::copy(&mut stream, &mut back)?;
+                back.shutdown(std::net::Shutdown::Write)
+            }
+            Self::Http(name) => {
+                let mut reader = BufReader::new(stream.try_clone()?);
+                loop {
+                    let head = read_head(&mut reader)?;
+                    if head.is_empty() {
+                        return Ok(());
+                    }
+                    let caller = field(&head, "x-forwarded-client-cert").unwrap_or("nobody");
+                    let body = format!("{name} called by {caller}");
+                    write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    )?;
+                }
+            }
+        }
+    }
+}
+
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            break;
+        }
+    }
+    Ok(head)
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (own, value) = line.split_once(':')?;
+        own.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The reason, if Weft made it.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        field(&self.head, "weft-reason")
+    }
+}
+
+/// A connection of an app on this host.
+pub(crate) fn connect(host: &Host, to: &str) -> std::io::Result<TcpStream> {
+    connect_as(host, APP, to)
+}
+
+/// A connection of this user on this host.
+pub(crate) fn connect_as(host: &Host, user: u32, to: &str) -> std::io::Result<TcpStream> {
+    let to: SocketAddr = to.parse().unwrap();
+    let stream = host.as_user(user, || TcpStream::connect_timeout(&to, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A GET as an app sends it that knows nothing of a proxy: to an address, for a host.
+pub(crate) fn get(host: &Host, to: &str, name: &str) -> std::io::Result<Answer> {
+    get_on(&mut connect(host, to)?, name, "/")
+}
+
+/// The same on a connection that is there.
+pub(crate) fn get_on(stream: &mut TcpStream, name: &str, path: &str) -> std::io::Result<Answer> {
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {name}\r\n\r\n")?;
+    let mut reader = BufReader::new(stream);
+    let head = read_head(&mut reader)?;
+    let broken = || std::io::Error::other(format!("no answer: {head:?}"));
+    let status = head.split(' ').nth(1).ok_or_else(broken)?;
+    let status = status.parse().map_err(|_| broken())?;
+    let length = field(&head, "content-length").and_then(|value| value.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    Ok(Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+        head,
+    })
+}
+
+/// Everything that comes until the other side ends.
+pub(crate) fn rest(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest)?;
+    Ok(rest)
+}
+
+/// Whether a connection on which this is sent breaks; it may before we have said a word.
+pub(crate) fn breaks(host: &Host, to: &str, bytes: &[u8]) -> bool {
+    let whole = connect(host, to).and_then(|mut stream| {
+        stream.write_all(bytes)?;
+        rest(&mut stream)
+    });
+    whole.is_err()
+}
+
+/// So many bytes, as text.
+pub(crate) fn take(stream: &mut TcpStream, count: usize) -> std::io::Result<String> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A page of the sidecar on this host.
+pub(crate) fn get_on_admin(host: &Host, path: &str) -> std::io::Result<Answer> {
+    let mut stream = connect_as(host, 0, "127.0.0.1:15000")?;
+    get_on(&mut stream, "localhost", path)
+}
