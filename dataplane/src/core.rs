@@ -19,13 +19,13 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use foldhash::fast::RandomState;
 use slab::Slab;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::accept;
 use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
-use crate::http::Caller;
+use crate::http::{Caller, Settled};
 use crate::http1::encode;
 use crate::http2::client::Peers;
 use crate::identity::Identity;
@@ -60,6 +60,10 @@ pub struct Shared {
     pub max_connections: usize,
     /// Connections that the process makes itself.
     pub dials: Arc<Dials>,
+    /// Failures that went to our app and are not to be tried again in front of us.
+    pub settled: Arc<Settled>,
+    /// Changes when an exchange waits for a connection because there are as many as there may be.
+    pub pressure: Arc<watch::Sender<u64>>,
 }
 
 /// How many downstream connections are open.
@@ -266,6 +270,10 @@ pub struct Core {
     open: Arc<Open>,
     max_connections: usize,
     pub(crate) dials: Arc<Dials>,
+    pub(crate) settled: Arc<Settled>,
+    pub(crate) pressure: Arc<watch::Sender<u64>>,
+    /// The same moment on both clocks, so that telling the time of day costs nothing.
+    clocks: Cell<(Instant, SystemTime)>,
     leaving: Cell<bool>,
     draining: Cell<Draining>,
     /// What a `Date` says, at most a moment more than a second old.
@@ -289,6 +297,9 @@ impl Core {
             open: Arc::clone(&shared.open),
             max_connections: shared.max_connections,
             dials: Arc::clone(&shared.dials),
+            settled: Arc::clone(&shared.settled),
+            pressure: Arc::clone(&shared.pressure),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             leaving: Cell::new(false),
             draining: Cell::new(Draining::Not),
             date: Cell::new(encode::date(SystemTime::now())),
@@ -313,6 +324,18 @@ impl Core {
 
     pub(crate) fn announce(&self) {
         self.leaving.set(true);
+    }
+
+    /// What the time of day is at `at`.
+    pub(crate) fn wall(&self, at: Instant) -> SystemTime {
+        let (then, wall) = self.clocks.get();
+        wall + at.saturating_duration_since(then)
+    }
+
+    /// Closes idle connections of ours whose places somebody waits for.
+    pub(crate) fn relieve(&self) {
+        self.pool.relieve();
+        self.peers.relieve();
     }
 
     /// The time of day, as an answer's `date` field has it.
@@ -481,6 +504,8 @@ impl Core {
             lines.flush();
         }
         let now = Instant::now();
+        // Somebody may have set the clock.
+        self.clocks.set((now, SystemTime::now()));
         self.date.set(encode::date(SystemTime::now()));
         self.pool.sweep();
         self.peers.sweep(now);
@@ -528,11 +553,17 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
         let core = Core::new(shared);
         let mut listeners = HashMap::new();
         let mut upkeep = tokio::time::interval(UPKEEP);
+        let mut pressure = shared.pressure.subscribe();
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
                 _ = upkeep.tick() => {
                     core.upkeep();
+                    continue;
+                }
+                // Never an error: we hold a sender ourselves.
+                _ = pressure.changed() => {
+                    core.relieve();
                     continue;
                 }
             };

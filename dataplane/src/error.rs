@@ -26,6 +26,8 @@ pub struct Error {
 pub enum Retry {
     /// It would fail again, or harm.
     Never,
+    /// It was tried again already, or not for a reason that holds for everybody: nobody in front of us is to try it either.
+    Settled,
     /// Provably not processed (connect failure, REFUSED_STREAM, beyond GOAWAY's last stream): any method may be repeated.
     NotProcessed,
     /// It may have been processed: only idempotent requests may be repeated.

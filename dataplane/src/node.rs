@@ -183,6 +183,8 @@ pub async fn run<D: Design>(
         open: Arc::new(Open::default()),
         max_connections: size.connections,
         dials: Arc::default(),
+        settled: Arc::default(),
+        pressure: Arc::default(),
     };
     let cores = Cores::start(size.workers, &shared)
         .map_err(|error| format!("starting the cores: {error}"))?;
@@ -437,6 +439,12 @@ fn show_services(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>
                     is_probed: cluster.spec.health.is_some(),
                     probes_passed: summary.probes_passed,
                     probes_failed: summary.probes_failed,
+                    in_flight: cluster.in_flight() as u64,
+                    waiting: cluster.waiting() as u64,
+                    breaker: cluster
+                        .breaker
+                        .as_ref()
+                        .map(|breaker| (breaker.state().as_str(), breaker.openings())),
                 }
             })
             .collect();
@@ -473,6 +481,8 @@ mod tests {
             open: Arc::new(Open::default()),
             max_connections: 100,
             dials: Arc::default(),
+            settled: Arc::default(),
+            pressure: Arc::default(),
         }
     }
 

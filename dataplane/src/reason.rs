@@ -97,6 +97,8 @@ reasons! {
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, 8, "Slow down; `Retry-After` says how long.";
     /// The service has too many exchanges in flight.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8, "Try again later, add replicas, or raise the service's limit.";
+    /// Nearly everything that was sent to the service has failed, so nothing more is sent for a while.
+    CircuitOpen = "circuit_open", SERVICE_UNAVAILABLE, 14, "Find out why the service fails; `Retry-After` says when one exchange will try it again.";
     /// The service has no endpoints.
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, 14, "Check the service's DNS name and that replicas run.";
     /// The endpoint refused the connection or could not be reached.
@@ -115,15 +117,29 @@ reasons! {
     UpstreamMalformed = "upstream_malformed", BAD_GATEWAY, 13, "Check what the endpoint speaks on this port; the detail names the rule.";
     /// The exchange took longer than the route's timeout.
     UpstreamTimeout = "upstream_timeout", GATEWAY_TIMEOUT, 4, "Raise the service's timeout or find out why the endpoint is slow.";
+    /// The time that the caller gave the exchange is over.
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, 4, "Give the exchange more time, or find out which hop spends it.";
     /// The process is about to stop, and the app beside it has ended already.
     Draining = "draining", SERVICE_UNAVAILABLE, 14, "Try again: another instance takes over. Let the app end after its sidecar has drained, not before.";
-    /// A connection limit of this process is reached.
-    TooManyConnections = "too_many_connections", SERVICE_UNAVAILABLE, 8, "Close idle connections or raise the limit.";
+    /// A limit on connections is reached, to the service, to an endpoint or of this process.
+    TooManyConnections = "too_many_connections", SERVICE_UNAVAILABLE, 8, "Try again later, or raise the limit that the detail names.";
     /// A fault of Weft's own.
     Internal = "internal", INTERNAL_SERVER_ERROR, 13, "Please report it, with the log line of this exchange.";
 }
 
 impl Reason {
+    /// Whether somebody had too much to do or too little time, rather than failed.
+    pub const fn is_of_load(self) -> bool {
+        matches!(
+            self,
+            Self::Overloaded
+                | Self::TooManyConnections
+                | Self::CircuitOpen
+                | Self::DeadlineExceeded
+                | Self::RateLimited
+        )
+    }
+
     /// Whether it speaks against the endpoint that was tried, and not against the client or us.
     pub const fn is_of_endpoint(self) -> bool {
         matches!(

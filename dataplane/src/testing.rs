@@ -26,7 +26,7 @@ use weft_runtime::config::{Path, Problems};
 use crate::accept;
 use crate::authz::Rules;
 use crate::balance;
-use crate::cluster::{Cluster, Speaks, Spec, retry};
+use crate::cluster::{Cluster, Speaks, Spec, limits, retry};
 use crate::core::{Core, Open, Shared};
 use crate::discovery::Source;
 use crate::endpoint::place::Place;
@@ -118,6 +118,8 @@ impl Stage {
             ),
             max_connections: setting.connections,
             dials: Arc::default(),
+            settled: Arc::default(),
+            pressure: Arc::default(),
         };
         let core = Core::new(&shared);
         let listening = accept::listen(Rc::clone(&core), "stage".into(), listener).unwrap();
@@ -204,7 +206,10 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
             .unwrap(),
         timeout: HANGS,
         connect_timeout: HANGS,
-        in_flight: 1024,
+        limits: limits::Config::default()
+            .build(&path, &mut problems)
+            .unwrap(),
+        breaker: None,
     }
 }
 

@@ -95,6 +95,11 @@ impl Timer {
         self.deadline = Some(deadline);
     }
 
+    /// When it fires, if it does.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// From now on, never fires.
     pub fn clear(&mut self) {
         self.deadline = None;

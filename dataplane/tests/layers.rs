@@ -12,6 +12,7 @@ const WORDS: &[&str] = &[
     "dial",
     "endpoint",
     "error",
+    "gate",
     "head",
     "path",
     "principal",

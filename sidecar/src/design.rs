@@ -378,13 +378,8 @@ impl Design {
 
 fn rules(services: &Services, service: &str, problems: &mut Problems) -> Option<Rules> {
     let place = Path::root().key("services").key(service).key("allow");
-    let allow = services
-        .file
-        .get(service)?
-        .allow
-        .as_deref()
-        .unwrap_or_default();
-    Rules::build(service, &place, allow, &services.identities, problems)
+    let allow = services.file.get(service)?.allow.as_deref();
+    Rules::of(service, &place, allow, &services.identities, problems)
 }
 
 impl node::Design for Design {

@@ -20,13 +20,15 @@ enum Provoke {
     Gateway(&'static str, Option<String>),
     /// A request to this service at the sidecar.
     Sidecar(&'static str),
+    /// The same, with no time left for it.
+    Hurried(&'static str),
     /// Not at all here, because of this.
     Cannot(&'static str),
 }
 
 /// One arm for each reason: a new one does not compile until somebody says how it comes about.
 fn provocation(reason: Reason) -> Provoke {
-    use Provoke::{Bytes, Cannot, Gateway, Sidecar};
+    use Provoke::{Bytes, Cannot, Gateway, Hurried, Sidecar};
     let head = |line: &str, rest: &str| {
         Bytes(format!("{line} HTTP/1.1\r\nhost: api.example\r\n{rest}\r\n").into_bytes())
     };
@@ -73,6 +75,7 @@ fn provocation(reason: Reason) -> Provoke {
         Reason::Denied => Sidecar("closed"),
         Reason::RateLimited => Gateway("/limited/x", None),
         Reason::Overloaded => Sidecar("narrow"),
+        Reason::CircuitOpen => Sidecar("broken"),
         Reason::NoEndpoints => Sidecar("unresolved"),
         Reason::ConnectFailed => Sidecar("dead"),
         Reason::ConnectTimeout => Sidecar("silent"),
@@ -85,9 +88,10 @@ fn provocation(reason: Reason) -> Provoke {
         Reason::Draining => {
             Cannot("new connections are not taken while draining, and exchanges in hand end well")
         }
-        Reason::TooManyConnections => Cannot(
-            "a connection beyond the limit is closed unread: an answer would cost what the limit saves",
-        ),
+        Reason::DeadlineExceeded => Hurried("plain"),
+        // Of this process's own limit nobody is told: a connection beyond it is closed unread, because an answer would
+        // cost what the limit saves.
+        Reason::TooManyConnections => Sidecar("crowded"),
         Reason::Internal => Cannot("it takes a fault of ours"),
     }
 }
@@ -144,6 +148,8 @@ impl Scene {
   babbling: {garbage}
   slow: {slow}
   narrow: {narrow}
+  crowded: {crowded}
+  broken: {broken}
 ",
             app = at(0).port(),
             mesh = host.mesh(),
@@ -156,6 +162,11 @@ impl Scene {
             garbage = outside(2, ""),
             slow = outside(3, ", timeout: 200ms"),
             narrow = outside(3, ", limits: { in_flight: 1 }, timeout: 10m"),
+            crowded = outside(3, ", limits: { connections: 1 }, timeout: 10m"),
+            broken = outside(
+                9,
+                ", breaker: { enabled: true, requests: 1, open: 10m, max_open: 10m }"
+            ),
         );
         let resolver = format!("resolver: {{ servers: [\"{}\"] }}\n", at(10));
         let closed = services.replace(
@@ -192,18 +203,25 @@ impl Scene {
         let ingress = edge.ingress().await;
         edge.configure(&gateway("    - { match: { path: /mesh/* }, to: orders }\n"));
         ingress.reloaded(1).await;
-        // The one request that may be in flight there.
+        // The one request that may be in flight there, and the one connection that there may be.
         let busy = tokio::spawn({
             let outbound = host.outbound();
             async move {
-                let request = b"GET / HTTP/1.1\r\nhost: narrow\r\n\r\n";
-                let _: std::io::Result<Vec<u8>> = Way::Plain(outbound).send(request).await;
+                let ask = async |name: &str| {
+                    let request = format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n");
+                    Way::Plain(outbound).send(request.as_bytes()).await
+                };
+                let _: (std::io::Result<Vec<u8>>, _) = tokio::join!(ask("narrow"), ask("crowded"));
             }
         });
-        until("the busy one to arrive", async || {
-            (!origins[3].requests().is_empty()).then_some(())
+        until("the busy ones to arrive", async || {
+            (origins[3].requests().len() == 2).then_some(())
         })
         .await;
+        let failed = Way::Plain(host.outbound())
+            .ask("GET /x", &[("host", "broken")], "")
+            .await;
+        assert_eq!(failed.status, 502, "which opens its breaker");
         let limited = Way::Plain(host.public())
             .ask("GET /limited/x", &[("host", "x")], "")
             .await;
@@ -247,8 +265,11 @@ impl Scene {
                     .ask(&format!("GET {path}"), &fields, "")
                     .await
             }
-            Provoke::Sidecar(name) => {
+            Provoke::Sidecar(name) | Provoke::Hurried(name) => {
                 fields.push(("host", name));
+                if matches!(provoke, Provoke::Hurried(_)) {
+                    fields.push(("weft-timeout", "0"));
+                }
                 Way::Plain(self.host.outbound())
                     .ask("GET /x", &fields, "")
                     .await
@@ -260,7 +281,7 @@ impl Scene {
     /// The process that answers, and how often it did so for this reason.
     async fn answers(&self, provoke: &Provoke, reason: Reason) -> f64 {
         let process = match provoke {
-            Provoke::Sidecar(_) => &self.sidecar,
+            Provoke::Sidecar(_) | Provoke::Hurried(_) => &self.sidecar,
             _ => &self.ingress,
         };
         process
@@ -325,7 +346,7 @@ async fn every_reason_has_its_status_its_problem_and_its_count() {
     }
     assert_eq!(
         shown,
-        Reason::ALL.len() - 4,
+        Reason::ALL.len() - 3,
         "some cannot be shown any more"
     );
     scene.ingress.assert_alive().await;

@@ -4,6 +4,7 @@
 
 mod access_log;
 mod alone;
+mod amplification;
 mod authz;
 mod balance;
 mod check;
@@ -24,6 +25,7 @@ mod hostile;
 mod identity;
 mod jwt;
 mod limit;
+mod limits;
 mod mtls;
 #[path = "../netns/mod.rs"]
 mod netns;

@@ -200,7 +200,11 @@ async fn a_client_that_has_ended_its_side_is_still_answered() {
         let mut client = Wire::connect(door).await;
         client.write(GET).await;
         client.finish().await;
-        let (head, content) = client.answer().await;
+        let (mut head, mut content) = client.answer().await;
+        if head.status() == 100 {
+            // Asked whether it is still there, which every client of HTTP/1.1 takes.
+            (head, content) = client.answer().await;
+        }
         assert_eq!((head.status(), &*content.bytes), (200, &b"orders-0"[..]));
         assert!(client.rest().await.is_empty());
     }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::cluster::dials::Dial;
+use crate::cluster::limits::Held;
 
 /// A connection's bytes. An enum and not a trait object: every read and write of the data path passes here.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Io {
     stream: Stream,
     /// After the stream, so that it goes when the socket has gone.
     _dial: Option<Box<Dial>>,
+    /// Its place among the connections that there may be, where there is a limit on them.
+    held: Option<Box<Held>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,7 @@ impl Io {
             prefix: Bytes::new(),
             stream: Stream::Plain(stream),
             _dial: None,
+            held: None,
         }
     }
 
@@ -43,6 +47,7 @@ impl Io {
             prefix: Bytes::new(),
             stream: Stream::Tls(Box::new(stream)),
             _dial: None,
+            held: None,
         }
     }
 
@@ -57,6 +62,25 @@ impl Io {
     /// Takes out what was put back.
     pub(crate) fn take_unread(&mut self) -> Bytes {
         std::mem::take(&mut self.prefix)
+    }
+
+    /// Keeps this place for as long as it is open.
+    pub(crate) fn holding(self, held: Option<Box<Held>>) -> Self {
+        Self { held, ..self }
+    }
+
+    /// Its place among the connections that there may be.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.as_deref()
+    }
+
+    /// Whether the connection has failed, as far as the kernel knows: reset by the peer, say.
+    pub(crate) fn has_failed(&self) -> bool {
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        !matches!(stream.take_error(), Ok(None))
     }
 
     /// Puts back bytes that were read too early.

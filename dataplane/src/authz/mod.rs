@@ -1,7 +1,7 @@
 //! Who may do what at a service: the `allow` rules.
 //!
-//! A service without rules is open to the whole mesh; with its first rule everything that no rule allows is denied,
-//! callers without a proven identity above all. A rule allows its `from` its `methods` on its `paths`; there is no
+//! A service without `allow` is open to the whole mesh; with it everything that no rule allows is denied, callers without a
+//! proven identity above all. An empty list allows nobody. A rule allows its `from` its `methods` on its `paths`; there is no
 //! rule that denies, so the order of rules makes no difference.
 
 use std::collections::{BTreeMap, HashMap};
@@ -102,6 +102,28 @@ impl Rules {
         (problems.len() == before).then(|| Self {
             service: service.into(),
             grants: (!rules.is_empty()).then_some(grants),
+        })
+    }
+
+    /// The rules of a service as its file has them: left out, anybody may; an empty list lets nobody in.
+    pub fn of(
+        service: &str,
+        place: &Path,
+        allow: Option<&[Config]>,
+        identities: &BTreeMap<String, String>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let rules = Self::build(
+            service,
+            place,
+            allow.unwrap_or_default(),
+            identities,
+            problems,
+        )?;
+        let nobody = || allow.is_some().then(HashMap::default);
+        Some(Self {
+            grants: rules.grants.or_else(nobody),
+            ..rules
         })
     }
 
@@ -270,6 +292,25 @@ mod tests {
             from: texts(from),
             methods: methods.map(texts),
             paths: paths.map(texts),
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_left_out_lets_everybody_in_and_an_empty_one_nobody() {
+        let caller: SpiffeId = "spiffe://shop.internal/service/storefront".parse().unwrap();
+        for (allow, is_open) in [(None, true), (Some(&[][..]), false)] {
+            let rules = Rules::of(
+                "orders",
+                &Path::root(),
+                allow,
+                &BTreeMap::new(),
+                &mut Problems::new(),
+            )
+            .unwrap();
+            for caller in [None, Some(&caller)] {
+                let permitted = rules.permit(caller, &Method::GET, "/");
+                assert_eq!(permitted.is_ok(), is_open, "{allow:?} {caller:?}");
+            }
         }
     }
 

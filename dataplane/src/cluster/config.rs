@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Path, Problems};
 
-use super::{Speaks, Spec, mtls, retry};
+use super::limits::{self, Limits};
+use super::{Speaks, Spec, breaker, mtls, retry};
 use crate::authz;
 use crate::balance;
 use crate::discovery::list::{self, Item};
@@ -35,20 +36,6 @@ pub enum Protocol {
     Tcp,
 }
 
-/// `limits:` of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Exchanges in flight at most, from this process to the service.
-    pub in_flight: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { in_flight: 1024 }
-    }
-}
-
 /// `defaults:`: what holds for every service unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -67,7 +54,9 @@ pub struct Defaults {
     /// How endpoints are asked whether they are well. They are not when this is left out.
     pub health: Option<health::Config>,
     /// How much may be under way.
-    pub limits: Limits,
+    pub limits: limits::Config,
+    /// When nothing is sent any more because nearly everything fails.
+    pub breaker: breaker::Config,
 }
 
 impl Default for Defaults {
@@ -79,7 +68,8 @@ impl Default for Defaults {
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
             health: None,
-            limits: Limits::default(),
+            limits: limits::Config::default(),
+            breaker: breaker::Config::default(),
         }
     }
 }
@@ -110,7 +100,7 @@ impl Defaults {
         path: &Path,
         tell: impl Fn(&str) -> bool,
         problems: &mut Problems,
-    ) -> Option<(balance::Policy, retry::Policy, outlier::Rules)> {
+    ) -> Option<Reach> {
         let mut found = Problems::new();
         for (key, period) in [
             ("timeout", self.timeout),
@@ -124,13 +114,6 @@ impl Defaults {
                 );
             }
         }
-        if self.limits.in_flight == 0 && tell("limits") {
-            problems.at(
-                &path.key("limits").key("in_flight"),
-                "a limit of 0 refuses everything",
-                "write 1 or more; 1024 is the default",
-            );
-        }
         let balance = self.balance.build(&path.key("balance"), &mut found);
         if tell("balance") {
             problems.append(std::mem::take(&mut found));
@@ -143,10 +126,35 @@ impl Defaults {
         let mut found = Problems::new();
         let outlier = self.outlier.build(&path.key("outlier"), &mut found);
         if tell("outlier") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
+        let limits = self.limits.build(&path.key("limits"), &mut found);
+        if tell("limits") {
+            problems.append(std::mem::take(&mut found));
+        }
+        let mut found = Problems::new();
+        let breaker = self.breaker.build(&path.key("breaker"), &mut found);
+        if tell("breaker") {
             problems.append(found);
         }
-        Some((balance?, retry?, outlier?))
+        Some(Reach {
+            balance: balance?,
+            retry: retry?,
+            outlier: outlier?,
+            limits: limits?,
+            breaker: breaker?,
+        })
     }
+}
+
+/// What `defaults` and a service say together, checked.
+struct Reach {
+    balance: balance::Policy,
+    retry: retry::Policy,
+    outlier: outlier::Rules,
+    limits: Limits,
+    breaker: Option<breaker::Rules>,
 }
 
 /// One of `services:`.
@@ -182,7 +190,8 @@ pub struct Service {
     pub identity: Option<String>,
     /// Whether plaintext is let in beside mutual TLS: `strict` (never), or for a time.
     pub mtls: mtls::Config,
-    /// Who may call it. Anybody of the mesh when there is no rule; nobody else once there is one.
+    /// Who may call it. Anybody of the mesh when this is left out; with it, only those whom a rule allows, so an empty list
+    /// allows nobody.
     pub allow: Option<Vec<authz::Config>>,
     /// As in `defaults`.
     pub balance: Option<balance::Config>,
@@ -197,7 +206,9 @@ pub struct Service {
     /// As in `defaults`.
     pub health: Option<health::Config>,
     /// As in `defaults`.
-    pub limits: Option<Limits>,
+    pub limits: Option<limits::Config>,
+    /// As in `defaults`.
+    pub breaker: Option<breaker::Config>,
 }
 
 /// One name or several.
@@ -379,6 +390,7 @@ impl Service {
                 .unwrap_or_else(|| defaults.outlier.clone()),
             health: None,
             limits: self.limits.unwrap_or(defaults.limits),
+            breaker: self.breaker.unwrap_or(defaults.breaker),
         };
         // What is wrong with the defaults is said once, where they stand.
         let said = |key: &str| match key {
@@ -387,14 +399,15 @@ impl Service {
             "connect_timeout" => self.connect_timeout.is_some(),
             "retry" => self.retry.is_some(),
             "outlier" => self.outlier.is_some(),
-            _ => self.limits.is_some(),
+            "limits" => self.limits.is_some(),
+            _ => self.breaker.is_some(),
         };
         let reach = own.build(path, said, problems);
         let health = self.health(defaults, path, problems);
         if problems.len() > before {
             return None;
         }
-        let (balance, retry, outlier) = reach?;
+        let reach = reach?;
         let speaks = match (self.is_mesh(), self.protocol) {
             // Sidecars speak HTTP/2 to each other, whatever the app speaks.
             (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
@@ -415,14 +428,15 @@ impl Service {
             },
             authority,
             speaks,
-            balance,
+            balance: reach.balance,
             sticky: None,
-            outlier,
+            outlier: reach.outlier,
             health,
-            retry,
+            retry: reach.retry,
             timeout: own.timeout.as_duration(),
             connect_timeout: own.connect_timeout.as_duration(),
-            in_flight: own.limits.in_flight as usize,
+            limits: reach.limits,
+            breaker: reach.breaker,
         })
     }
 
@@ -661,6 +675,8 @@ pub fn local_app(
             .connect_timeout
             .unwrap_or(defaults.connect_timeout)
             .as_duration(),
-        in_flight: usize::MAX >> 1,
+        // Its callers count; here all of them would share one.
+        limits: Limits::NONE,
+        breaker: None,
     })
 }

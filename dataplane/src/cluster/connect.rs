@@ -1,20 +1,73 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::dials::Dials;
+use super::limits::{Patience, Way, way_for_one_more};
 use super::{Cluster, Spec};
 use crate::accept::Io;
 use crate::core::Core;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::http1::{Connection, Handle, Peer, Wire};
 use crate::identity::{Alpn, Identity, PeerProblem, server_name};
 use crate::reason::Reason;
+
+/// A connection for one HTTP/1.1 exchange: a new one, or one that becomes idle while there may not be one more.
+pub(crate) async fn take_or_open(
+    core: &Core,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    patience: &mut Patience,
+) -> Result<Handle, Error> {
+    let io = match way_for_one_more(core, cluster, endpoint, patience, true).await? {
+        Way::Reuse(idle) => return Ok(idle),
+        Way::Open(held) => open(core, cluster, endpoint.address, Alpn::Http1)
+            .await?
+            .holding(held),
+    };
+    Ok(Rc::new(RefCell::new(Connection::new(
+        Wire::new(io),
+        Peer::Endpoint,
+    ))))
+}
+
+/// A connection for HTTP/2 exchanges.
+pub(crate) async fn open_shared(
+    core: &Core,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Result<Io, Error> {
+    let mut patience = Patience::new(Instant::now() + cluster.spec.limits.wait);
+    open_new(core, cluster, endpoint, Alpn::H2, &mut patience).await
+}
+
+/// A connection that nothing else has used.
+pub(crate) async fn open_new(
+    core: &Core,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    alpn: Alpn,
+    patience: &mut Patience,
+) -> Result<Io, Error> {
+    match way_for_one_more(core, cluster, endpoint, patience, false).await? {
+        Way::Open(held) => Ok(open(core, cluster, endpoint.address, alpn)
+            .await?
+            .holding(held)),
+        Way::Reuse(_) => Err(Error::new(
+            Reason::Internal,
+            "an HTTP/1.1 connection was found where none was asked for",
+        )),
+    }
+}
 
 /// Connects. Whatever fails here, the endpoint has not seen the request.
 pub(crate) async fn open(

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
 
+use super::limits::Patience;
 use super::{Cluster, Speaks, connect};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
@@ -87,9 +88,10 @@ fn find(core: &Core, service: &str, address: SocketAddr) -> Option<(Arc<Cluster>
 /// Whether a connection can be made. One of HTTP/2 is kept for the next exchange.
 async fn knock(core: &Rc<Core>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> bool {
     if cluster.spec.speaks == Speaks::Http2 {
+        let mut patience = Patience::new(Instant::now() + cluster.spec.connect_timeout);
         return core
             .peers
-            .room(core, cluster, endpoint, Instant::now())
+            .wait_for_room(core, cluster, endpoint, &mut patience)
             .await
             .is_ok();
     }

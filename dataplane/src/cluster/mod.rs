@@ -1,9 +1,11 @@
 //! A named set of endpoints that an exchange can be sent to, and what holds for every exchange with it.
 
+pub mod breaker;
 pub mod config;
 pub(crate) mod connect;
 pub(crate) mod departure;
 pub mod dials;
+pub mod limits;
 pub mod members;
 pub mod mtls;
 mod pool;
@@ -11,7 +13,7 @@ pub(crate) mod probing;
 pub mod retry;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
@@ -21,10 +23,13 @@ pub(crate) use pool::Pool;
 use crate::balance::{self, sticky::Sticky};
 use crate::discovery::{Source, Status};
 use crate::error::Error;
+use crate::gate::{Gate, NO_LIMIT};
 use crate::health::{Checks, outlier};
 use crate::identity::SpiffeId;
 use crate::observe::EdgeCells;
 use crate::reason::Reason;
+use breaker::{Breaker, Pass};
+use limits::Limits;
 use members::Members;
 use retry::{Budget, Policy};
 
@@ -67,8 +72,10 @@ pub struct Spec {
     pub timeout: Duration,
     /// For a connection, its TLS handshake included.
     pub connect_timeout: Duration,
-    /// Exchanges in flight at most, in the whole process.
-    pub in_flight: usize,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// When nothing is sent any more, where that may be.
+    pub breaker: Option<breaker::Rules>,
 }
 
 /// A cluster at work. Shared by all cores; it outlives reloads that do not change it. What a reload that does change it
@@ -89,12 +96,18 @@ pub struct Cluster {
     pub budget: Arc<Budget>,
     /// How its discovery fares.
     pub discovery: Arc<Status>,
-    in_flight: Arc<AtomicUsize>,
+    /// What opens when nearly everything fails.
+    pub breaker: Option<Arc<Breaker>>,
+    /// Exchanges in flight.
+    pub(crate) places: Arc<Gate>,
+    /// Connections to all endpoints.
+    pub(crate) connections: Arc<Gate>,
 }
 
 impl Cluster {
     /// With no endpoints yet.
     pub fn new(spec: Spec, is_local: bool) -> Arc<Self> {
+        let most = spec.limits.connections.unwrap_or(NO_LIMIT);
         Arc::new(Self {
             id: next_id(),
             name: Arc::clone(&spec.name),
@@ -102,7 +115,9 @@ impl Cluster {
             members: Arc::new(members(&spec)),
             budget: Arc::new(Budget::new()),
             discovery: Arc::new(Status::new()),
-            in_flight: Arc::default(),
+            breaker: breaker(&spec),
+            places: Gate::new(spec.limits.in_flight, spec.limits.waiting),
+            connections: Gate::new(most, spec.limits.waiting),
             spec,
         })
     }
@@ -142,9 +157,24 @@ impl Cluster {
             members,
             budget: Arc::clone(&self.budget),
             discovery,
-            in_flight: Arc::clone(&self.in_flight),
+            breaker: match &self.breaker {
+                Some(breaker) if spec.breaker == Some(*breaker.rules()) => {
+                    Some(Arc::clone(breaker))
+                }
+                _ => breaker(&spec),
+            },
+            places: Arc::clone(&self.places),
+            connections: Arc::clone(&self.connections),
             spec,
         })
+    }
+
+    /// The limits of this configuration hold from now on, for what is under way too. To be called once it is in force.
+    pub(crate) fn set_limits(&self) {
+        let limits = &self.spec.limits;
+        self.places.limit(limits.in_flight, limits.waiting);
+        self.connections
+            .limit(limits.connections.unwrap_or(NO_LIMIT), limits.waiting);
     }
 
     /// Whether it is reached by mutual TLS.
@@ -154,20 +184,26 @@ impl Cluster {
 
     /// Exchanges in flight now.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.places.inside()
     }
 
-    /// A place for one more exchange, or the refusal.
-    pub(crate) fn admit(&self) -> Result<Ticket, Error> {
-        let ticket = Ticket(Arc::clone(&self.in_flight));
-        if ticket.0.fetch_add(1, Ordering::Relaxed) >= self.spec.in_flight {
+    /// Exchanges that wait for one in flight to end.
+    pub fn waiting(&self) -> usize {
+        self.places.waiting()
+    }
+
+    /// Past the breaker, where there is one.
+    pub(crate) fn pass(&self, now: Instant) -> Result<Option<Pass>, Error> {
+        let Some(breaker) = &self.breaker else {
+            return Ok(None);
+        };
+        breaker.admit(now).map(Some).map_err(|wait| {
             let detail = format!(
-                "{} has {} exchanges in flight, its limit",
-                self.name, self.spec.in_flight
+                "nearly everything sent to {} has failed; it is tried again in {wait:?}",
+                self.name
             );
-            return Err(Error::new(Reason::Overloaded, detail).retry_after(Duration::from_secs(1)));
-        }
-        Ok(ticket)
+            Error::new(Reason::CircuitOpen, detail).retry_after(wait)
+        })
     }
 
     /// Why there is no endpoint, for people.
@@ -193,14 +229,9 @@ fn members(spec: &Spec) -> Members {
     )
 }
 
-/// A place among a cluster's exchanges in flight, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Ticket(Arc<AtomicUsize>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+fn breaker(spec: &Spec) -> Option<Arc<Breaker>> {
+    spec.breaker
+        .map(|rules| Breaker::new(Arc::clone(&spec.name), rules))
 }
 
 /// What one core keeps for a cluster.

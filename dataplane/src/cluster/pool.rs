@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use foldhash::fast::RandomState;
 
@@ -20,6 +20,8 @@ const IDLE: u64 = 55;
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
+    /// Exchanges that wait for one because there may not be one more.
+    waiting: RefCell<Vec<(u64, Waker)>>,
     /// How often it was swept, which is how it tells the time: asking the clock would cost every exchange.
     swept: Cell<u64>,
 }
@@ -45,6 +47,29 @@ impl Pool {
         None
     }
 
+    /// The same; who finds none is woken when one is put back.
+    pub(crate) fn take_or_wait(&self, endpoint: u64, cx: &mut Context<'_>) -> Option<Handle> {
+        let found = self.take(endpoint, cx);
+        if found.is_none() {
+            let mut waiting = self.waiting.borrow_mut();
+            let is_known =
+                |(id, waker): &(u64, Waker)| *id == endpoint && waker.will_wake(cx.waker());
+            if !waiting.iter().any(is_known) {
+                waiting.push((endpoint, cx.waker().clone()));
+            }
+        }
+        found
+    }
+
+    /// Closes idle connections for those who wait for their places, on whatever core they are.
+    pub(crate) fn relieve(&self) {
+        self.idle.borrow_mut().retain(|_, list| {
+            // With each that goes one less is wanted.
+            list.retain(|idle| idle.connection.borrow().wire.wanted() == 0);
+            !list.is_empty()
+        });
+    }
+
     /// Puts a connection back. It must be between two exchanges.
     pub(crate) fn put(&self, endpoint: u64, connection: Handle) {
         debug_assert_eq!(
@@ -53,6 +78,16 @@ impl Pool {
             "nobody else uses an idle connection"
         );
         connection.borrow_mut().wire.release_space();
+        if connection.borrow().wire.wanted() > 0 {
+            let mut waiting = self.waiting.borrow_mut();
+            let here = waiting.extract_if(.., |(id, _)| *id == endpoint);
+            let woken: Vec<_> = here.map(|(_, waker)| waker).collect();
+            if woken.is_empty() {
+                // Whoever waits is on another core, or for another endpoint: the place is of more use than the connection.
+                return;
+            }
+            woken.into_iter().for_each(Waker::wake);
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(endpoint).or_default();
         if list.len() < MOST_IDLE {
@@ -72,6 +107,11 @@ impl Pool {
     pub(crate) fn sweep(&self) {
         let now = self.swept.get() + 1;
         self.swept.set(now);
+        // Those who still wait ask again when they are woken.
+        self.waiting
+            .borrow_mut()
+            .drain(..)
+            .for_each(|(_, waker)| waker.wake());
         self.idle.borrow_mut().retain(|_, list| {
             list.retain(|idle| now - idle.since < IDLE);
             !list.is_empty()

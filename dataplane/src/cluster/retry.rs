@@ -1,11 +1,17 @@
 //! How often a failed attempt may be repeated, and when.
 //!
 //! Retries help one exchange and hurt the service: when everything fails, each of them is one more failure, and a chain of
-//! hops multiplies them. So beside the limit per exchange there is one [`Budget`] for the whole proxy, always on: retries
-//! may be a share of the requests of the last ten seconds, plus a few per second so that a quiet service has some at all.
+//! hops multiplies them. So beside the limit per exchange there is one [`Budget`] for each service in the whole proxy,
+//! always on: retries may be a share of the requests of the last ten seconds, or a few per second so that a quiet service
+//! has some at all.
+//!
+//! What is tried again: what failed on the way, by itself ([`crate::error::Retry`] says when that is harmless), and an
+//! endpoint's own answer where the configuration lists its status. An endpoint that says when to come back is believed.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,6 +29,46 @@ const MOST_BACKOFF: Duration = Duration::from_millis(250);
 /// More attempts than this are never a cure.
 const MOST_ATTEMPTS: u32 = 10;
 
+/// However long an endpoint asks us to wait, we take it for no longer than this.
+const MOST_PUSHBACK: Duration = Duration::from_secs(30);
+
+/// When a gRPC server wants to see a call again: milliseconds, or anything else for never (gRPC A6).
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The names of `grpc-status`, by their number.
+const GRPC_NAMES: [&str; 17] = [
+    "ok",
+    "cancelled",
+    "unknown",
+    "invalid_argument",
+    "deadline_exceeded",
+    "not_found",
+    "already_exists",
+    "permission_denied",
+    "resource_exhausted",
+    "failed_precondition",
+    "aborted",
+    "out_of_range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data_loss",
+    "unauthenticated",
+];
+const RESOURCE_EXHAUSTED: u8 = 8;
+
+/// Those that another attempt can change.
+const GRPC_WORTH: [&str; 7] = [
+    "cancelled",
+    "unknown",
+    "resource_exhausted",
+    "aborted",
+    "internal",
+    "unavailable",
+    "data_loss",
+];
+
 /// `retry:` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -30,10 +76,17 @@ const MOST_ATTEMPTS: u32 = 10;
 pub struct Config {
     /// How often one exchange is tried again, each time at another endpoint while there is one. `0` turns retries off.
     pub attempts: u32,
-    /// Retries of the whole proxy as a share of its requests in the last ten seconds.
+    /// Retries of the whole proxy as a share of its requests to the service in the last ten seconds.
     pub budget: Percent,
-    /// Retries per second that are allowed on top of that share.
+    /// Retries per second that are allowed where that share is less.
     pub min_per_second: u32,
+    /// Statuses of the service's own answers after which a request is tried again, when its method is idempotent or it has an
+    /// `Idempotency-Key`: 408, 425, 429 and 5xx. None unless listed. 429 is tried again only when it says `Retry-After`.
+    pub statuses: Vec<u16>,
+    /// The same for gRPC calls that are answered with nothing but a status, such as `unavailable`. List only what the
+    /// service says before it has done anything. `resource_exhausted` is tried again only when it says
+    /// `grpc-retry-pushback-ms`.
+    pub grpc_statuses: Vec<String>,
 }
 
 impl Default for Config {
@@ -42,6 +95,8 @@ impl Default for Config {
             attempts: 1,
             budget: Percent::new(20),
             min_per_second: 3,
+            statuses: Vec::new(),
+            grpc_statuses: Vec::new(),
         }
     }
 }
@@ -49,20 +104,49 @@ impl Default for Config {
 impl Config {
     /// Checks the values. `path` is where they stand in the file.
     pub fn build(&self, path: &Path, problems: &mut Problems) -> Option<Policy> {
+        let before = problems.len();
+        let mut answers = Answers::default();
+        for (index, status) in self.statuses.iter().enumerate() {
+            let at = path.key("statuses").index(index);
+            if !matches!(status, 408 | 425 | 429 | 500..=599) {
+                problems.at(
+                    &at,
+                    format!("`{status}` would be the same at the next attempt"),
+                    "list 408, 425, 429 or a status from 500 to 599",
+                );
+            } else if !answers.add_status(*status) {
+                problems.at(&at, format!("`{status}` is listed twice"), "list it once");
+            }
+        }
+        for (index, name) in self.grpc_statuses.iter().enumerate() {
+            let at = path.key("grpc_statuses").index(index);
+            let number = GRPC_NAMES.iter().position(|known| known == name);
+            match number.filter(|_| GRPC_WORTH.contains(&name.as_str())) {
+                None => problems.at(
+                    &at,
+                    format!("`{name}` is no gRPC status that another attempt could change"),
+                    format!("list some of `{}`", GRPC_WORTH.join("`, `")),
+                ),
+                Some(number) if answers.grpc & 1 << number != 0 => {
+                    problems.at(&at, format!("`{name}` is listed twice"), "list it once");
+                }
+                Some(number) => answers.grpc |= 1 << number,
+            }
+        }
         if self.attempts > MOST_ATTEMPTS {
             problems.at(
                 &path.key("attempts"),
                 format!("`{}` retries of one exchange only add load", self.attempts),
                 format!("write a number from 0 to {MOST_ATTEMPTS}; 1 is the default"),
             );
-            return None;
         }
-        Some(Policy {
+        (problems.len() == before).then(|| Policy {
             attempts: self.attempts,
             limits: Limits {
                 share: self.budget.as_fraction(),
                 per_second: self.min_per_second,
             },
+            answers,
         })
     }
 }
@@ -74,6 +158,134 @@ pub struct Policy {
     pub attempts: u32,
     /// What the budget may give.
     pub limits: Limits,
+    /// Which of the service's own answers are tried again.
+    pub answers: Answers,
+}
+
+/// A set of statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// From 400 to 599, a bit each.
+    http: [u64; 4],
+    /// A bit for each number.
+    grpc: u32,
+}
+
+impl Answers {
+    fn add_status(&mut self, status: u16) -> bool {
+        let index = usize::from(status - 400);
+        let (word, bit) = (&mut self.http[index / 64], 1 << (index % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    /// Whether it has any gRPC status.
+    pub fn has_grpc(&self) -> bool {
+        self.grpc != 0
+    }
+
+    fn has_status(&self, status: StatusCode) -> bool {
+        let index = usize::from(status.as_u16().saturating_sub(400));
+        status.as_u16() >= 400
+            && self
+                .http
+                .get(index / 64)
+                .is_some_and(|word| word & 1 << (index % 64) != 0)
+    }
+
+    /// Whether an answer with this head asks for another attempt. `is_whole` is whether nothing follows the head.
+    pub fn ask(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        is_whole: bool,
+        wall: SystemTime,
+    ) -> Again {
+        if is_whole
+            && self.grpc != 0
+            && let Some(grpc) = grpc_status(headers)
+        {
+            if grpc > 16 || self.grpc & 1 << grpc == 0 {
+                return Again::No;
+            }
+            return match pushback(headers, wall) {
+                Pushback::Never => Again::No,
+                // Who has too much to do and does not say until when is left alone.
+                Pushback::Unsaid if grpc == RESOURCE_EXHAUSTED => Again::No,
+                _ => Again::Call,
+            };
+        }
+        if !self.has_status(status) {
+            return Again::No;
+        }
+        match pushback(headers, wall) {
+            Pushback::Never => Again::No,
+            Pushback::Unsaid if status == StatusCode::TOO_MANY_REQUESTS => Again::No,
+            _ => Again::IfIdempotent,
+        }
+    }
+}
+
+/// Whether an endpoint's own answer is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// It is not.
+    No,
+    /// When the request may be repeated.
+    IfIdempotent,
+    /// A gRPC call, whose configuration says that it may be repeated.
+    Call,
+}
+
+/// When an endpoint wants to see a request again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// It does not say.
+    Unsaid,
+    /// Not before this time has passed.
+    After(Duration),
+    /// Not at all.
+    Never,
+}
+
+impl Pushback {
+    /// How long to wait at least.
+    pub fn wait(self) -> Duration {
+        match self {
+            Self::After(wait) => wait,
+            Self::Unsaid | Self::Never => Duration::ZERO,
+        }
+    }
+}
+
+/// What an answer's head says of when to come back, for half a minute at most.
+pub fn pushback(headers: &HeaderMap, wall: SystemTime) -> Pushback {
+    if let Some(value) = headers.get(GRPC_PUSHBACK) {
+        let millis = value.to_str().ok().and_then(|text| text.parse().ok());
+        return millis.map_or(Pushback::Never, |millis| {
+            Pushback::After(Duration::from_millis(millis).min(MOST_PUSHBACK))
+        });
+    }
+    let Some(text) = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+    else {
+        return Pushback::Unsaid;
+    };
+    let wait = match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text.trim())
+            .ok()
+            .map(|date| date.duration_since(wall).unwrap_or_default()),
+    };
+    wait.map_or(Pushback::Unsaid, |wait| {
+        Pushback::After(wait.min(MOST_PUSHBACK))
+    })
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// What a [`Budget`] may give.
@@ -107,8 +319,8 @@ impl Budget {
     /// count.
     pub fn take(&self, limits: &Limits, now: Instant) -> bool {
         let requests = self.requests.sums(now).total;
-        let allowed =
-            f64::from(requests) * limits.share + f64::from(limits.per_second) * SPAN.as_secs_f64();
+        let allowed = (f64::from(requests) * limits.share)
+            .max(f64::from(limits.per_second) * SPAN.as_secs_f64());
         let retries = self
             .retries
             .lock()
@@ -162,8 +374,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_of_the_requests_on_top() {
-        for (requests, expected) in [(1, 30), (4, 30), (5, 31), (10, 32), (1000, 230)] {
+    fn a_fifth_of_the_requests_where_that_is_more() {
+        for (requests, expected) in [(1, 30), (150, 30), (154, 30), (155, 31), (1000, 200)] {
             let (budget, now) = (Budget::new(), Instant::now());
             (0..requests).for_each(|_| budget.request(now));
             assert_eq!(take_all(&budget, now), expected, "{requests} requests");
@@ -206,10 +418,9 @@ mod tests {
             budget.request(now);
             retries += usize::from(budget.take(&limits(), now));
         }
-        // 60 s of 1000/s, all failing, with 3/s on top.
-        let most = 60_000 / 5 + 60 * 3 + 30;
+        // 60 s of 1000/s, all failing.
         assert!(
-            (11_000..=most).contains(&retries),
+            (11_900..=60_000 / 5).contains(&retries),
             "{retries} retries of 60,000 requests"
         );
     }
@@ -240,14 +451,112 @@ mod tests {
     }
 
     #[test]
-    fn too_many_attempts_are_a_located_problem() {
-        let config: Config = serde_json::from_str(r#"{"attempts": 11}"#).unwrap();
-        let mut problems = Problems::new();
-        assert_eq!(
-            config.build(&Path::root().key("retry"), &mut problems),
-            None
-        );
-        let places: Vec<_> = problems.iter().map(|p| p.path.to_string()).collect();
-        assert_eq!(places, ["retry.attempts"]);
+    fn what_is_no_use_is_a_located_problem() {
+        for (json, place) in [
+            (r#"{"attempts": 11}"#, "retry.attempts"),
+            (r#"{"statuses": [503, 404]}"#, "retry.statuses[1]"),
+            (r#"{"statuses": [700]}"#, "retry.statuses[0]"),
+            (r#"{"statuses": [503, 503]}"#, "retry.statuses[1]"),
+            (r#"{"grpc_statuses": ["ok"]}"#, "retry.grpc_statuses[0]"),
+            (
+                r#"{"grpc_statuses": ["UNAVAILABLE"]}"#,
+                "retry.grpc_statuses[0]",
+            ),
+            (
+                r#"{"grpc_statuses": ["aborted", "aborted"]}"#,
+                "retry.grpc_statuses[1]",
+            ),
+        ] {
+            let config: Config = serde_json::from_str(json).unwrap();
+            let mut problems = Problems::new();
+            let built = config.build(&Path::root().key("retry"), &mut problems);
+            assert_eq!(built, None, "{json}");
+            let places: Vec<_> = problems.iter().map(|p| p.path.to_string()).collect();
+            assert_eq!(places, [place]);
+        }
+    }
+
+    fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn an_endpoint_says_when_to_come_back() {
+        use Pushback::{After, Never, Unsaid};
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let seconds = |seconds| After(Duration::from_secs(seconds));
+        for (name, value, expected) in [
+            ("retry-after", "2", seconds(2)),
+            ("retry-after", "0", seconds(0)),
+            ("retry-after", "31", seconds(30)),
+            ("retry-after", "86400", seconds(30)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT", seconds(7)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT", seconds(0)),
+            ("retry-after", "Sat, 06 Nov 2094 08:49:37 GMT", seconds(30)),
+            ("retry-after", "soon", Unsaid),
+            ("retry-after", "-1", Unsaid),
+            (
+                "grpc-retry-pushback-ms",
+                "250",
+                After(Duration::from_millis(250)),
+            ),
+            ("grpc-retry-pushback-ms", "600000", seconds(30)),
+            ("grpc-retry-pushback-ms", "-1", Never),
+            ("grpc-retry-pushback-ms", "x", Never),
+            ("server", "x", Unsaid),
+        ] {
+            assert_eq!(
+                pushback(&head(&[(name, value)]), now),
+                expected,
+                "{name}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_listed_answers_are_tried_again_and_429_never_blindly() {
+        let config: Config = serde_json::from_str(
+            r#"{"statuses": [429, 502, 599], "grpc_statuses": ["unavailable", "resource_exhausted"]}"#,
+        )
+        .unwrap();
+        let answers = config
+            .build(&Path::root(), &mut Problems::new())
+            .unwrap()
+            .answers;
+        let after = ("retry-after", "1");
+        let pushed = ("grpc-retry-pushback-ms", "5");
+        for (status, fields, is_whole, expected) in [
+            (502, &[][..], false, Again::IfIdempotent),
+            (502, &[after][..], false, Again::IfIdempotent),
+            (599, &[], true, Again::IfIdempotent),
+            (503, &[], false, Again::No),
+            (200, &[], true, Again::No),
+            (404, &[], true, Again::No),
+            (100, &[], true, Again::No),
+            (999, &[], true, Again::No),
+            (429, &[], false, Again::No),
+            (429, &[after], false, Again::IfIdempotent),
+            (502, &[("grpc-retry-pushback-ms", "-1")], false, Again::No),
+            (200, &[("grpc-status", "14")], true, Again::Call),
+            (200, &[("grpc-status", "14")], false, Again::No),
+            (
+                200,
+                &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")],
+                true,
+                Again::No,
+            ),
+            (200, &[("grpc-status", "8")], true, Again::No),
+            (200, &[("grpc-status", "8"), pushed], true, Again::Call),
+            (200, &[("grpc-status", "13")], true, Again::No),
+            (200, &[("grpc-status", "0")], true, Again::No),
+            (200, &[("grpc-status", "77")], true, Again::No),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let asked = answers.ask(status, &head(fields), is_whole, SystemTime::UNIX_EPOCH);
+            assert_eq!(asked, expected, "{status} {fields:?}");
+        }
     }
 }

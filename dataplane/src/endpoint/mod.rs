@@ -20,6 +20,8 @@ use latency::Latency;
 use place::Place;
 use window::{Sums, Window, instant, stamp};
 
+use crate::gate::{Gate, NO_LIMIT, Slot};
+
 /// How long a new or returned endpoint takes to reach its full share, unless the service says otherwise.
 pub const SLOW_START: Duration = Duration::from_secs(10);
 
@@ -134,6 +136,10 @@ pub struct Endpoint {
     window: Window,
     /// How long it takes to answer, where somebody measures that.
     pub latency: Latency,
+    /// Exchanges, where there is a limit on them.
+    pub(crate) places: Arc<Gate>,
+    /// Connections, where there is a limit on them.
+    pub(crate) connections: Arc<Gate>,
 }
 
 impl Endpoint {
@@ -163,6 +169,8 @@ impl Endpoint {
             ejections: AtomicU64::new(0),
             window: Window::default(),
             latency: Latency::default(),
+            places: Gate::new(NO_LIMIT, 0),
+            connections: Gate::new(NO_LIMIT, 0),
         })
     }
 
@@ -185,6 +193,7 @@ impl Endpoint {
         InFlight {
             endpoint: Arc::clone(self),
             probe: 0,
+            slot: None,
         }
     }
 
@@ -376,6 +385,8 @@ pub struct InFlight {
     endpoint: Arc<Endpoint>,
     /// Which ejection it probes, by the stamp at which that was over; zero when it is no probe.
     probe: u64,
+    /// Its place there, where there is a limit.
+    slot: Option<Slot>,
 }
 
 impl InFlight {
@@ -388,6 +399,11 @@ impl InFlight {
     /// again, does not wait for it any more.
     pub fn is_probe(&self) -> bool {
         self.probe != 0 && self.endpoint.health.load(Relaxed) == self.probe | PROBING
+    }
+
+    /// Keeps this place for as long as it runs.
+    pub(crate) fn hold(&mut self, slot: Slot) {
+        self.slot = Some(slot);
     }
 
     /// Takes over the duty to say how the probe ended, if this is one.

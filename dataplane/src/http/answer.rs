@@ -8,14 +8,16 @@ use http::{HeaderMap, StatusCode};
 
 use super::Caller;
 use super::exchange::Answer;
+use super::hop;
 use crate::authn;
 use crate::body::Body;
-use crate::error::Error;
+use crate::error::{Error, Retry};
 use crate::plan::{Rule, Site};
 
 /// The reason's code, also where there is no body to look into (HEAD, gRPC).
 pub(crate) const REASON: HeaderName = HeaderName::from_static("weft-reason");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// The answer to an exchange that failed, counted.
@@ -38,7 +40,7 @@ pub(crate) fn made(
         client = %caller.address,
         "answered an exchange ourselves"
     );
-    build(error, grpc)
+    build(error, grpc, site.is_edge)
 }
 
 /// The answer that says that an app takes connections: the one of ours that is no failure and has no reason.
@@ -57,10 +59,13 @@ pub(crate) fn refused(caller: &Caller, error: &Error) -> Answer {
     made(&caller.site(), caller, None, error, false, Instant::now())
 }
 
-fn build(error: &Error, grpc: bool) -> Answer {
+fn build(error: &Error, grpc: bool, is_edge: bool) -> Answer {
     let mut headers = HeaderMap::new();
     let reason = error.reason;
     headers.insert(REASON, HeaderValue::from_static(reason.code()));
+    if error.retry == Retry::Settled && !is_edge {
+        headers.insert(hop::RETRY, hop::NO);
+    }
     if let Some(after) = error.retry_after {
         // Rounded up: a client that comes back a moment too early is refused once more.
         headers.insert(
@@ -69,6 +74,10 @@ fn build(error: &Error, grpc: bool) -> Answer {
         );
     }
     if grpc {
+        if let Some(after) = error.retry_after {
+            let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis.max(1)));
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(
             GRPC_STATUS,

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
@@ -14,6 +14,7 @@ use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
 use super::exchange::{Answer, Request};
+use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
@@ -22,14 +23,16 @@ use super::upgrade;
 use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::{Cluster, Speaks, Ticket, Wired, connect, departure, retry};
+use crate::cluster::limits::{NoEndpoint, Patience};
+use crate::cluster::retry::{self, Again};
+use crate::cluster::{Cluster, Speaks, Wired, connect, departure};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
+use crate::gate::Slot;
 use crate::head::Head;
-use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
+use crate::http1::{self, Framing, Handle, Incoming};
 use crate::http2;
-use crate::identity::Alpn;
 use crate::observe::{ExchangeCells, OpenExchange};
 use crate::plan::{Rule, Site};
 use crate::reason::Reason;
@@ -57,6 +60,15 @@ pub(crate) async fn forward(
         Body::Empty => None,
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
+    let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
+    let deadline = Deadline::new(&said, cluster.spec.timeout, started);
+    let terms = Terms {
+        is_retry: said.is_retry,
+        patience: Patience::new(deadline.first()),
+        deadline,
+        // Of what this process handed to the app before; it says nothing where the endpoint is another.
+        settled: cluster.is_local.then(|| core.settled.count()),
+    };
     let mut answer = Box::new(UpstreamBody {
         body: Body::Empty,
         length: Length::None,
@@ -65,24 +77,41 @@ pub(crate) async fn forward(
         lease: None,
         core: Rc::clone(core),
         flight: None,
-        ticket: None,
+        slot: None,
+        terms,
         pending: None,
         account: Account::new(caller, site, rule, &wired, started, upload),
     });
-    let attempted = match cluster.admit() {
-        Ok(ticket) => {
-            answer.ticket = Some(ticket);
+    let admitted = match cluster.pass(started) {
+        Ok(pass) => match cluster.admit() {
+            Some(slot) => Ok((pass, slot)),
+            None => Box::pin(cluster.wait_for_place(&mut answer.terms.patience))
+                .await
+                .map(|slot| (pass, slot)),
+        },
+        Err(error) => Err(error),
+    };
+    let attempted = match admitted {
+        Ok((pass, slot)) => {
+            answer.slot = Some(slot);
             let answer = &mut answer;
             let steer = Steer::of(&cluster.spec, &request.head, caller);
-            attempts(
+            let attempted = attempts(
                 core, cluster, &wired, request, steer, interim, started, entry, answer,
             )
-            .await
+            .await;
+            if let Some(pass) = pass
+                && let Some(outcome) = outcome(&attempted)
+            {
+                pass.judge(outcome, Instant::now());
+            }
+            attempted
         }
         Err(error) => Err(error),
     };
     match attempted {
-        Ok(beginning) => {
+        Ok(mut beginning) => {
+            beginning.settle(site, core, answer.terms.settled);
             answer.account.status = Some(beginning.status);
             if let Some(upload) = &answer.account.upload {
                 upload.forget();
@@ -90,11 +119,36 @@ pub(crate) async fn forward(
             answer.account.entry = entry.take();
             Ok(beginning.answer(cluster, answer))
         }
-        Err(error) => {
+        Err(mut error) => {
+            match answer.terms.settled {
+                Some(before) if core.settled.count() != before => error.retry = Retry::Settled,
+                None if error.retry == Retry::Settled => core.settled.add(),
+                _ => {}
+            }
             // Counted by route and by caller where the answer is made; here only for the edge to the service.
             answer.account.refuse(&error);
             Err(error)
         }
+    }
+}
+
+/// What holds for all attempts of an exchange.
+#[derive(Debug)]
+struct Terms {
+    /// Somebody in front of us has tried it before.
+    is_retry: bool,
+    deadline: Deadline,
+    patience: Patience,
+    settled: Option<u64>,
+}
+
+/// What an exchange says of its service when all attempts are over; nothing when it failed for a reason that is not the
+/// service's.
+fn outcome(attempted: &Result<Beginning, Error>) -> Option<Outcome> {
+    match attempted {
+        Ok(beginning) => beginning.outcome,
+        Err(error) => (error.reason.is_of_endpoint() || error.reason == Reason::NoEndpoints)
+            .then_some(Outcome::LocalFailure),
     }
 }
 
@@ -115,17 +169,16 @@ async fn attempts(
 ) -> Result<Beginning, Error> {
     let spec = &cluster.spec;
     let (head, upgrade) = (&request.head, request.upgrade);
+    let deadline = carried.terms.deadline;
+    let mut until = deadline.first();
     let mut timer = Timer::pooled();
-    timer.set((started + spec.timeout).into());
+    timer.set(until.into());
     cluster.budget.request(started);
     let mut tried = [0; TRIED];
     let mut retries = 0;
     loop {
-        let now = if retries == 0 {
-            started
-        } else {
-            Instant::now()
-        };
+        let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
+        let mut now = if is_fresh { started } else { Instant::now() };
         let mut ask = Ask {
             tried: &tried[..(retries as usize).min(TRIED)],
             now,
@@ -136,12 +189,24 @@ async fn attempts(
         if let Some(steer) = &steer {
             steer.ask(&mut ask);
         }
-        let Some(mut flight) = cluster.members.load().begin(&ask) else {
-            return Err(Error::not_processed(
-                Reason::NoEndpoints,
-                cluster.why_empty(),
-            ));
+        let mut flight = match cluster.begin(&ask) {
+            Ok(flight) => flight,
+            Err(NoEndpoint::Nobody) => {
+                return Err(Error::not_processed(
+                    Reason::NoEndpoints,
+                    cluster.why_empty(),
+                ));
+            }
+            Err(NoEndpoint::AllFull(flight)) => {
+                let waited = cluster.wait_for_endpoint(flight, &mut carried.terms.patience);
+                let flight = Box::pin(waited).await?;
+                now = Instant::now();
+                flight
+            }
         };
+        if until <= now {
+            return Err(deadline.expired());
+        }
         let endpoint = Arc::clone(flight.endpoint());
         if let Some(steer) = &mut steer {
             steer.begin(spec, &endpoint, now);
@@ -157,64 +222,94 @@ async fn attempts(
                 .ok_or_else(|| Error::new(Reason::Internal, "the body cannot be sent again"))?,
             None => Body::Empty,
         };
+        let is_open = upload.is_some_and(|upload| !upload.is_complete());
+        if is_open && retries > 0 {
+            until = deadline.from(now);
+        }
+        let told = Told::new(
+            if cluster.is_local {
+                Next::App
+            } else if cluster.is_mesh() {
+                Next::Sidecar
+            } else {
+                Next::Outside
+            },
+            &deadline,
+            until,
+            now,
+            is_open,
+            carried.terms.is_retry || retries > 0,
+            |at| core.wall(at),
+        );
         let mut outcome = {
+            let patience = &mut carried.terms.patience;
             let attempt = pin!(attempt(
-                core, cluster, &endpoint, head, body, upgrade, interim, now
+                core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience
             ));
-            within(
-                &mut timer,
-                spec.timeout,
-                upload,
-                &mut steer,
-                attempt,
-                || {
-                    if upload.is_some_and(Replay::is_starving) {
-                        return Error::new(
-                            Reason::BodyTimeout,
-                            format!("nothing came of the body for {:?}", spec.timeout),
-                        );
-                    }
-                    Error::maybe_processed(
-                        Reason::UpstreamTimeout,
+            let late = || {
+                if upload.is_some_and(Replay::is_starving) {
+                    return Error::new(
+                        Reason::BodyTimeout,
+                        format!("nothing came of the body for {:?}", spec.timeout),
+                    );
+                }
+                if deadline.is_of_caller(Instant::now()) {
+                    return Error::new(
+                        Reason::DeadlineExceeded,
                         format!(
-                            "{} gave no answer within {:?}",
-                            endpoint.address, spec.timeout
+                            "{} gave no answer in the time that the caller had left",
+                            endpoint.address
                         ),
-                    )
-                },
-            )
-            .await
+                    );
+                }
+                Error::maybe_processed(
+                    Reason::UpstreamTimeout,
+                    format!(
+                        "{} gave no answer within {:?}",
+                        endpoint.address, spec.timeout
+                    ),
+                )
+            };
+            within(&mut timer, &deadline, upload, &mut steer, attempt, late).await
         };
         if let Some(steer) = &mut steer {
-            steer.end(told(&outcome, head));
+            steer.end(fared(&outcome, head));
         }
-        let random = fastrand::u64(..);
         match &mut outcome {
             Ok(answered) => answered.hear(core, cluster, &endpoint),
             Err(error) => explain(error, core, cluster),
         }
+        until = timer
+            .deadline()
+            .map_or(until, tokio::time::Instant::into_std);
+        let chance = Chance {
+            retries,
+            is_retry: carried.terms.is_retry,
+            until,
+            random: fastrand::u64(..),
+        };
         let judged = judge(
             outcome,
             cluster,
             head,
             upload,
             &mut flight,
-            retries,
-            random,
-            (started, now),
+            &deadline,
+            &chance,
+            now,
         );
-        let error = match judged {
-            Judged::Answer(mut answered, judged) => {
+        let (error, pause) = match judged {
+            Judged::Answer(mut answered, outcome) => {
                 if let Some(steer) = &steer {
                     let entry = entry.as_deref_mut();
                     steer.settle(spec, endpoint.address, &mut answered.headers, entry);
                 }
-                carried.pending = (!judged).then(|| Pending::new(cluster));
+                carried.pending = outcome.is_none().then(|| Pending::new(cluster));
                 carried.flight = Some(flight);
-                return Ok(answered.into_beginning(carried));
+                return Ok(answered.into_beginning(carried, outcome));
             }
             Judged::Fail(error) => return Err(error),
-            Judged::Again(error) => error,
+            Judged::Again(error, pause) => (error, pause),
         };
         drop(flight);
         if let Some(slot) = tried.get_mut(retries as usize) {
@@ -225,21 +320,13 @@ async fn attempts(
             cells.retried();
         }
         tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
-        let pause = retry::backoff(retries, random);
-        // Boxed: few exchanges get here.
-        let sleep = Box::pin(async {
-            let _: () = tokio::time::sleep(pause).await;
-            Ok(())
-        });
-        within(&mut timer, spec.timeout, None, &mut None, sleep, || {
-            error.clone()
-        })
-        .await?;
+        // Boxed: few exchanges get here. It ends before the deadline does, or it would not have begun.
+        Box::pin(tokio::time::sleep(pause)).await;
     }
 }
 
 /// What an attempt says of its endpoint.
-fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
+fn fared(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
     match attempt {
         // A call that goes on has been answered.
         Ok(answered) => Some(answered.outcome(head).unwrap_or(Outcome::Success)),
@@ -252,10 +339,10 @@ fn told(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
 
 /// What becomes of an exchange after an attempt.
 enum Judged {
-    /// The client gets this answer; whether its head has said how the endpoint fared.
-    Answer(Answered, bool),
-    /// Another attempt is made; this one failed so.
-    Again(Error),
+    /// The client gets this answer, and what its head has said of how the endpoint fared.
+    Answer(Answered, Option<Outcome>),
+    /// Another attempt is made after a pause; this one failed so.
+    Again(Error, Duration),
     /// The client is told of this failure.
     Fail(Error),
 }
@@ -272,45 +359,58 @@ fn judge(
     head: &Head,
     upload: Option<&Replay>,
     flight: &mut InFlight,
-    retries: u32,
-    random: u64,
-    (started, now): (Instant, Instant),
+    deadline: &Deadline,
+    chance: &Chance,
+    began: Instant,
 ) -> Judged {
+    let random = chance.random;
     match outcome {
-        Ok(answered) => match answered.passed_on_failure(cluster) {
-            // A sidecar that answered in place of its app: judged like a failure of ours, tried again if possible.
-            Some(error) if may_retry(cluster, head, upload, retries, &error, started) => {
-                let outcome = match error.reason {
-                    // Who stops in good order is not to blame.
-                    Reason::Draining => Outcome::Pushback,
-                    _ => Outcome::RemoteFailure,
-                };
-                cluster
-                    .members
-                    .record(flight, outcome, Instant::now(), random);
-                Judged::Again(error)
-            }
-            _ => {
+        Ok(mut answered) => {
+            let Some(failure) = answered.failure(cluster, head.is_grpc()) else {
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
                 let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
                 if let Some(outcome) = outcome {
-                    cluster.members.record(flight, outcome, now, random);
+                    cluster.members.record(flight, outcome, began, random);
                 }
-                Judged::Answer(answered, outcome.is_some())
+                return Judged::Answer(answered, outcome);
+            };
+            let now = Instant::now();
+            cluster.members.record(flight, failure.outcome, now, random);
+            let outcome = Some(failure.outcome);
+            match decide(cluster, head, upload, &failure, chance, now) {
+                Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                Verdict::Settled => {
+                    answered.headers.insert(hop::RETRY, hop::NO);
+                    Judged::Answer(answered, outcome)
+                }
+                Verdict::Over => Judged::Answer(answered, outcome),
             }
-        },
+        }
         Err(error) => {
-            if error.reason.is_of_endpoint() {
-                let (outcome, now) = (Outcome::LocalFailure, Instant::now());
+            let now = Instant::now();
+            let is_to_blame = error.reason.is_of_endpoint()
+                || (error.reason == Reason::DeadlineExceeded
+                    && deadline.blames(now.saturating_duration_since(began)));
+            if is_to_blame {
+                let outcome = Outcome::LocalFailure;
                 cluster.members.record(flight, outcome, now, random);
             }
-            if error.reason == Reason::UpstreamTimeout
-                || !may_retry(cluster, head, upload, retries, &error, started)
-            {
-                Judged::Fail(error)
-            } else {
-                Judged::Again(error)
+            if error.reason == Reason::UpstreamTimeout {
+                return Judged::Fail(error);
+            }
+            let mut failure = Failure {
+                error,
+                outcome: Outcome::LocalFailure,
+                wait: Duration::ZERO,
+            };
+            match decide(cluster, head, upload, &failure, chance, now) {
+                Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                Verdict::Settled => {
+                    failure.error.retry = Retry::Settled;
+                    Judged::Fail(failure.error)
+                }
+                Verdict::Over => Judged::Fail(failure.error),
             }
         }
     }
@@ -324,31 +424,74 @@ fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
     }
 }
 
-/// Whether another attempt is allowed: it can do no harm, it is possible, and the budget has one left.
-fn may_retry(
+/// A failed attempt, as far as trying again goes.
+struct Failure {
+    error: Error,
+    /// What it says of the endpoint.
+    outcome: Outcome,
+    /// How long the endpoint wants to be left alone.
+    wait: Duration,
+}
+
+/// What becomes of an exchange whose attempt has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Another attempt, after this pause.
+    Again(Duration),
+    /// No more, and nobody in front of us is to try: what keeps us from it is no matter of this hop alone.
+    Settled,
+    /// No more here. Somebody in front of us may know better.
+    Over,
+}
+
+/// What is left to an exchange.
+struct Chance {
+    retries: u32,
+    /// Somebody in front of us has tried it before.
+    is_retry: bool,
+    /// Its deadline.
+    until: Instant,
+    random: u64,
+}
+
+/// Whether there is another attempt: it can do no harm, it is possible, and the budget has one left.
+fn decide(
     cluster: &Cluster,
     head: &Head,
     upload: Option<&Replay>,
-    retries: u32,
-    error: &Error,
+    failure: &Failure,
+    chance: &Chance,
     now: Instant,
-) -> bool {
-    let harmless = match error.retry {
+) -> Verdict {
+    let policy = &cluster.spec.retry;
+    let harmless = match failure.error.retry {
+        Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
         Retry::NotProcessed => true,
-        Retry::IfIdempotent => head.is_idempotent(),
+        Retry::IfIdempotent => head.is_idempotent() || head.headers.contains_key("idempotency-key"),
     };
-    harmless
-        && retries < cluster.spec.retry.attempts
+    if !harmless || policy.attempts == 0 {
+        return Verdict::Over;
+    }
+    let pause = retry::backoff(chance.retries + 1, chance.random).max(failure.wait);
+    let again = !chance.is_retry
+        && chance.retries < policy.attempts
+        && now + pause < chance.until
         && upload.is_none_or(Replay::is_repeatable)
-        && cluster.budget.take(&cluster.spec.retry.limits, now)
+        // Last, because it is spent with the question.
+        && cluster.budget.take(&policy.limits, now);
+    if again {
+        Verdict::Again(pause)
+    } else {
+        Verdict::Settled
+    }
 }
 
 /// Runs a future to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
 /// it was sent, however long that takes.
 async fn within<T>(
     timer: &mut Timer,
-    timeout: Duration,
+    deadline: &Deadline,
     upload: Option<&Replay>,
     steer: &mut Option<Box<Steer>>,
     mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
@@ -361,7 +504,7 @@ async fn within<T>(
             let now = upload.map_or(0, Replay::received);
             if now != received {
                 received = now;
-                timer.set(tokio::time::Instant::now() + timeout);
+                timer.set(deadline.from(Instant::now()).into());
                 if let Some(steer) = steer {
                     steer.waited();
                 }
@@ -386,15 +529,20 @@ async fn attempt(
     upgrade: bool,
     interim: &Interim<'_>,
     now: Instant,
+    told: &Told,
+    patience: &mut Patience,
 ) -> Result<Answered, Error> {
     if upgrade {
         // Boxed: rare, and each exchange would carry the room for it.
-        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now);
+        let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now, told, patience);
         return Box::pin(attempt).await;
     }
     if cluster.spec.speaks == Speaks::Http2 {
-        let room = core.peers.room(core, cluster, endpoint, now).await?;
-        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh())?;
+        let room = match core.peers.room(endpoint, now).await {
+            Some(room) => room,
+            None => Box::pin(core.peers.wait_for_room(core, cluster, endpoint, patience)).await?,
+        };
+        let mut asked = http2::client::ask(room, head, body, cluster.is_mesh(), told)?;
         let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
             status: answered.status,
@@ -411,15 +559,11 @@ async fn attempt(
         Some(connection) => connection,
         None => {
             // Boxed: a handshake is large and rare, and each exchange would carry the room for it.
-            let io = Box::pin(connect::open(core, cluster, endpoint.address, Alpn::Http1)).await?;
-            Rc::new(std::cell::RefCell::new(Connection::new(
-                Wire::new(io),
-                Peer::Endpoint,
-            )))
+            Box::pin(connect::take_or_open(core, cluster, endpoint, patience)).await?
         }
     };
     let answered =
-        http1::client::exchange(&connection, head, body, false, &limits, interim).await?;
+        http1::client::exchange(&connection, head, body, false, &limits, interim, told).await?;
     let body = match answered.framing {
         Framing::None | Framing::Length(0) => Body::Empty,
         framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
@@ -455,35 +599,85 @@ impl Answered {
         }
     }
 
-    /// The failure behind an answer that the peer's own sidecar made.
-    fn passed_on_failure(&self, cluster: &Cluster) -> Option<Error> {
-        if !cluster.is_mesh() || !self.status.is_server_error() {
+    /// The failure behind an answer: one that the peer's own sidecar made in place of its app, or one that the
+    /// configuration says to try again after.
+    fn failure(&self, cluster: &Cluster, grpc: bool) -> Option<Failure> {
+        let is_whole = self.body.is_end();
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        if !is_error && !is_whole {
+            return None;
+        }
+        let detail = "the peer's sidecar could not reach its app";
+        let judged = |error: Error, outcome| {
+            let mut failure = Failure {
+                wait: retry::pushback(&self.headers, SystemTime::now()).wait(),
+                outcome,
+                error,
+            };
+            if self.headers.contains_key(hop::RETRY) {
+                failure.error.retry = Retry::Settled;
+            }
+            Some(failure)
+        };
+        match self.reason(cluster) {
+            // Who stops in good order is not to blame.
+            Some(reason @ Reason::Draining) => {
+                return judged(Error::not_processed(reason, detail), Outcome::Pushback);
+            }
+            Some(reason @ (Reason::ConnectFailed | Reason::ConnectTimeout)) => {
+                return judged(Error::not_processed(reason, detail), Outcome::RemoteFailure);
+            }
+            Some(reason @ (Reason::UpstreamReset | Reason::UpstreamMalformed)) => {
+                return judged(
+                    Error::maybe_processed(reason, detail),
+                    Outcome::RemoteFailure,
+                );
+            }
+            // It had enough to do, or no time left: that is no failure of its app.
+            Some(reason) if reason.is_of_load() => {
+                return judged(Error::new(reason, detail), Outcome::Pushback);
+            }
+            _ => {}
+        }
+        let answers = &cluster.spec.retry.answers;
+        if !is_error && !answers.has_grpc() {
+            return None;
+        }
+        let wall = SystemTime::now();
+        let again = answers.ask(self.status, &self.headers, is_whole, wall);
+        let outcome = verdict::of_head(grpc, self.status, &self.headers, is_whole)
+            .unwrap_or(Outcome::Success);
+        let error = match again {
+            Again::No if !self.headers.contains_key(hop::RETRY) => return None,
+            Again::No => Error::new(Reason::UpstreamReset, "the endpoint's own failure"),
+            Again::Call => Error::not_processed(Reason::UpstreamReset, "the endpoint says so"),
+            Again::IfIdempotent => {
+                Error::maybe_processed(Reason::UpstreamReset, "the endpoint says so")
+            }
+        };
+        judged(error, outcome)
+    }
+
+    /// Why the peer's sidecar answered in place of its app, if it did.
+    fn reason(&self, cluster: &Cluster) -> Option<Reason> {
+        if !cluster.is_mesh() {
             return None;
         }
         let code = self.headers.get(REASON)?.as_bytes();
-        let reason = *Reason::ALL
+        Reason::ALL
             .iter()
-            .find(|reason| reason.code().as_bytes() == code)?;
-        let detail = "the peer's sidecar could not reach its app";
-        match reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout | Reason::Draining => {
-                Some(Error::not_processed(reason, detail))
-            }
-            Reason::UpstreamReset | Reason::UpstreamMalformed => {
-                Some(Error::maybe_processed(reason, detail))
-            }
-            _ => None,
-        }
+            .find(|reason| reason.code().as_bytes() == code)
+            .copied()
     }
 
-    /// Puts what goes on after the head where it is carried on, and returns the head.
     /// What it says of the endpoint, if its head tells that.
     fn outcome(&self, head: &Head) -> Option<Outcome> {
         let is_whole = self.body.is_end();
         verdict::of_head(head.is_grpc(), self.status, &self.headers, is_whole)
     }
 
-    fn into_beginning(self, carried: &mut UpstreamBody) -> Beginning {
+    /// Puts what goes on after the head where it is carried on, and returns the head.
+    fn into_beginning(self, carried: &mut UpstreamBody, outcome: Option<Outcome>) -> Beginning {
         carried.length = self.body.length();
         carried.body = self.body;
         carried.request = self.request;
@@ -495,6 +689,8 @@ impl Answered {
             status: self.status,
             headers: self.headers,
             upgraded: self.upgraded,
+            outcome,
+            is_whole: carried.body.is_end(),
         }
     }
 }
@@ -504,9 +700,42 @@ struct Beginning {
     status: StatusCode,
     headers: HeaderMap,
     upgraded: Option<Box<End>>,
+    /// What it says of the endpoint, when that is known.
+    outcome: Option<Outcome>,
+    /// Nothing follows the head.
+    is_whole: bool,
 }
 
 impl Beginning {
+    /// Marks a failure that nobody in front of us is to try again, in both directions. `before` is how many of those this
+    /// process had handed to the app when this exchange began, where the endpoint is the app.
+    fn settle(&mut self, site: &Site, core: &Core, before: Option<u64>) {
+        let is_error = self.status.is_server_error() || self.status.is_client_error();
+        if !is_error && !self.is_whole {
+            return;
+        }
+        let is_marked = self.headers.contains_key(hop::RETRY);
+        match before {
+            Some(before) if self.is_failure() && core.settled.count() != before => {
+                self.headers.insert(hop::RETRY, hop::NO);
+            }
+            Some(_) => {}
+            None if site.is_edge => {
+                self.headers.remove(hop::RETRY);
+            }
+            None if is_marked => core.settled.add(),
+            None => {}
+        }
+    }
+
+    /// Whether it says that something went wrong.
+    fn is_failure(&self) -> bool {
+        let grpc = self.headers.get("grpc-status");
+        self.status.is_server_error()
+            || self.status == StatusCode::TOO_MANY_REQUESTS
+            || grpc.is_some_and(|status| status != "0")
+    }
+
     fn answer(mut self, cluster: &Cluster, body: Box<UpstreamBody>) -> Answer {
         if !cluster.is_mesh() {
             // Only Weft gives reasons; an app that says so is not believed.
@@ -535,7 +764,8 @@ pub struct UpstreamBody {
     core: Rc<Core>,
     /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
     flight: Option<InFlight>,
-    ticket: Option<Ticket>,
+    slot: Option<Slot>,
+    terms: Terms,
     /// What it says of the endpoint, when its head did not tell.
     pending: Option<Pending>,
     account: Account,

@@ -9,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod exchange;
 pub mod forward;
 pub(crate) mod headers;
+pub(crate) mod hop;
 pub(crate) mod interim;
 mod knock;
 pub(crate) mod relay;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+pub use hop::Settled;
 pub use replay::Replayed;
 
 use crate::core::Core;

@@ -65,6 +65,12 @@ impl Replay {
         shared.received == shared.kept.len() as u64
     }
 
+    /// Whether all of it has come from the client.
+    pub(crate) fn is_complete(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.ended || shared.rest.is_end()
+    }
+
     /// Nobody will ask for it again.
     pub(crate) fn forget(&self) {
         self.0.borrow_mut().keep = false;

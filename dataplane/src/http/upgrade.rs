@@ -4,7 +4,6 @@
 //! Over HTTP/2 the tunnel is a stream of the connection that carries everything else (extended CONNECT, RFC 8441). A peer
 //! that has not said that it takes those gets an HTTP/1.1 connection for each.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,18 +13,18 @@ use std::time::{Duration, Instant};
 use http::header::HeaderName;
 
 use super::forward::Answered;
+use super::hop::Told;
 use super::interim::Interim;
 use super::websocket;
 use crate::body::Body;
-use crate::cluster::{Cluster, Speaks, connect};
+use crate::cluster::{self, Cluster, Speaks, connect};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
-use crate::http1::{self, Connection, Framing, Handle, Incoming, Peer, Wire};
+use crate::http1::{self, Framing, Handle, Incoming, Peer};
 use crate::http2::client::Room;
 use crate::http2::{self, Received};
-use crate::identity::Alpn;
 use crate::tcp::copy::{Patience, copy};
 use crate::tcp::end::End;
 
@@ -44,17 +43,26 @@ pub(super) async fn attempt(
     head: &Head,
     interim: &Interim<'_>,
     now: Instant,
+    told: &Told,
+    patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 {
-        let room = core.peers.room(core, cluster, endpoint, now).await?;
+        let room = match core.peers.room(endpoint, now).await {
+            Some(room) => room,
+            None => {
+                core.peers
+                    .wait_for_room(core, cluster, endpoint, patience)
+                    .await?
+            }
+        };
         if room.takes_extended_connect().await {
-            return over_http2(room, head, cluster.is_mesh()).await;
+            return over_http2(room, head, cluster.is_mesh(), told).await;
         }
     }
-    over_http1(core, cluster, endpoint, head, interim).await
+    over_http1(core, cluster, endpoint, head, interim, told, patience).await
 }
 
-async fn over_http2(room: Room, head: &Head, mesh: bool) -> Result<Answered, Error> {
+async fn over_http2(room: Room, head: &Head, mesh: bool, told: &Told) -> Result<Answered, Error> {
     let mut head = head.clone();
     let key = websocket::take_key(&mut head.headers)?;
     let http2::client::Connected {
@@ -63,7 +71,7 @@ async fn over_http2(room: Room, head: &Head, mesh: bool) -> Result<Answered, Err
         mut send,
         receive,
         place,
-    } = http2::client::extended_connect(room, &head, mesh).await?;
+    } = http2::client::extended_connect(room, &head, mesh, told).await?;
     let refused = mesh && headers.remove(NOT_UPGRADED).is_some();
     let is_tunnel = !refused && websocket::agrees(status);
     let length = http2::client::content_length(&headers).filter(|_| !is_tunnel);
@@ -99,15 +107,14 @@ async fn over_http1(
     endpoint: &Arc<Endpoint>,
     head: &Head,
     interim: &Interim<'_>,
+    told: &Told,
+    patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     let limits = http1::Limits::default();
     let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
     let connection: Handle = match idle {
         Some(connection) => connection,
-        None => {
-            let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await?;
-            Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Endpoint)))
-        }
+        None => connect::take_or_open(core, cluster, endpoint, patience).await?,
     };
     let mut head = head.clone();
     // A client of HTTP/2 has none. One of HTTP/1.1 has its own, and checks the answer to it itself.
@@ -118,8 +125,16 @@ async fn over_http1(
         }
         _ => None,
     };
-    let mut answered =
-        http1::client::exchange(&connection, &head, Body::Empty, true, &limits, interim).await?;
+    let mut answered = http1::client::exchange(
+        &connection,
+        &head,
+        Body::Empty,
+        true,
+        &limits,
+        interim,
+        told,
+    )
+    .await?;
     // Only a sidecar says so.
     answered.headers.remove(NOT_UPGRADED);
     if answered.upgraded {

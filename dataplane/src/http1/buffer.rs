@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::accept::Io;
+use crate::cluster::limits::Held;
 
 /// The best size measured for copying bodies: larger ones fall out of the cache.
 const READ_SIZE: usize = 32 * 1024;
@@ -135,6 +136,16 @@ impl Wire {
             self.input = self.space.split().freeze();
         }
         Poll::Ready(Ok(length))
+    }
+
+    /// How many exchanges wait for this connection's place among those that there may be.
+    pub(crate) fn wanted(&self) -> usize {
+        self.io.held().map_or(0, Held::wanted)
+    }
+
+    /// Whether the connection has failed, as far as the kernel knows.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.io.has_failed()
     }
 
     /// Gives up the space for bodies; called between messages.

@@ -11,6 +11,7 @@ use super::{Handle, encode};
 use crate::body::{Body, Length};
 use crate::error::Error;
 use crate::head::Head;
+use crate::http::hop::Told;
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::reason::Reason;
@@ -41,6 +42,7 @@ pub(crate) async fn exchange(
     upgrade: bool,
     limits: &Limits,
     interim: &Interim<'_>,
+    told: &Told,
 ) -> Result<Answered, Error> {
     let framing = match body.length() {
         Length::None => Framing::None,
@@ -54,7 +56,9 @@ pub(crate) async fn exchange(
         } else {
             encode::Connection::KeepAlive
         };
-        encode::request_head(wire.stage(), head, framing, connection, &[]);
+        let (fields, count) = told.fields();
+        let fields = &fields[..count];
+        encode::request_head(wire.stage(), head, framing, connection, fields);
         wire.delivered
     };
     let mut sending = match framing {

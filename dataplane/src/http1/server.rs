@@ -1,14 +1,15 @@
 //! The downstream side of HTTP/1.1: one task per connection, which also drives the upstream side of each exchange.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::parse::{self, Framing};
@@ -25,6 +26,9 @@ use crate::reason::Reason;
 use crate::tcp::end::End;
 use crate::timer::{self, Timer};
 
+/// How long a client that has ended its side has before it is asked whether it is still there, and how often that is
+/// looked at then.
+const GRACE: Duration = Duration::from_millis(50);
 /// How long and how much we read on after an answer that ends the connection, so that the client gets to read it
 /// before a reset (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -143,7 +147,21 @@ impl Server {
             body,
             upgrade: upgrade.is_some(),
         };
-        let answer = exchange(&self.caller, &mut request, &interim).await;
+        let answer = {
+            let exchange = pin!(exchange(&self.caller, &mut request, &interim));
+            while_there(
+                exchange,
+                &self.connection,
+                &mut self.timer,
+                limits.head_bytes,
+                &interim,
+            )
+            .await
+        };
+        let Some(answer) = answer else {
+            // Nobody is left to be answered; the attempt has gone with the exchange.
+            return ControlFlow::Break(());
+        };
         if answer.upgraded.is_some() {
             return Box::pin(self.tunnel(answer)).await;
         }
@@ -315,4 +333,68 @@ impl Server {
         })
         .await;
     }
+}
+
+/// Runs an exchange until its answer is there or its client is not.
+///
+/// A reset says that the client has left. Its end (FIN) does not: it may have ended its own side only, and wait. Whoever
+/// has closed its socket answers the next thing that it is sent with a reset, though, and `100 Continue` is a thing that
+/// every HTTP/1.1 client takes at any time before the answer (RFC 9110 §15.2), so that is sent, once.
+async fn while_there(
+    mut exchange: Pin<&mut impl Future<Output = Answer>>,
+    connection: &Handle,
+    timer: &mut Timer,
+    most_pipelined: usize,
+    interim: &Interim<'_>,
+) -> Option<Answer> {
+    let mut client = Client::There;
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        loop {
+            let mut guard = connection.borrow_mut();
+            match client {
+                // While its body is being read, that notices.
+                Client::There if !guard.is_complete() => return Poll::Pending,
+                // It sends on what it wants next; that is not ours to hold without end.
+                Client::There if guard.wire.input.len() > most_pipelined => return Poll::Pending,
+                Client::There => match ready!(guard.wire.poll_fill(cx)) {
+                    Ok(1..) => {}
+                    Err(_) => return Poll::Ready(None),
+                    Ok(0) if matches!(interim, Interim::Nowhere) => client = Client::Silent,
+                    Ok(0) => {
+                        client = Client::Ended;
+                        timer.set(Instant::now() + GRACE);
+                    }
+                },
+                Client::Silent => return Poll::Pending,
+                Client::Ended | Client::Asked => {
+                    if guard.wire.has_failed() {
+                        return Poll::Ready(None);
+                    }
+                    ready!(timer.poll_expired(cx));
+                    timer.set(Instant::now() + GRACE);
+                    drop(guard);
+                    if matches!(client, Client::Ended) {
+                        client = Client::Asked;
+                        interim.send(cx, StatusCode::CONTINUE, &HeaderMap::new());
+                    }
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// What is known of a client that waits for its answer.
+enum Client {
+    /// It has not ended its side.
+    There,
+    /// It has.
+    Ended,
+    /// It has, and was sent something that it takes only if it is there.
+    Asked,
+    /// It has, and there is nothing that it could be sent.
+    Silent,
 }

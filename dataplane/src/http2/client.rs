@@ -21,21 +21,25 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
+use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
+use crate::http::hop::Told;
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::Peer as Side;
-use crate::identity::Alpn;
 use crate::reason::Reason;
+use crate::timer::Timer;
 
 /// Interim answers that one exchange may bring.
 const MAX_INTERIM: usize = 16;
 /// Connections to one peer at most; beyond them exchanges wait for a stream.
 const MOST_CONNECTIONS: usize = 4;
+/// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
+const REST: Duration = Duration::from_secs(1);
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
@@ -59,8 +63,8 @@ struct Peer {
     /// Attempts to connect that were begun, and that have ended. One is under way when they differ.
     begun: Cell<u64>,
     ended: Cell<u64>,
-    /// How the last attempt that failed did so.
-    failed: RefCell<Option<Error>>,
+    /// How the last attempt failed, and when, if it did.
+    failed: RefCell<Option<(Error, Instant)>>,
     /// Exchanges that wait for the attempt under way, or for a stream.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -119,6 +123,14 @@ struct Load {
     /// The peer has said something, and so what it takes; or it never will.
     heard: Cell<bool>,
     peer: Weak<Peer>,
+    /// Who waits for the connection's place, where there is a limit on connections.
+    demand: Option<Demand>,
+}
+
+impl Load {
+    fn wanted(&self) -> usize {
+        self.demand.as_ref().map_or(0, Demand::waiting)
+    }
 }
 
 impl Load {
@@ -146,54 +158,98 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
         if let Some(peer) = self.0.peer.upgrade() {
+            if self.0.streams.get() == 0
+                && self.0.wanted() > 0
+                && let Ok(mut open) = peer.open.try_borrow_mut()
+            {
+                // Somebody needs the place more than we do.
+                open.retain(|open| !Rc::ptr_eq(&open.load, &self.0));
+            }
             peer.wake_waiting();
         }
     }
 }
 
 impl Peers {
-    /// Room for one more stream to this endpoint.
-    pub(crate) async fn room(
+    /// Room for one more stream to this endpoint, on a connection that is open.
+    pub(crate) async fn room(&self, endpoint: &Endpoint, now: Instant) -> Option<Room> {
+        let peer = self.peers.borrow().get(&endpoint.id).map(Rc::clone)?;
+        poll_fn(|cx| Poll::Ready(peer.room(now, cx))).await
+    }
+
+    /// The same on a connection that is opened for it, or when another stream ends soon enough.
+    pub(crate) async fn wait_for_room(
         &self,
         core: &Rc<Core>,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
-        now: Instant,
+        patience: &mut Patience,
     ) -> Result<Room, Error> {
         let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
         let mut joined = None;
+        let mut timer = Timer::new();
         poll_fn(|cx| {
+            let now = Instant::now();
             if let Some(room) = peer.room(now, cx) {
                 return Poll::Ready(Ok(room));
             }
-            match joined {
-                Some(attempt) if peer.ended.get() >= attempt => {
-                    let failed = peer.failed.borrow().clone();
-                    if let Some(error) = failed {
-                        return Poll::Ready(Err(error));
-                    }
-                    // It succeeded, but others have taken all its streams, or it is gone already.
-                    joined = None;
+            let connections = peer.open.borrow().len();
+            if let Some(attempt) = joined
+                && peer.ended.get() >= attempt
+            {
+                // If it succeeded, others have taken all its streams, or it is gone already.
+                joined = None;
+                let failed = peer.failed.borrow().clone();
+                // As long as there is another connection, there is a stream to wait for.
+                if let Some((error, _)) = failed
+                    && connections == 0
+                {
+                    return Poll::Ready(Err(error));
                 }
-                _ => {}
             }
-            let may_connect = peer.open.borrow().len() < MOST_CONNECTIONS;
-            if may_connect && peer.begun.get() == peer.ended.get() {
-                peer.begun.set(peer.begun.get() + 1);
-                tokio::task::spawn_local(open(
-                    Rc::clone(core),
-                    Arc::clone(cluster),
-                    Arc::clone(endpoint),
-                    Rc::clone(&peer),
-                ));
-            }
-            if may_connect {
+            if connections < MOST_CONNECTIONS && !peer.rests(now, connections) {
+                if peer.begun.get() == peer.ended.get() {
+                    peer.begun.set(peer.begun.get() + 1);
+                    tokio::task::spawn_local(open(
+                        Rc::clone(core),
+                        Arc::clone(cluster),
+                        Arc::clone(endpoint),
+                        Rc::clone(&peer),
+                    ));
+                }
                 joined.get_or_insert(peer.begun.get());
+            }
+            if joined.is_none() {
+                // A connection has a time limit of its own; a stream may run for hours.
+                let wait = cluster.spec.limits.wait;
+                timer.set(patience.until(wait, now).into());
+                if timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Error::not_processed(
+                        Reason::Overloaded,
+                        format!(
+                            "{} takes no more streams on {connections} connections, and none ended within {wait:?}",
+                            endpoint.address
+                        ),
+                    )
+                    .retry_after(COME_BACK)));
+                }
             }
             peer.waits(cx);
             Poll::Pending
         })
         .await
+    }
+
+    /// Closes idle connections whose places somebody waits for, as many as are waited for.
+    pub(crate) fn relieve(&self) {
+        let mut closed = 0;
+        for peer in self.peers.borrow().values() {
+            peer.open.borrow_mut().retain(|open| {
+                let goes = open.load.streams.get() == 0 && open.load.wanted() > closed;
+                closed += usize::from(goes);
+                !goes
+            });
+        }
     }
 
     /// Whether a connection to this endpoint can still take exchanges.
@@ -231,6 +287,13 @@ impl Peer {
         })
     }
 
+    /// Whether it is too early to try again for one more connection, when that failed and there are others.
+    fn rests(&self, now: Instant, connections: usize) -> bool {
+        let failed = self.failed.borrow();
+        let recent = |(_, at): &(Error, Instant)| now.duration_since(*at) < REST;
+        connections > 0 && failed.as_ref().is_some_and(recent)
+    }
+
     fn is_open(&self, cx: &mut Context<'_>) -> bool {
         let mut open = self.open.borrow_mut();
         open.retain_mut(|open| open.lasts(cx));
@@ -253,17 +316,18 @@ impl Peer {
 
 /// Connects and then drives the connection to its end.
 async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
-    let connected = handshake(&core, &cluster, endpoint.address).await;
+    let connected = handshake(&core, &cluster, &endpoint).await;
     // Nothing that lives as long as a connection may keep the core.
     let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
-        Ok((sender, connection, flusher)) => {
+        Ok((sender, connection, flusher, demand)) => {
             *peer.failed.borrow_mut() = None;
             let load = Rc::new(Load {
                 streams: Cell::new(0),
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
+                demand,
             });
             peer.open.borrow_mut().push(Open {
                 sender,
@@ -273,7 +337,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
             Some((connection, flusher, load))
         }
         Err(error) => {
-            *peer.failed.borrow_mut() = Some(error);
+            *peer.failed.borrow_mut() = Some((error, Instant::now()));
             None
         }
     };
@@ -306,9 +370,10 @@ type Connection = h2::client::Connection<Coalesce, Bytes>;
 async fn handshake(
     core: &Core,
     cluster: &Cluster,
-    address: std::net::SocketAddr,
-) -> Result<(SendRequest<Bytes>, Connection, Flusher), Error> {
-    let io = connect::open(core, cluster, address, Alpn::H2).await?;
+    endpoint: &Endpoint,
+) -> Result<(SendRequest<Bytes>, Connection, Flusher, Option<Demand>), Error> {
+    let io = connect::open_shared(core, cluster, endpoint).await?;
+    let demand = io.held().map(Held::demand);
     let (io, flusher) = Coalesce::new(io);
     let mut builder = h2::client::Builder::new();
     builder
@@ -329,10 +394,10 @@ async fn handshake(
     .map_err(|error| {
         Error::not_processed(
             Reason::ConnectFailed,
-            format!("HTTP/2 with {address}: {error}"),
+            format!("HTTP/2 with {}: {error}", endpoint.address),
         )
     })?;
-    Ok((sender, connection, flusher))
+    Ok((sender, connection, flusher, demand))
 }
 
 /// Returns whether the connection ended without an error; `refused` hears of one.
@@ -375,8 +440,14 @@ pub(crate) struct Asked {
 }
 
 /// Sends a request, the beginning of it at least.
-pub(crate) fn ask(room: Room, head: &Head, body: Body, tls: bool) -> Result<Asked, Error> {
-    let request = request(head, body.length(), tls)?;
+pub(crate) fn ask(
+    room: Room,
+    head: &Head,
+    body: Body,
+    tls: bool,
+    told: &Told,
+) -> Result<Asked, Error> {
+    let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
     let Room { mut sender, place } = room;
     let (response, stream) = sender
@@ -457,9 +528,10 @@ pub(crate) async fn extended_connect(
     room: Room,
     head: &Head,
     tls: bool,
+    told: &Told,
 ) -> Result<Connected, Error> {
     let side = Side::Endpoint;
-    let mut request = request(head, Length::None, tls)?;
+    let mut request = request(head, Length::None, tls, told)?;
     *request.method_mut() = Method::CONNECT;
     request
         .extensions_mut()
@@ -482,7 +554,7 @@ pub(crate) async fn extended_connect(
     })
 }
 
-fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error> {
+fn request(head: &Head, length: Length, tls: bool, told: &Told) -> Result<Request<()>, Error> {
     let mut parts = Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(head.authority.clone());
@@ -499,6 +571,7 @@ fn request(head: &Head, length: Length, tls: bool) -> Result<Request<()>, Error>
     *request.version_mut() = Version::HTTP_2;
     // A copy, because the same head may have to be sent again.
     *request.headers_mut() = head.headers.clone();
+    told.write(request.headers_mut());
     if let Length::Exact(length) = length {
         request
             .headers_mut()

@@ -56,6 +56,10 @@ names! {
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing, draining or unhealthy.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
     counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
+    gauge SERVICE_IN_FLIGHT = "weft_service_in_flight", "Exchanges of ours in flight with a service, which its limit is on.";
+    gauge SERVICE_WAITING = "weft_service_waiting", "Exchanges that wait because a service has as many in flight as it may.";
+    gauge BREAKER_STATE = "weft_breaker_state", "1 for the state that a service's breaker is in: closed, open or half_open.";
+    counter BREAKER_OPENINGS = "weft_breaker_openings_total", "How often a service's breaker has opened.";
     gauge SERVICE_AVAILABLE = "weft_service_endpoints_available", "Endpoints of a service that are neither ejected nor unhealthy nor draining.";
     gauge SERVICE_PANIC = "weft_service_panic", "1 while under half of a service's endpoints are available, so that all are used.";
     counter SERVICE_PANICS = "weft_service_panics_total", "How often it came to that.";
@@ -306,6 +310,22 @@ impl Registry {
         family(SERVICE_PANIC, Kind::Gauge, |row| row.panicking.into());
         family(SERVICE_PANICS, Kind::Counter, |row| row.panics);
         family(SERVICE_PANIC_PICKS, Kind::Counter, |row| row.panic_picks);
+        family(SERVICE_IN_FLIGHT, Kind::Gauge, |row| row.in_flight);
+        family(SERVICE_WAITING, Kind::Gauge, |row| row.waiting);
+        let breakers: Vec<_> = rows
+            .iter()
+            .filter_map(|row| row.breaker.map(|breaker| (&*row.service, breaker)))
+            .collect();
+        if !breakers.is_empty() {
+            page.family(BREAKER_STATE, Kind::Gauge, help(BREAKER_STATE));
+            for (service, (state, _)) in &breakers {
+                page.sample(BREAKER_STATE, &[("service", service), ("state", state)], 1);
+            }
+            page.family(BREAKER_OPENINGS, Kind::Counter, help(BREAKER_OPENINGS));
+            for (service, (_, openings)) in &breakers {
+                page.sample(BREAKER_OPENINGS, &[("service", service)], openings);
+            }
+        }
         page.family(HEALTH_PROBES, Kind::Counter, help(HEALTH_PROBES));
         for row in rows.iter().filter(|row| row.is_probed) {
             for (result, count) in [("passed", row.probes_passed), ("failed", row.probes_failed)] {
@@ -452,6 +472,9 @@ mod tests {
                 is_probed,
                 probes_passed: 5,
                 probes_failed: 6,
+                in_flight: 3,
+                waiting: 1,
+                breaker: is_probed.then_some(("open", 2)),
             };
             vec![row("orders", true), row("stock", false)]
         }));

@@ -86,6 +86,12 @@ pub struct ServiceRow {
     pub probes_passed: u64,
     /// Probes that did not.
     pub probes_failed: u64,
+    /// Exchanges in flight.
+    pub in_flight: u64,
+    /// Exchanges that wait because there are as many in flight as there may be.
+    pub waiting: u64,
+    /// The state of its breaker and how often that has opened, where there is one.
+    pub breaker: Option<(&'static str, u64)>,
 }
 
 /// How the source of a service's endpoints is doing.

@@ -118,6 +118,7 @@ impl Carried {
             cluster
                 .members
                 .configure(spec.balance.clone(), spec.outlier.clone(), now);
+            cluster.set_limits();
             if kept.discovery.is_none() {
                 kept.discovery = Some(discover(tasks, cluster, &self.resolver));
             }

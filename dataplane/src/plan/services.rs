@@ -94,8 +94,8 @@ impl Services {
         }
         for (name, service) in &file {
             let at = place.key(name).key("allow");
-            let allow = service.allow.as_deref().unwrap_or_default();
-            authz::Rules::build(name, &at, allow, &identities, problems);
+            let allow = service.allow.as_deref();
+            authz::Rules::of(name, &at, allow, &identities, problems);
         }
         Self {
             trust_domain: trust_domain.clone(),

@@ -13,10 +13,12 @@ use super::account::Account;
 use super::end::End;
 use super::refusal;
 use crate::balance::Ask;
-use crate::cluster::{Cluster, Ticket, connect, retry};
+use crate::cluster::limits::{NoEndpoint, Patience};
+use crate::cluster::{Cluster, connect, retry};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
+use crate::gate::Slot;
 use crate::http1::Peer;
 use crate::http2::{Received, client::Room, failure};
 use crate::identity::Alpn;
@@ -32,7 +34,7 @@ pub(crate) struct Reached {
     pub(crate) end: End,
     pub(crate) address: SocketAddr,
     _flight: InFlight,
-    _ticket: Ticket,
+    _slot: Slot,
 }
 
 /// Connects to an endpoint of the cluster, at others when that fails, within the service's `timeout`.
@@ -42,9 +44,13 @@ pub(super) async fn reach(
     site: &Site,
     account: &mut Account,
 ) -> Result<Reached, Error> {
-    let ticket = cluster.admit()?;
     let limit = cluster.spec.timeout;
-    let attempts = attempts(core, cluster, site, account);
+    let mut patience = Patience::new(account.started + limit);
+    let slot = match cluster.admit() {
+        Some(slot) => slot,
+        None => cluster.wait_for_place(&mut patience).await?,
+    };
+    let attempts = attempts(core, cluster, site, account, &mut patience);
     let (end, flight) = match tokio::time::timeout(limit, attempts).await {
         Ok(reached) => reached?,
         Err(_) => {
@@ -58,7 +64,7 @@ pub(super) async fn reach(
         end,
         address: flight.endpoint().address,
         _flight: flight,
-        _ticket: ticket,
+        _slot: slot,
     })
 }
 
@@ -67,6 +73,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     site: &Site,
     account: &mut Account,
+    patience: &mut Patience,
 ) -> Result<(End, InFlight), Error> {
     let spec = &cluster.spec;
     let wired = core.wired(cluster, site);
@@ -82,15 +89,19 @@ async fn attempts(
             key: account.key,
             session: None,
         };
-        let Some(mut flight) = cluster.members.load().begin(&ask) else {
-            return Err(Error::not_processed(
-                Reason::NoEndpoints,
-                cluster.why_empty(),
-            ));
+        let mut flight = match cluster.begin(&ask) {
+            Ok(flight) => flight,
+            Err(NoEndpoint::Nobody) => {
+                return Err(Error::not_processed(
+                    Reason::NoEndpoints,
+                    cluster.why_empty(),
+                ));
+            }
+            Err(NoEndpoint::AllFull(flight)) => cluster.wait_for_endpoint(flight, patience).await?,
         };
         let endpoint = Arc::clone(flight.endpoint());
         account.tries(endpoint.address, retries + 1);
-        let attempt = attempt(core, cluster, &endpoint, now).await;
+        let attempt = attempt(core, cluster, &endpoint, now, patience).await;
         let random = fastrand::u64(..);
         let failed = match attempt {
             Ok(end) => {
@@ -157,9 +168,10 @@ async fn attempt(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     now: Instant,
+    patience: &mut Patience,
 ) -> Result<End, Failed> {
     if !cluster.is_mesh() {
-        let io = connect::open(core, cluster, endpoint.address, Alpn::Http1).await;
+        let io = connect::open_new(core, cluster, endpoint, Alpn::Http1, patience).await;
         return io.map(End::socket).map_err(Failed::Here);
     }
     let Some(authority) = &cluster.spec.authority else {
@@ -168,8 +180,15 @@ async fn attempt(
             format!("{} does not take connections", cluster.name),
         )));
     };
-    let room = core.peers.room(core, cluster, endpoint, now).await;
-    open(room.map_err(Failed::Here)?, authority).await
+    let room = match core.peers.room(endpoint, now).await {
+        Some(room) => room,
+        None => core
+            .peers
+            .wait_for_room(core, cluster, endpoint, patience)
+            .await
+            .map_err(Failed::Here)?,
+    };
+    open(room, authority).await
 }
 
 /// Opens a tunnel on a peer's connection. Dropping the future resets the stream.

@@ -15,7 +15,8 @@ fn classes(totals: &crate::observe::Totals) -> [u64; 3] {
 fn an_exchange_over_the_limit_is_counted_once() {
     story(async {
         let stage = Stage::with(Speaks::Http1, &[nowhere().await], |setting| {
-            setting.spec.in_flight = 0;
+            setting.spec.limits.in_flight = 0;
+            setting.spec.limits.waiting = 0;
         })
         .await;
         let mut client = stage.client().await;

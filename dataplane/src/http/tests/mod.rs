@@ -7,6 +7,7 @@ mod drain;
 mod early;
 mod framing;
 mod interim;
+mod leaving;
 mod peers;
 mod pressure;
 mod requests;

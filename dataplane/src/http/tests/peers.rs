@@ -1,5 +1,7 @@
 //! Connections to HTTP/2 peers: shared, and as many as needed.
 
+use std::time::Duration;
+
 use crate::cluster::Speaks;
 use crate::testing::{Origin, Stage, answer, nowhere, request, retries, story, until};
 
@@ -47,7 +49,10 @@ fn a_peer_at_its_limit_of_streams_gets_a_second_connection() {
 fn beyond_all_connections_exchanges_wait_for_a_stream() {
     story(async {
         let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.limits.wait = Duration::from_secs(30);
+        })
+        .await;
         let mut client = stage.h2_client().await;
         let mut held = Vec::new();
         let mut drivers = Vec::new();
@@ -137,5 +142,70 @@ fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
         // `run` answers whatever comes next, on the same connection.
         assert_eq!(response.await.unwrap().status(), 204);
         assert_eq!(stage.edge().retries, 1);
+    });
+}
+
+#[test]
+fn a_connection_more_that_cannot_be_had_fails_nobody_who_can_wait_for_a_stream() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.retry = retries(0);
+            setting.spec.limits.wait = Duration::from_secs(30);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (first, _) = client.send(request("GET", "/1"), true).await;
+        let mut one = origin
+            .accept_h2_with(|builder| {
+                builder.max_concurrent_streams(1);
+            })
+            .await;
+        let (_, mut held) = one.request().await;
+        let _one = one.run();
+        // From here on nobody gets in any more.
+        let address = origin.address;
+        drop(origin);
+        let (second, _) = client.send(request("GET", "/2"), true).await;
+        until("it waits", || stage.in_flight() == 2).await;
+        let refused = tokio::net::TcpStream::connect(address).await;
+        assert!(refused.is_err(), "nobody listens");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        held.send_response(answer(200), true).unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+        assert_eq!(second.await.unwrap().status(), 204);
+        assert_eq!(
+            stage.cluster.members.load().endpoints()[0]
+                .totals()
+                .local_failures,
+            0
+        );
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_stream_longer_than_the_limit_says() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.retry = retries(0);
+            setting.spec.limits.endpoint.connections = Some(1);
+            setting.spec.limits.endpoint.waiting = 8;
+            setting.spec.limits.wait = Duration::from_millis(100);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (_first, _) = client.send(request("GET", "/1"), true).await;
+        let mut one = origin
+            .accept_h2_with(|builder| {
+                builder.max_concurrent_streams(1);
+            })
+            .await;
+        let (_, _held) = one.request().await;
+        let _one = one.run();
+        let (second, _) = client.send(request("GET", "/2"), true).await;
+        let second = second.await.unwrap();
+        assert_eq!(second.status(), 503);
+        assert_eq!(second.headers()["weft-reason"], "overloaded");
     });
 }

@@ -1,0 +1,173 @@
+//! A chain of services that all try again, and a dead one at its end: what it gets is what was asked of the first, and a
+//! fifth more at most.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::harness::{Behaviour, Load, Mesh, Service, Wire};
+
+/// Each calls the next; the last is the leaf.
+const CHAIN: [&str; 5] = ["a", "b", "c", "d", "leaf"];
+/// Enough for a fifth of them to be more than what a quiet service may have anyway.
+const OFFERED: usize = 400;
+
+/// What an app does with the fields that it was sent, and with a call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum App {
+    /// It hands nothing on, and answers 502 itself.
+    KnowsNothing,
+    /// It hands nothing on, and closes the connection.
+    Closes,
+    /// It hands all fields on, in both directions.
+    HandsOn,
+}
+
+/// Asks the next service through the sidecar for whatever was asked of this one.
+async fn relay(mut wire: Wire<TcpStream>, outbound: SocketAddr, next: &str, app: App) {
+    while let Some(head) = wire.head().await {
+        let mut request = format!("GET {} HTTP/1.1\r\nHost: {next}\r\n", head.word(1));
+        if app == App::HandsOn {
+            let fields = head.text.lines().skip(1).filter(|line| {
+                let line = line.to_ascii_lowercase();
+                !line.is_empty() && !line.starts_with("host:") && !line.starts_with("content-")
+            });
+            fields.for_each(|line| request.push_str(&format!("{line}\r\n")));
+        }
+        request.push_str("\r\n");
+        let mut call = Wire::connect(outbound).await;
+        let (answered, content) = call.exchange(request).await;
+        if answered.status() == 200 {
+            let length = content.bytes.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            if wire.try_write(answer).await.is_err()
+                || wire.try_write(&content.bytes).await.is_err()
+            {
+                return;
+            }
+            continue;
+        }
+        let answer = match app {
+            App::Closes => return,
+            App::KnowsNothing => "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            App::HandsOn => {
+                let marks = answered
+                    .text
+                    .lines()
+                    .filter(|line| line.starts_with("weft-"));
+                let marks: String = marks.map(|line| format!("{line}\r\n")).collect();
+                format!("HTTP/1.1 502 Bad Gateway\r\n{marks}Content-Length: 0\r\n\r\n")
+            }
+        };
+        if wire.try_write(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// All five, each ready to try again three times, also after an app's own 502.
+async fn chain(app: App) -> Mesh {
+    let mut mesh = Mesh::new()
+        .with("defaults: { retry: { attempts: 3, statuses: [502, 503, 504] } }")
+        .route("/*", "a");
+    for name in CHAIN {
+        mesh = mesh.service(Service::new(name));
+    }
+    let mesh = mesh.start().await;
+    for pair in CHAIN.windows(2) {
+        let outbound = mesh.outbound(pair[0], 0);
+        let next = pair[1].to_owned();
+        mesh.origin(pair[0], 0).does(Behaviour::script(move |wire| {
+            let next = next.clone();
+            async move { relay(wire, outbound, &next, app).await }
+        }));
+    }
+    assert_eq!(mesh.get("/whole").await.text(), "leaf-0");
+    mesh
+}
+
+async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
+    let mesh = chain(app).await;
+    let leaf = mesh.origin("leaf", 0);
+    leaf.does(Behaviour::Close);
+    let load = Load::start(&mesh.client, &mesh.url("/dead"), 8, Duration::ZERO);
+    load.more(OFFERED).await;
+    let done = load.stop().await;
+    assert_eq!(done.answered(), 0, "{app:?}");
+    let offered = mesh
+        .metric(mesh.ingress_host(), "weft_gateway_requests_total", &[])
+        .await as usize;
+    assert!(offered >= OFFERED, "{offered}");
+    let seen = leaf.total();
+    assert!(
+        seen * 10 <= offered * 12,
+        "{app:?}: the leaf saw {seen} for {offered} offered"
+    );
+    // And whoever is next to it does try again.
+    assert!(
+        seen > offered,
+        "{app:?}: {seen} for {offered}: nobody tried again"
+    );
+    let retried = mesh
+        .metric(
+            mesh.replica("d", 0).host,
+            "weft_retries_total",
+            &["destination=\"leaf\""],
+        )
+        .await as usize;
+    assert_eq!(seen - offered, retried, "{app:?}: nobody else did");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_know_nothing_of_it() {
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::KnowsNothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_break_off() {
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::Closes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_hand_fields_on() {
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::HandsOn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_tried_again_in_front_is_not_tried_again_behind() {
+    let mesh = chain(App::HandsOn).await;
+    // The first try of `b` breaks off by itself, after its call; the second comes marked.
+    let leaf = mesh.origin("leaf", 0);
+    leaf.forget();
+    leaf.does(Behaviour::Close);
+    let mut call = Wire::connect(mesh.outbound("d", 0)).await;
+    let (head, _) = call
+        .exchange("GET /again HTTP/1.1\r\nHost: leaf\r\nweft-attempt: 2\r\n\r\n")
+        .await;
+    assert_eq!(head.field("weft-reason"), Some("upstream_reset"));
+    assert_eq!(head.field("weft-retry"), Some("no"));
+    assert_eq!(leaf.total(), 1, "not again");
+    assert_eq!(leaf.seen()[0].head.field("weft-attempt"), Some("2"));
+    // Without the mark it is.
+    let (head, _) = call
+        .exchange("GET /first HTTP/1.1\r\nHost: leaf\r\n\r\n")
+        .await;
+    assert_eq!(head.field("weft-retry"), Some("no"));
+    assert_eq!(leaf.total(), 1 + 4);
+    let seen = leaf.seen();
+    let marks: Vec<_> = seen[1..]
+        .iter()
+        .map(|seen| seen.head.field("weft-attempt"))
+        .collect();
+    assert_eq!(marks, [None, Some("2"), Some("2"), Some("2")]);
+    // An outsider's mark is not believed, and it is told none.
+    let mut outside = Wire::connect(mesh.public()).await;
+    let (head, _) = outside
+        .exchange("GET /outside HTTP/1.1\r\nHost: shop\r\nweft-attempt: 2\r\n\r\n")
+        .await;
+    assert_eq!((head.status(), head.field("weft-retry")), (502, None));
+    assert_eq!(leaf.seen()[5].head.field("weft-attempt"), None);
+}

@@ -1,0 +1,401 @@
+//! How much may be under way: limits hold exactly, nobody waits long, and time that is over is not spent on anybody.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use http::Request;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::harness::client::Reply;
+use crate::harness::client::whole;
+use crate::harness::{Behaviour, Client, Mesh, Service, Wire, eventually, soon};
+
+/// An app that holds every request until it is let go, and counts how many it holds.
+#[derive(Clone)]
+struct Holding {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    open: watch::Sender<bool>,
+}
+
+impl Holding {
+    fn new() -> Self {
+        Self {
+            now: Arc::default(),
+            most: Arc::default(),
+            connections: Arc::default(),
+            open: watch::Sender::new(false),
+        }
+    }
+
+    fn behaviour(&self) -> Behaviour {
+        let held = self.clone();
+        Behaviour::script(move |mut wire| {
+            let held = held.clone();
+            async move {
+                held.connections.fetch_add(1, SeqCst);
+                while wire.head().await.is_some() {
+                    let now = held.now.fetch_add(1, SeqCst) + 1;
+                    held.most.fetch_max(now, SeqCst);
+                    let mut open = held.open.subscribe();
+                    let _ = open.wait_for(|open| *open).await;
+                    held.now.fetch_sub(1, SeqCst);
+                    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    if wire.try_write(answer).await.is_err() {
+                        break;
+                    }
+                }
+                held.connections.fetch_sub(1, SeqCst);
+            }
+        })
+    }
+
+    async fn holds(&self, count: usize) {
+        eventually(&format!("the app holds {count}"), async || {
+            (self.now.load(SeqCst) == count).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn orders(lines: &[&str], replicas: u8) -> Mesh {
+    let mut service = Service::new("orders").replicas(replicas);
+    for line in lines {
+        service = service.with(line);
+    }
+    Mesh::new()
+        .service(service)
+        .route("/orders/*", "orders")
+        .start()
+        .await
+}
+
+/// So many GETs at once, each on a connection of its own.
+fn ask(mesh: &Mesh, count: usize) -> JoinSet<(Reply, Duration)> {
+    let mut asked = JoinSet::new();
+    for number in 0..count {
+        let (address, url) = (mesh.public(), mesh.url(&format!("/orders/{number}")));
+        asked.spawn(async move {
+            let client = Client::http1(address).await;
+            let begun = Instant::now();
+            let request = Request::get(url).header("host", "shop");
+            let reply = client.send(request.body(whole("")).unwrap()).await;
+            (reply, begun.elapsed())
+        });
+    }
+    asked
+}
+
+fn is_refused(reply: &Reply, reason: &str) {
+    assert_eq!(
+        (reply.code(), reply.reason()),
+        (503, Some(reason)),
+        "{}",
+        reply.text()
+    );
+    assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_one_limit_for_both_cores() {
+    let mesh = orders(&["limits: { in_flight: 5, waiting: 7, wait: 20s }"], 2).await;
+    let app = Holding::new();
+    for origin in mesh.origins("orders") {
+        origin.does(app.behaviour());
+    }
+    let mut asked = ask(&mesh, 40);
+    // Five are with the app and seven wait; everybody else is refused at once.
+    for _ in 0..40 - 12 {
+        let (reply, _) = soon("a refusal", asked.join_next()).await.unwrap().unwrap();
+        is_refused(&reply, "overloaded");
+    }
+    app.holds(5).await;
+    let waiting = mesh
+        .metric(
+            mesh.ingress_host(),
+            "weft_service_waiting",
+            &["service=\"orders\""],
+        )
+        .await;
+    assert_eq!(waiting, 7.0);
+    app.open.send_replace(true);
+    while let Some(answered) = soon("an answer", asked.join_next()).await {
+        assert_eq!(answered.unwrap().0.text(), "ok");
+    }
+    assert_eq!(app.most.load(SeqCst), 5, "never one more");
+    // And nothing is left behind.
+    for (reply, _) in ask(&mesh, 12).join_all().await {
+        assert_eq!(reply.text(), "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_longer_than_half_a_second() {
+    let mesh = orders(&["limits: { in_flight: 1 }"], 1).await;
+    let app = Holding::new();
+    mesh.origin("orders", 0).does(app.behaviour());
+    let mut first = ask(&mesh, 1);
+    app.holds(1).await;
+    for (reply, waited) in ask(&mesh, 8).join_all().await {
+        is_refused(&reply, "overloaded");
+        assert!(reply.text().contains("500ms"), "{}", reply.text());
+        assert!(waited >= Duration::from_millis(490), "{waited:?}");
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
+    }
+    app.open.send_replace(true);
+    assert_eq!(first.join_next().await.unwrap().unwrap().0.text(), "ok");
+    assert_eq!(mesh.get("/orders/again").await.text(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_has_enough_is_passed_over_until_all_have() {
+    let mesh = orders(&["limits: { endpoint: { in_flight: 2, waiting: 1 } }"], 2).await;
+    let apps = [Holding::new(), Holding::new()];
+    for (origin, app) in mesh.origins("orders").into_iter().zip(&apps) {
+        origin.does(app.behaviour());
+    }
+    let mut asked = ask(&mesh, 4);
+    for app in &apps {
+        app.holds(2).await;
+    }
+    // One more waits at each, for a while, and all others have no place.
+    let mut late = 0;
+    for (reply, waited) in ask(&mesh, 6).join_all().await {
+        is_refused(&reply, "overloaded");
+        late += usize::from(waited >= Duration::from_millis(490));
+    }
+    assert!((1..=2).contains(&late), "{late} waited");
+    for app in &apps {
+        assert_eq!(app.most.load(SeqCst), 2);
+        app.open.send_replace(true);
+    }
+    while let Some(answered) = asked.join_next().await {
+        assert_eq!(answered.unwrap().0.text(), "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted_over_both_cores_and_idle_ones_make_room() {
+    // The same apps, reached without their sidecars: a connection for each exchange.
+    let plain = Service::new("plain")
+        .replicas(0)
+        .with("mesh: false")
+        .with("dns: orders")
+        .with("limits: { connections: 3, wait: 300ms }");
+    let mesh = Mesh::new()
+        .service(Service::new("orders").replicas(2))
+        .service(plain)
+        .route("/orders/*", "plain")
+        .start()
+        .await;
+    let app = Holding::new();
+    for origin in mesh.origins("orders") {
+        origin.does(app.behaviour());
+    }
+    let mut asked = ask(&mesh, 3);
+    app.holds(3).await;
+    for (reply, _) in ask(&mesh, 4).join_all().await {
+        is_refused(&reply, "too_many_connections");
+    }
+    app.open.send_replace(true);
+    while let Some(answered) = asked.join_next().await {
+        assert_eq!(answered.unwrap().0.text(), "ok");
+    }
+    // Three idle connections are left, on whatever core and to whatever endpoint; nobody is kept from asking by them.
+    for round in 0..10 {
+        for (reply, _) in ask(&mesh, 3).join_all().await {
+            assert_eq!((reply.code(), reply.reason()), (200, None), "round {round}");
+        }
+        assert!(app.connections.load(SeqCst) <= 3);
+    }
+    assert_eq!(app.most.load(SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_opens_lets_one_through_and_closes() {
+    let lines = [
+        "breaker: { enabled: true, requests: 10, open: 1s }",
+        "retry: { attempts: 0 }",
+        "outlier: { enabled: false }",
+    ];
+    let mesh = orders(&lines, 1).await;
+    let app = mesh.origin("orders", 0);
+    let state = async |state: &str| {
+        let labels = format!("state=\"{state}\"");
+        mesh.metric(mesh.ingress_host(), "weft_breaker_state", &[&labels])
+            .await
+    };
+    assert_eq!(state("closed").await, 1.0);
+    app.does(Behaviour::Status(500));
+    for number in 0..10 {
+        let reply = mesh.get(&format!("/orders/{number}")).await;
+        assert_eq!((reply.code(), reply.reason()), (500, None));
+    }
+    let reply = mesh.get("/orders/refused").await;
+    is_refused(&reply, "circuit_open");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(app.total(), 10, "it is left alone");
+    assert_eq!(state("open").await, 1.0);
+    // Half-open: the one that may is with the app, and decides; the others do not wait for it.
+    let held = Holding::new();
+    app.does(held.behaviour());
+    app.resume().await;
+    let mut probe = JoinSet::new();
+    eventually("one is let through", async || {
+        if held.now.load(SeqCst) == 0 {
+            let (client, url) = (mesh.client.clone(), mesh.url("/orders/probe"));
+            probe.spawn(async move { client.get(&url).await });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        (held.now.load(SeqCst) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(state("half_open").await, 1.0);
+    is_refused(&mesh.get("/orders/meanwhile").await, "circuit_open");
+    held.open.send_replace(true);
+    let replies = probe.join_all().await;
+    assert_eq!(
+        replies.iter().filter(|reply| reply.code() == 200).count(),
+        1
+    );
+    assert_eq!(mesh.get("/orders/after").await.text(), "ok");
+    assert_eq!(held.most.load(SeqCst), 1, "only one was let through");
+}
+
+/// A GET of `orders` as `storefront` sends it.
+async fn call(mesh: &Mesh, fields: &str) -> (crate::harness::wire::Head, Duration) {
+    let mut wire = Wire::connect(mesh.outbound("storefront", 0)).await;
+    let begun = Instant::now();
+    let (head, _) = wire
+        .exchange(format!(
+            "GET /orders/1 HTTP/1.1\r\nHost: orders\r\n{fields}\r\n"
+        ))
+        .await;
+    (head, begun.elapsed())
+}
+
+async fn pair() -> Mesh {
+    Mesh::new()
+        .service(Service::new("orders"))
+        .service(Service::new("storefront"))
+        .route("/orders/*", "orders")
+        .start()
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_hop_waits_only_as_long_as_the_caller_has_left() {
+    let mesh = pair().await;
+    let app = mesh.origin("orders", 0);
+    app.does(Behaviour::Hang);
+    let (head, waited) = call(&mesh, "weft-timeout: 600\r\n").await;
+    assert_eq!(head.status(), 504, "{}", head.text);
+    assert_eq!(head.field("weft-reason"), Some("deadline_exceeded"));
+    assert!(waited >= Duration::from_millis(590), "{waited:?}");
+    assert!(
+        waited < Duration::from_secs(8),
+        "not the service's 15 s: {waited:?}"
+    );
+    // The app was told what was left, and until when that is.
+    let seen = app.seen();
+    let told = seen[0].head.field("weft-timeout").unwrap();
+    let (left, by) = told.split_once(";by=").unwrap();
+    assert!((1..=600).contains(&left.parse::<u64>().unwrap()), "{told}");
+    assert!(by.parse::<u64>().is_ok(), "{told}");
+    // Callers in a hurry get nobody ejected.
+    app.does(Behaviour::Answer);
+    for _ in 0..6 {
+        app.does(Behaviour::Hang);
+        let (head, _) = call(&mesh, "weft-timeout: 20\r\n").await;
+        assert_eq!(head.status(), 504, "{}", head.text);
+    }
+    app.does(Behaviour::Answer);
+    let (head, _) = call(&mesh, "").await;
+    assert_eq!(head.status(), 200);
+    let ejected = mesh
+        .metric(
+            mesh.replica("storefront", 0).host,
+            "weft_endpoint_ejections_total",
+            &[],
+        )
+        .await;
+    assert_eq!(ejected, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_does_not_reach_the_app() {
+    let mesh = pair().await;
+    let app = mesh.origin("orders", 0);
+    // What the app's sidecar gave it when the call came in, handed on too late.
+    for over in ["weft-timeout: 0\r\n", "weft-timeout: 5000;by=1000\r\n"] {
+        let (head, _) = call(&mesh, over).await;
+        assert_eq!(head.status(), 504, "{}", head.text);
+        assert_eq!(head.field("weft-reason"), Some("deadline_exceeded"));
+    }
+    let grpc = "content-type: application/grpc\r\ngrpc-timeout: 0n\r\n";
+    let (head, _) = call(&mesh, grpc).await;
+    assert_eq!(
+        (head.status(), head.field("grpc-status")),
+        (200, Some("4")),
+        "{}",
+        head.text
+    );
+    assert_eq!(app.total(), 0);
+    // Outsiders do not set our deadlines.
+    let request = Request::get(mesh.url("/orders/1")).header("weft-timeout", "0");
+    let reply = mesh.client.send(request.body(whole("")).unwrap()).await;
+    assert_eq!(reply.code(), 200);
+    assert_ne!(app.seen()[0].head.field("weft-timeout"), Some("0"));
+    // gRPC's own is lowered by what was spent.
+    let (head, _) = call(
+        &mesh,
+        "content-type: application/grpc\r\ngrpc-timeout: 5S\r\n",
+    )
+    .await;
+    assert_eq!(head.status(), 200);
+    let seen = app.seen();
+    let told = seen[1].head.field("grpc-timeout").unwrap();
+    let micros: u64 = told.strip_suffix('u').unwrap().parse().unwrap();
+    assert!((1_000_000..5_000_000).contains(&micros), "{told}");
+    assert_eq!(seen[1].head.fields("grpc-timeout").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_listed_is_tried_again_when_it_says_and_429_never_blindly() {
+    let lines = ["retry: { attempts: 1, statuses: [429, 503] }"];
+    let mesh = orders(&lines, 1).await;
+    let app = mesh.origin("orders", 0);
+    let answer = |status: u16, field: &str| {
+        Behaviour::Bytes(
+            format!("HTTP/1.1 {status} No\r\n{field}Content-Length: 0\r\n\r\n").into_bytes(),
+        )
+    };
+    for (status, field, tries, least) in [
+        (503, "", 2, 0),
+        (503, "Retry-After: 1\r\n", 2, 1000),
+        (429, "", 1, 0),
+        (429, "Retry-After: 1\r\n", 2, 1000),
+        // Longer than the exchange has: said to the caller instead of waited for.
+        (503, "Retry-After: 3600\r\n", 1, 0),
+        (500, "", 1, 0),
+    ] {
+        app.forget();
+        app.does(answer(status, field));
+        let begun = Instant::now();
+        let reply = mesh.get("/orders/1").await;
+        assert_eq!(reply.code(), status);
+        assert_eq!(app.total(), tries, "{status} {field}");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(least),
+            "{status} {field}"
+        );
+        app.forget();
+        assert_eq!(mesh.post("/orders/1", "x").await.code(), status);
+        assert_eq!(app.total(), 1, "a POST: {status} {field}");
+    }
+}
