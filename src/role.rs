@@ -57,9 +57,13 @@ pub(crate) struct ProxyFlags {
 impl ProxyFlags {
     pub(crate) fn size(&self) -> node::Size {
         let default = node::Size::default();
+        // Each may need one more to an endpoint, and there are other things to open.
+        let affordable = descriptors::limit().map_or(usize::MAX, |limit| {
+            usize::try_from(limit / 2).unwrap_or(usize::MAX).max(1)
+        });
         node::Size {
             workers: self.workers.unwrap_or(default.workers).max(1),
-            ..default
+            connections: default.connections.min(affordable),
         }
     }
 

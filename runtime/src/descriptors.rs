@@ -34,6 +34,11 @@ pub fn raise_limit() -> io::Result<Raised> {
     })
 }
 
+/// How many there may be now. `None`: no limit.
+pub fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -55,5 +60,6 @@ mod tests {
         assert_eq!(raised.before, Some(256));
         assert_eq!(raised.after, hard);
         assert_eq!(raise_limit().unwrap().before, hard);
+        assert_eq!(limit(), hard);
     }
 }

@@ -255,6 +255,33 @@ impl Running {
         timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
     }
 
+    /// Its number in the system.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Its resident memory in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kilobytes.unwrap() * 1024
+    }
+
+    /// The processor time it has used.
+    pub(crate) fn processor(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // After the name, which may hold anything: user and system time are the 14th and 15th of the line, in ticks of 10 ms.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Ends it and waits for that.
     pub(crate) async fn kill(mut self) {
         let _: io::Result<()> = self.child.kill().await;
@@ -553,6 +580,7 @@ struct Ledger {
     bytes: usize,
     connections: usize,
     open: usize,
+    most_open: usize,
 }
 
 /// An HTTP/1.1 server that notes every byte it is sent.
@@ -585,6 +613,7 @@ impl Origin {
                     let mut ledger = noted.lock().unwrap();
                     ledger.connections += 1;
                     ledger.open += 1;
+                    ledger.most_open = ledger.most_open.max(ledger.open);
                     ledger.connections - 1
                 };
                 let (noted, act) = (Arc::clone(&noted), Arc::clone(&act));
@@ -600,6 +629,19 @@ impl Origin {
     /// A server that answers everything well.
     pub(crate) async fn fine(address: SocketAddr) -> Self {
         Self::start(address, |_| fine()).await
+    }
+
+    /// No server at all: the test has one of its own.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            ledger: Arc::default(),
+            accepting: tokio::spawn(async {}),
+        }
+    }
+
+    /// The most connections that were open at the same time.
+    pub(crate) fn most_open(&self) -> usize {
+        self.ledger.lock().unwrap().most_open
     }
 
     /// Every whole request so far.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::captured::{self, Came};
 use super::original::original;
 use super::{Io, detect};
+use crate::cluster::connect::is_starved;
 use crate::core::{Core, Seat};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, peer_identity};
@@ -100,6 +102,7 @@ pub(crate) fn listen(
     let task = tokio::task::spawn_local(async move {
         let cells = core.registry.connections(&site);
         let mut starved = false;
+        let mut spare = Spare::new();
         let mut last_call = None;
         loop {
             let accepted = tokio::select! {
@@ -123,6 +126,9 @@ pub(crate) fn listen(
                     if !starved {
                         tracing::error!(listener = %site, %error, "cannot accept connections");
                         starved = true;
+                    }
+                    if is_starved(&error) {
+                        spare.shed(&listener, || cells.refused());
                     }
                     tokio::time::sleep(REST).await;
                     continue;
@@ -188,6 +194,30 @@ fn turn_newcomers_away(listener: &tokio::net::TcpListener) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = listener;
+}
+
+/// A descriptor kept for when there is none left: given up for a moment, it lets us take a client from the kernel's queue
+/// and close its connection, so that it need not wait for a timeout of its own.
+struct Spare(Option<std::fs::File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(std::fs::File::open("/dev/null").ok())
+    }
+
+    /// Turns away who waits in the queue now.
+    fn shed(&mut self, listener: &tokio::net::TcpListener, refused: impl Fn()) {
+        self.0 = None;
+        for _ in 0..BACKLOG {
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(Ok((stream, _))) = listener.poll_accept(&mut cx) else {
+                break;
+            };
+            drop(stream);
+            refused();
+        }
+        *self = Self::new();
+    }
 }
 
 async fn converse(

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -20,6 +21,9 @@ use crate::error::Error;
 use crate::http1::{Connection, Handle, Peer, Wire};
 use crate::identity::{Alpn, Identity, PeerProblem, server_name};
 use crate::reason::Reason;
+
+/// How long a peer may leave what we sent without an acknowledgement.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// A connection for one HTTP/1.1 exchange: a new one, or one that becomes idle while there may not be one more.
 pub(crate) async fn take_or_open(
@@ -100,6 +104,11 @@ pub(crate) async fn reach(
         .map_err(too_slow)?
 }
 
+/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
+pub(crate) fn is_starved(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
 async fn dial(
     identity: Option<&Identity>,
     dials: Option<&Arc<Dials>>,
@@ -108,6 +117,13 @@ async fn dial(
     alpn: Alpn,
 ) -> Result<Io, Error> {
     let stream = TcpStream::connect(address).await.map_err(|error| {
+        if is_starved(&error) {
+            // No other endpoint could be reached either, and none of them is to blame.
+            return Error::new(
+                Reason::Overloaded,
+                format!("connecting to {address}: {error}"),
+            );
+        }
         Error::not_processed(
             Reason::ConnectFailed,
             format!("connecting to {address}: {error}"),
@@ -115,6 +131,11 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
+    if alpn == Alpn::H2 {
+        // A peer that has gone without a word. Not with HTTP/1.1: an app that does not read for long is no dead one, and
+        // the kernel takes the one for the other.
+        let _: Result<(), _> = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    }
     let noted = dials.and_then(|dials| dials.note(&stream));
     let Some(expected) = &spec.mesh else {
         return Ok(Io::plain(stream).with_dial(noted));

@@ -15,6 +15,9 @@ const MOST_IDLE: usize = 256;
 /// Closed after so many seconds unused. Below the usual keep-alive of servers (60 s and up), so that they do not close
 /// first.
 const IDLE: u64 = 55;
+/// Not used any more this long before the time after which the endpoint says that it closes it: a request that is on its
+/// way then may be lost. In seconds, one of them because ours may just have begun.
+const CLOSING: u64 = 2;
 
 /// Idle connections.
 #[derive(Debug, Default)]
@@ -38,7 +41,11 @@ impl Pool {
     pub(crate) fn take(&self, endpoint: u64, cx: &mut Context<'_>) -> Option<Handle> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&endpoint)?;
-        while let Some(Idle { connection, .. }) = list.pop() {
+        while let Some(Idle { connection, since }) = list.pop() {
+            let keeps = connection.borrow().keeps;
+            if keeps.is_some_and(|keeps| self.swept.get() - since + CLOSING > keeps.as_secs()) {
+                continue;
+            }
             // One that has something to say, or has ended, is of no use any more.
             if connection.borrow_mut().wire.poll_disturbed(cx).is_pending() {
                 return Some(connection);

@@ -12,6 +12,7 @@ pub(crate) mod headers;
 pub(crate) mod hop;
 pub(crate) mod interim;
 mod knock;
+pub(crate) mod pace;
 pub(crate) mod relay;
 mod replay;
 mod steer;

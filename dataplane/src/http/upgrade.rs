@@ -74,8 +74,12 @@ async fn over_http2(room: Room, head: &Head, mesh: bool, told: &Told) -> Result<
     } = http2::client::extended_connect(room, &head, mesh, told).await?;
     let refused = mesh && headers.remove(NOT_UPGRADED).is_some();
     let is_tunnel = !refused && websocket::agrees(status);
-    let length = http2::client::content_length(&headers).filter(|_| !is_tunnel);
-    let receive = Received::new(receive, Peer::Endpoint, length).at(Some(place));
+    let length = match is_tunnel {
+        true => None,
+        false => http2::client::content_length(&headers)?,
+    };
+    let pressure = place.pressure();
+    let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(Some(place));
     if is_tunnel {
         if let Some(key) = key {
             websocket::prove(&mut headers, &key);

@@ -113,7 +113,10 @@ pub(crate) async fn exchange(
     // A request that did not leave whole leaves the connection in its middle.
     let whole = request.is_some() || connection.borrow().wire.is_flushed();
     let keep_alive = answer.keep_alive && whole;
-    connection.borrow_mut().begin_body(answer.framing, limits);
+    let mut guard = connection.borrow_mut();
+    guard.begin_body(answer.framing, limits);
+    guard.keeps = answer.keeps;
+    drop(guard);
     Ok(Answered {
         status: answer.status,
         headers: answer.headers,

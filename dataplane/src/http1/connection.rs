@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
@@ -13,6 +14,7 @@ use super::parse::Framing;
 use super::parse::Limits;
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
+use crate::http::pace::Pace;
 use crate::reason::Reason;
 
 /// A connection, as its server or client loop, its body and its relay hold it.
@@ -31,6 +33,8 @@ pub(crate) enum Peer {
 pub(crate) struct Connection {
     pub(crate) wire: Wire,
     pub(crate) peer: Peer,
+    /// How long the endpoint says that it keeps the connection open between two exchanges.
+    pub(crate) keeps: Option<Duration>,
     receiving: Receiving,
 }
 
@@ -50,6 +54,7 @@ impl Connection {
         Self {
             wire,
             peer,
+            keeps: None,
             receiving: Receiving::Nothing,
         }
     }
@@ -150,6 +155,8 @@ impl Connection {
 pub struct Incoming {
     connection: Handle,
     length: Length,
+    /// Where it must keep one.
+    pace: Option<Pace>,
 }
 
 impl Incoming {
@@ -159,14 +166,30 @@ impl Incoming {
             Framing::Length(length) => Length::Exact(length),
             Framing::Chunked | Framing::UntilClose => Length::Unknown,
         };
-        Self { connection, length }
+        Self {
+            connection,
+            length,
+            pace: None,
+        }
+    }
+
+    /// With a least pace.
+    pub(crate) fn paced(mut self) -> Self {
+        self.pace = Some(Pace::default());
+        self
     }
 
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, Error>>> {
-        self.connection.borrow_mut().poll_frame(cx)
+        let frame = ready!(self.connection.borrow_mut().poll_frame(cx));
+        if let (Some(pace), Some(Ok(Frame::Data(data)))) = (&mut self.pace, &frame)
+            && !pace.keeps(data.len(), Instant::now())
+        {
+            return Poll::Ready(Some(Err(Error::new(Reason::BodyTimeout, Pace::words()))));
+        }
+        Poll::Ready(frame)
     }
 
     pub(crate) fn is_end(&self) -> bool {

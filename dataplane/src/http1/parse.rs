@@ -17,6 +17,7 @@ mod lines;
 mod target;
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -118,6 +119,8 @@ pub struct Response {
     pub framing: Framing,
     /// Whether the connection can be used again after the body.
     pub keep_alive: bool,
+    /// How long the endpoint says that it keeps the connection open between two exchanges.
+    pub keeps: Option<Duration>,
     /// Whether this is the 101 that was asked for: what follows is the other protocol.
     pub upgrade: bool,
     /// How many of the bytes were the head.
@@ -323,6 +326,7 @@ fn parse_response(
         keep_alive: special.keep_alive()
             && framing != Framing::UntilClose
             && !special.has_forbidden_body(status),
+        keeps: special.kept(),
         upgrade,
         consumed: size,
     }))

@@ -130,13 +130,24 @@ impl Server {
             upgrade,
             ..
         } = request;
-        let limits = self.caller.site().http1;
-        self.connection.borrow_mut().begin_body(framing, &limits);
+        let site = self.caller.site();
+        self.connection
+            .borrow_mut()
+            .begin_body(framing, &site.http1);
+        let head_bytes = site.http1.head_bytes;
         let (version, is_head) = (head.version, head.method == Method::HEAD);
         let body = match framing {
             Framing::None | Framing::Length(0) => Body::Empty,
-            framing => Body::Http1(Incoming::new(self.connection.clone(), framing)),
+            framing => {
+                let body = Incoming::new(self.connection.clone(), framing);
+                // Calls may stream as slowly as they like, and members of the mesh are no strangers.
+                Body::Http1(match site.is_edge && !head.is_grpc() {
+                    true => body.paced(),
+                    false => body,
+                })
+            }
         };
+        drop(site);
         let interim = if version == Version::HTTP_10 {
             Interim::Nowhere
         } else {
@@ -153,7 +164,7 @@ impl Server {
                 exchange,
                 &self.connection,
                 &mut self.timer,
-                limits.head_bytes,
+                head_bytes,
                 &interim,
             )
             .await
@@ -238,9 +249,10 @@ impl Server {
             // The encoder knows what to do for a client that is too old for chunks.
             Length::Unknown => Framing::Chunked,
         };
-        // An answer of ours does not wait for the body it refuses; an endpoint's early answer lets it run on.
+        // A refusal does not wait for the body it refuses; an endpoint's early answer of another kind lets it run on.
         let ends_by_closing = framing == Framing::Chunked && version == Version::HTTP_10;
-        let unread = ours && !self.connection.borrow().is_complete();
+        let refuses = ours || status.is_client_error() || status.is_server_error();
+        let unread = refuses && !self.connection.borrow().is_complete();
         let keep_alive = keep_alive && !ends_by_closing && !unread && !self.caller.is_draining();
         let framing = encode::response_head(
             self.connection.borrow_mut().wire.stage(),

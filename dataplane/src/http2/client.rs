@@ -19,10 +19,12 @@ use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
+use super::pressure::{Pressure, Windows};
+use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
-use crate::cluster::{Cluster, connect, departure};
+use crate::cluster::{Cluster, Spec, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -31,6 +33,7 @@ use crate::http::hop::Told;
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::Peer as Side;
+use crate::plan::Http2;
 use crate::reason::Reason;
 use crate::timer::Timer;
 
@@ -45,10 +48,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
 /// idle for too long, to the peer's mind.
 const IN_USE: Duration = Duration::from_secs(30);
-/// Large windows, because a small one stops a fast peer at every round trip.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-const SEND_BUFFER: usize = 1024 * 1024;
+const BOUNDS: Http2 = Http2::MESH;
 const HEAD_BYTES: u32 = 64 * 1024;
 
 /// All peers of one core, by endpoint.
@@ -120,6 +120,7 @@ impl Room {
 #[derive(Debug)]
 struct Load {
     streams: Cell<usize>,
+    pressure: Rc<Pressure>,
     /// The peer has said something, and so what it takes; or it never will.
     heard: Cell<bool>,
     peer: Weak<Peer>,
@@ -148,6 +149,11 @@ impl Load {
 pub(crate) struct Place(Rc<Load>);
 
 impl Place {
+    /// Of the connection that it is on.
+    pub(crate) fn pressure(&self) -> Rc<Pressure> {
+        Rc::clone(&self.0.pressure)
+    }
+
     fn new(load: &Rc<Load>) -> Self {
         load.streams.set(load.streams.get() + 1);
         Self(Rc::clone(load))
@@ -321,10 +327,11 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
     let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());
     let driven = match connected {
-        Ok((sender, connection, flusher, demand)) => {
+        Ok(((sender, connection, flusher), pressure, demand)) => {
             *peer.failed.borrow_mut() = None;
             let load = Rc::new(Load {
                 streams: Cell::new(0),
+                pressure,
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
                 demand,
@@ -347,8 +354,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
         return;
     };
     let (spec, address) = (&cluster.spec, endpoint.address);
-    let refused = |error: &h2::Error| connect::refused(spec, address, error);
-    let in_order = drive(connection, &flusher, &load, refused).await;
+    let in_order = drive(connection, &flusher, &load, spec, address).await;
     load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
@@ -366,20 +372,23 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
 }
 
 type Connection = h2::client::Connection<Coalesce, Bytes>;
+/// To send by, to drive and to flush.
+type Driven = (SendRequest<Bytes>, Connection, Flusher);
 
 async fn handshake(
     core: &Core,
     cluster: &Cluster,
     endpoint: &Endpoint,
-) -> Result<(SendRequest<Bytes>, Connection, Flusher, Option<Demand>), Error> {
+) -> Result<(Driven, Rc<Pressure>, Option<Demand>), Error> {
     let io = connect::open_shared(core, cluster, endpoint).await?;
     let demand = io.held().map(Held::demand);
-    let (io, flusher) = Coalesce::new(io);
+    let pressure = Rc::new(Pressure::new(Windows::of(&BOUNDS)));
+    let (io, flusher) = Coalesce::new(io, false, Rc::clone(&pressure));
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
+        .initial_window_size(BOUNDS.stream_window)
+        .initial_connection_window_size(BOUNDS.connection_window)
+        .max_send_buffer_size(BOUNDS.send_buffer)
         .max_header_list_size(HEAD_BYTES)
         .enable_push(false);
     let mut handshake = pin!(builder.handshake(io));
@@ -397,26 +406,42 @@ async fn handshake(
             format!("HTTP/2 with {}: {error}", endpoint.address),
         )
     })?;
-    Ok((sender, connection, flusher, demand))
+    Ok(((sender, connection, flusher), pressure, demand))
 }
 
-/// Returns whether the connection ended without an error; `refused` hears of one.
+/// Returns whether the connection ended without an error.
 async fn drive(
-    connection: Connection,
+    mut connection: Connection,
     flusher: &Flusher,
     load: &Load,
-    refused: impl Fn(&h2::Error),
+    spec: &Spec,
+    address: std::net::SocketAddr,
 ) -> bool {
-    let mut connection = pin!(connection);
+    let mut watch = Watch::new(connection.ping_pong());
     poll_fn(|cx| {
-        let ended = connection.as_mut().poll(cx);
+        let ended = Pin::new(&mut connection).poll(cx);
         if !load.heard.get() && flusher.has_received() {
             load.hear();
         }
-        match flusher.poll_flush(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(false),
-            _ => ended.map(|ended| ended.inspect_err(&refused).is_ok()),
+        if let Some(window) = load.pressure.turn()
+            && connection.set_initial_window_size(window).is_ok()
+        {
+            load.pressure.turned();
+            // To be said to the peer.
+            cx.waker().wake_by_ref();
         }
+        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
+            return Poll::Ready(false);
+        }
+        if let Some(trouble) = flusher.trouble() {
+            tracing::warn!(endpoint = %address, problem = trouble.words(), "an endpoint's connection was ended");
+        }
+        if ended.is_pending() && watch.poll_dead(cx, load.streams.get() > 0, flusher.frames()).is_ready() {
+            tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
+            return Poll::Ready(false);
+        }
+        let tell = |error: &h2::Error| connect::refused(spec, address, error);
+        ended.map(|ended| ended.inspect_err(tell).is_ok())
     })
     .await
 }
@@ -435,6 +460,7 @@ pub(crate) struct Answered {
 pub(crate) struct Asked {
     response: ResponseFuture,
     place: Option<Place>,
+    pressure: Rc<Pressure>,
     request: Option<Box<Relay>>,
     interims: usize,
 }
@@ -455,6 +481,7 @@ pub(crate) fn ask(
         .map_err(|error| failure(&error, Side::Endpoint))?;
     Ok(Asked {
         response,
+        pressure: place.pressure(),
         place: Some(place),
         request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
         interims: 0,
@@ -498,20 +525,42 @@ impl Asked {
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
         let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
-        let length = content_length(&parts.headers);
+        let length = content_length(&parts.headers)?;
+        let pressure = Rc::clone(&self.pressure);
         Poll::Ready(Ok(Answered {
             status: parts.status,
             headers: parts.headers,
-            body: Received::new(stream, side, length).at(self.place.take()),
+            body: Received::new(stream, side, length, pressure).at(self.place.take()),
             request: self.request.take(),
         }))
     }
 }
 
-/// How long a body says that it is.
-pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(CONTENT_LENGTH)?;
-    value.to_str().ok()?.parse().ok()
+/// The one length that an answer has, if it has one. Where there is no body to hold against it (HEAD, 304), h2 lets
+/// anything pass, and the client of another version of HTTP would get it.
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return match headers.contains_key(CONTENT_LENGTH) {
+            true => Err(bad_length("more than one content-length")),
+            false => Ok(None),
+        };
+    };
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length <= i64::MAX as u64 => Ok(Some(length)),
+        _ => Err(bad_length("content-length is not a number")),
+    }
+}
+
+fn bad_length(rule: &str) -> Error {
+    Error::maybe_processed(
+        Reason::UpstreamMalformed,
+        format!("the endpoint's answer breaks HTTP/2: {rule}"),
+    )
 }
 
 /// The answer to extended CONNECT, and the stream that may be a tunnel now.

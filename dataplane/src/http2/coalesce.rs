@@ -8,13 +8,17 @@
 //! Nothing is held back for long: 32 KiB go out at once, and so does everything at the end of a wake-up.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 
+use super::frames::{Frames, Trouble};
+use super::pressure::Pressure;
 use crate::accept::Io;
 
 /// What is gathered at most before it is sent.
@@ -31,6 +35,8 @@ thread_local! {
 #[derive(Debug)]
 struct Inner {
     io: Io,
+    frames: Frames,
+    trouble: Option<Trouble>,
     gathered: Vec<u8>,
     sent: usize,
     unflushed: bool,
@@ -46,9 +52,12 @@ pub(crate) struct Coalesce(Rc<RefCell<Inner>>);
 pub(crate) struct Flusher(Rc<RefCell<Inner>>);
 
 impl Coalesce {
-    pub(crate) fn new(io: Io) -> (Self, Flusher) {
+    /// `serving`: the peer is a client.
+    pub(crate) fn new(io: Io, serving: bool, pressure: Rc<Pressure>) -> (Self, Flusher) {
         let inner = Rc::new(RefCell::new(Inner {
             io,
+            frames: Frames::new(serving, pressure),
+            trouble: None,
             gathered: Vec::new(),
             sent: 0,
             unflushed: false,
@@ -61,7 +70,23 @@ impl Coalesce {
 impl Flusher {
     /// Sends what was gathered. An error means that the connection has failed.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_send(cx)
+        let mut inner = self.0.borrow_mut();
+        if inner.gathered.is_empty() && !inner.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        // Reading much at this wake-up may have used up what the runtime lets a task do, and would again at the next: a
+        // peer that sends without a pause would never hear from us, least of all that it should pause.
+        pin!(unconstrained(poll_fn(|cx| inner.poll_send(cx)))).poll(cx)
+    }
+
+    /// How many frames have come in.
+    pub(crate) fn frames(&self) -> u64 {
+        self.0.borrow().frames.count
+    }
+
+    /// Why the connection was ended, if it was for what came on it.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.0.borrow().trouble
     }
 
     /// Whether the peer has said anything yet.
@@ -72,6 +97,9 @@ impl Flusher {
 
 impl Inner {
     fn gather(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         if self.sent >= GATHER {
             // A socket that takes some each time, and never all, must not make this grow with all that was ever sent.
             self.gathered.drain(..self.sent);
@@ -129,9 +157,17 @@ impl AsyncRead for Coalesce {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.0.borrow_mut();
-        let read = Pin::new(&mut inner.io).poll_read(cx, buf);
-        inner.received |= read.is_ready();
-        read
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut inner.io).poll_read(cx, buf));
+        inner.received = true;
+        read?;
+        if let Err(trouble) = inner.frames.read(&buf.filled()[before..]) {
+            // h2 only hears that the connection has failed, and says nothing more.
+            inner.gather(&trouble.goodbye());
+            inner.trouble = Some(trouble);
+            return Poll::Ready(Err(io::Error::other(trouble.words())));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -143,12 +179,14 @@ impl AsyncWrite for Coalesce {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
+        inner.frames.earn_by(buf);
+        let mut taken = 0;
         if inner.gathered.is_empty() && buf.len() >= PASS_THROUGH {
-            let length = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
+            taken = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
             inner.unflushed = inner.io.is_tls();
-            return Poll::Ready(Ok(length));
         }
-        inner.gather(buf);
+        // All of it in any case: what is gathered always ends where a frame does.
+        inner.gather(&buf[taken..]);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -160,13 +198,21 @@ impl AsyncWrite for Coalesce {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        match bufs {
+            [] => {}
+            [only] => inner.frames.earn_by(only),
+            // A payload that is not copied behind its head: a piece of a body.
+            _ => inner.frames.earn(),
+        }
+        let mut taken = 0;
         if inner.gathered.is_empty() && total >= PASS_THROUGH {
-            let length = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
+            taken = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
             inner.unflushed = inner.io.is_tls();
-            return Poll::Ready(Ok(length));
         }
         for buf in bufs {
-            inner.gather(buf);
+            let skipped = taken.min(buf.len());
+            taken -= skipped;
+            inner.gather(&buf[skipped..]);
         }
         Poll::Ready(Ok(total))
     }
@@ -191,12 +237,11 @@ impl AsyncWrite for Coalesce {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::future::poll_fn;
-
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::http2::pressure::Windows;
 
     async fn pair(send_buffer: Option<usize>) -> (Coalesce, Flusher, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -212,7 +257,12 @@ mod tests {
                 .set_recv_buffer_size(size)
                 .unwrap();
         }
-        let (io, flusher) = Coalesce::new(Io::plain(ours));
+        let pressure = Pressure::new(Windows {
+            wide: 1 << 20,
+            narrow: 1 << 15,
+            crowded: 1 << 22,
+        });
+        let (io, flusher) = Coalesce::new(Io::plain(ours), true, Rc::new(pressure));
         (io, flusher, theirs)
     }
 

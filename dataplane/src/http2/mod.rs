@@ -2,16 +2,24 @@
 
 pub mod client;
 mod coalesce;
+mod frames;
+mod pressure;
+mod resets;
 pub mod server;
+mod watch;
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use h2::RecvStream;
 
 pub(crate) use coalesce::{Coalesce, Flusher};
+pub(crate) use pressure::Pressure;
 
 use crate::body::{Frame, Length};
 use crate::error::Error;
+use crate::http::pace::Pace;
 use crate::http1::Peer;
 use crate::identity::PeerProblem;
 use crate::reason::Reason;
@@ -23,6 +31,11 @@ pub struct Received {
     peer: Peer,
     length: Length,
     state: State,
+    /// Handed out, and given back to the stream's window when more is asked for: then it has been passed on.
+    taken: usize,
+    pressure: Rc<Pressure>,
+    /// Where it must keep one.
+    pace: Option<Pace>,
     /// Of the upstream connection's streams, until the answer has ended.
     _place: Option<client::Place>,
 }
@@ -36,7 +49,13 @@ enum State {
 
 impl Received {
     /// The body of a message whose head says `content_length`.
-    pub(crate) fn new(stream: RecvStream, peer: Peer, content_length: Option<u64>) -> Self {
+    pub(crate) fn new(
+        stream: RecvStream,
+        peer: Peer,
+        content_length: Option<u64>,
+        pressure: Rc<Pressure>,
+    ) -> Self {
+        pressure.reads();
         let length = match content_length {
             _ if stream.is_end_stream() => Length::None,
             Some(length) => Length::Exact(length),
@@ -47,29 +66,46 @@ impl Received {
             peer,
             length,
             state: State::Data,
+            taken: 0,
+            pressure,
+            pace: None,
             _place: None,
         }
     }
 
+    /// With a least pace.
+    pub(crate) fn paced(mut self) -> Self {
+        self.pace = Some(Pace::default());
+        self
+    }
+
     /// Holds this place for as long as the body runs.
-    pub(crate) fn at(self, place: Option<client::Place>) -> Self {
-        Self {
-            _place: place,
-            ..self
-        }
+    pub(crate) fn at(mut self, place: Option<client::Place>) -> Self {
+        self._place = place;
+        self
     }
 
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, Error>>> {
+        if self.taken > 0 {
+            let taken = std::mem::take(&mut self.taken);
+            self.pressure.passed_on(taken);
+            if let Err(error) = self.stream.flow_control().release_capacity(taken) {
+                return Poll::Ready(Some(Err(failure(&error, self.peer))));
+            }
+        }
         while self.state == State::Data {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
-                    // What we pass on is taken from us before more is asked for, so the window opens again at once.
-                    if let Err(error) = self.stream.flow_control().release_capacity(data.len()) {
-                        return Poll::Ready(Some(Err(failure(&error, self.peer))));
+                    self.taken = data.len();
+                    if let Some(pace) = &mut self.pace
+                        && !pace.keeps(data.len(), Instant::now())
+                    {
+                        let error = Error::new(Reason::BodyTimeout, Pace::words());
+                        return Poll::Ready(Some(Err(error)));
                     }
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
@@ -95,6 +131,18 @@ impl Received {
 
     pub(crate) fn length(&self) -> Length {
         self.length
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.state == State::Ended || self.stream.is_end_stream() {
+            self.pressure.passed_on(self.taken);
+            self.pressure.ended();
+        } else {
+            let unread = self.stream.flow_control().used_capacity();
+            self.pressure.left(self.stream.stream_id().as_u32(), unread);
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::Either;
@@ -20,6 +22,8 @@ use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, Sta
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::pressure::{Pressure, Windows};
+use super::resets::Resets;
 use super::{Coalesce, Received};
 use crate::accept::Io;
 use crate::body::{Body, Length};
@@ -41,13 +45,17 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
+/// How long an exchange that was taken back keeps its place among those of the connection: until the endpoint has noticed
+/// and has stopped working on it. Otherwise a client could have many times its streams worked on.
+const PARTING: Duration = Duration::from_millis(100);
 /// For how many bytes a peer that was refused is listened to.
 const GOODBYE_BYTES: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let site = caller.site();
-    let (io, flusher) = Coalesce::new(io);
+    let pressure = Rc::new(Pressure::new(Windows::of(&site.http2)));
+    let (io, flusher) = Coalesce::new(io, true, Rc::clone(&pressure));
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(site.http2.stream_window)
@@ -75,8 +83,10 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         return;
     };
     let mut streams = FuturesUnordered::new();
+    let mut resets = Resets::new(std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
+    let mut calming = false;
     let mut busy = true;
     poll_fn(|cx| {
         seat.wake_at_drain(cx);
@@ -87,24 +97,31 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         loop {
             let mut progressed = false;
             while !closed {
+                if streams.len() >= site.http2.streams as usize {
+                    // All places are taken, also by what was taken back a moment ago: the others wait.
+                    closed = connection.poll_closed(cx).is_ready();
+                    break;
+                }
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         let caller = Rc::clone(&caller);
                         streams.push(match *request.method() {
                             // Boxed: rare, and it would make every exchange as large.
-                            Method::CONNECT => {
-                                Either::Right(connect(caller, request, respond).boxed_local())
-                            }
+                            Method::CONNECT => Either::Right(
+                                connect(caller, request, respond, Rc::clone(&pressure))
+                                    .boxed_local(),
+                            ),
                             ref method => {
                                 let is_head = method == Method::HEAD;
-                                let request = received(request);
+                                let request = received(request, &caller, &pressure);
                                 Either::Left(stream(caller, request, is_head, respond))
                             }
                         });
                         progressed = true;
                     }
                     Poll::Ready(Some(Err(error))) => {
-                        if error.is_library() && error.is_go_away() {
+                        if (error.is_library() && error.is_go_away()) || flusher.trouble().is_some()
+                        {
                             caller.connections.parse_error();
                         }
                         closed = true;
@@ -113,12 +130,28 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                     Poll::Pending => break,
                 }
             }
-            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+            while let Poll::Ready(Some(ended)) = Pin::new(&mut streams).poll_next(cx) {
                 progressed = true;
+                match ended {
+                    Ended::Whole => resets.completed(),
+                    Ended::TakenBack if calming || resets.taken_back(std::time::Instant::now) => {}
+                    Ended::TakenBack => {
+                        calming = true;
+                        caller.connections.parse_error();
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                }
             }
             if closed || !progressed {
                 break;
             }
+        }
+        if let Some(window) = pressure.turn()
+            && connection.set_initial_window_size(window).is_ok()
+        {
+            pressure.turned();
+            // To be said to the client.
+            cx.waker().wake_by_ref();
         }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(());
@@ -149,6 +182,14 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     .await;
 }
 
+/// How an exchange ended for the connection's account.
+pub(crate) enum Ended {
+    /// Its answer was taken.
+    Whole,
+    /// Reset, by the client or for its mistakes, before it had come to its end.
+    TakenBack,
+}
+
 /// Ends a connection that began as HTTP/2 and went on as nothing, in HTTP/2's own words (RFC 9113 §3.4).
 pub(crate) async fn refuse_preface(mut io: Io) {
     // Empty SETTINGS, then GOAWAY: no stream was taken, PROTOCOL_ERROR.
@@ -168,22 +209,29 @@ pub(crate) async fn refuse_preface(mut io: Io) {
 }
 
 /// A request in the one form that it has for either version.
-fn received(request: HttpRequest<RecvStream>) -> Result<Request, Error> {
+fn received(
+    request: HttpRequest<RecvStream>,
+    caller: &Caller,
+    pressure: &Rc<Pressure>,
+) -> Result<Request, Error> {
     let (parts, stream) = request.into_parts();
     let (head, length) = head(parts)?;
-    let body = Received::new(stream, Peer::Client, length);
+    let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
+    let body = if body.is_end() {
+        Body::Empty
+    } else if !head.is_grpc() && caller.site().is_edge {
+        Body::Http2(body.paced())
+    } else {
+        Body::Http2(body)
+    };
     Ok(Request {
         head,
-        body: if body.is_end() {
-            Body::Empty
-        } else {
-            Body::Http2(body)
-        },
+        body,
         upgrade: false,
     })
 }
 
-/// One exchange. Nothing to return: whatever goes wrong ends this stream only.
+/// One exchange. Whatever goes wrong ends this stream only.
 ///
 /// What needs no waiting is done by functions beside this one: a future has room for all that lives in it.
 async fn stream(
@@ -191,12 +239,27 @@ async fn stream(
     mut request: Result<Request, Error>,
     is_head: bool,
     respond: SendResponse<Bytes>,
-) {
+) -> Ended {
+    if exchanged(&caller, &mut request, is_head, respond).await {
+        return Ended::Whole;
+    }
+    drop(request);
+    tokio::time::sleep(PARTING).await;
+    Ended::TakenBack
+}
+
+/// Says whether the client took the answer.
+async fn exchanged(
+    caller: &Rc<Caller>,
+    request: &mut Result<Request, Error>,
+    is_head: bool,
+    respond: SendResponse<Bytes>,
+) -> bool {
     let respond = RefCell::new(respond);
-    let answer = match &mut request {
+    let answer = match request {
         Ok(request) => {
             let interim = Interim::Http2(&respond);
-            let mut exchange = pin!(exchange(&caller, request, &interim));
+            let mut exchange = pin!(exchange(caller, request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // Whoever asked has gone away, and so does the attempt.
@@ -208,46 +271,62 @@ async fn stream(
             .await;
             match answer {
                 Some(answer) => answer,
-                None => return,
+                None => return false,
             }
         }
-        Err(error) => answer::refused(&caller, error),
+        Err(error) => answer::refused(caller, error),
     };
-    if let Some(relay) = begin(&respond, answer, is_head) {
-        finish(&caller, &respond, relay).await;
+    match begin(&respond, answer, is_head) {
+        Ok(Some(relay)) => finish(caller, &respond, relay).await,
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 
-/// CONNECT, to its tunnel's end.
+/// CONNECT, to its tunnel's end. Taken back is one that the client gave up before it was one, like any exchange.
 async fn connect(
     caller: Rc<Caller>,
     request: HttpRequest<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
-    let caller = &caller;
+    pressure: Rc<Pressure>,
+) -> Ended {
     let (parts, receive) = request.into_parts();
     let protocol = parts.extensions.get::<Protocol>();
-    let refused = match protocol.map(Protocol::as_str) {
-        None => tcp::tunnel(caller, parts.uri.authority(), receive, &mut respond).await,
-        Some("websocket") => return websocket_exchange(caller, parts, receive, respond).await,
-        Some(_) => Some(answer::refused(
-            caller,
-            &Error::new(
+    let ended = match protocol.map(Protocol::as_str) {
+        None => {
+            let to = parts.uri.authority();
+            match tcp::tunnel(&caller, to, receive, &mut respond, pressure).await {
+                ControlFlow::Break(ended) => ended,
+                ControlFlow::Continue(answer) => send(&caller, respond, answer).await,
+            }
+        }
+        Some("websocket") => websocket_exchange(&caller, parts, receive, respond, pressure).await,
+        Some(_) => {
+            let error = Error::new(
                 Reason::MethodUnsupported,
                 "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
-            ),
-        )),
+            );
+            send(&caller, respond, answer::refused(&caller, &error)).await
+        }
     };
-    if let Some(answer) = refused {
-        send(caller, respond, answer).await;
+    if matches!(ended, Ended::TakenBack) {
+        tokio::time::sleep(PARTING).await;
     }
+    ended
 }
 
 /// An answer that opens no tunnel.
-async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) {
+async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) -> Ended {
     let respond = RefCell::new(respond);
-    if let Some(relay) = begin(&respond, answer, false) {
-        finish(caller, &respond, relay).await;
+    let taken = match begin(&respond, answer, false) {
+        Ok(Some(relay)) => finish(caller, &respond, relay).await,
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    if taken {
+        Ended::Whole
+    } else {
+        Ended::TakenBack
     }
 }
 
@@ -257,7 +336,8 @@ async fn websocket_exchange(
     mut parts: http::request::Parts,
     receive: RecvStream,
     respond: SendResponse<Bytes>,
-) {
+    pressure: Rc<Pressure>,
+) -> Ended {
     parts.method = Method::GET;
     let respond = RefCell::new(respond);
     let mut answer = match head(parts) {
@@ -278,7 +358,7 @@ async fn websocket_exchange(
             .await;
             match answer {
                 Some(answer) => answer,
-                None => return,
+                None => return Ended::TakenBack,
             }
         }
         Err(error) => answer::refused(caller, &error),
@@ -299,15 +379,22 @@ async fn websocket_exchange(
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = answer.headers;
-    if let Ok(stream) = respond.send_response(response, false) {
-        let mut client = End::stream(stream, Received::new(receive, Peer::Client, None));
-        let idle = caller.site().timeouts.tunnel_idle;
-        upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
-    }
+    let Ok(stream) = respond.send_response(response, false) else {
+        return Ended::TakenBack;
+    };
+    let receive = Received::new(receive, Peer::Client, None, pressure);
+    let mut client = End::stream(stream, receive);
+    let idle = caller.site().timeouts.tunnel_idle;
+    upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
+    Ended::Whole
 }
 
 /// Sends the head of an answer; returns the body where there is one to send.
-fn begin(respond: &RefCell<SendResponse<Bytes>>, answer: Answer, is_head: bool) -> Option<Relay> {
+fn begin(
+    respond: &RefCell<SendResponse<Bytes>>,
+    answer: Answer,
+    is_head: bool,
+) -> Result<Option<Relay>, h2::Error> {
     let Answer {
         status,
         mut headers,
@@ -323,11 +410,11 @@ fn begin(respond: &RefCell<SendResponse<Bytes>>, answer: Answer, is_head: bool) 
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = headers;
     let ends = bodiless || body.is_end();
-    let stream = respond.borrow_mut().send_response(response, ends).ok()?;
-    (!ends).then(|| Relay::new(body, Sink::Http2 { stream }))
+    let stream = respond.borrow_mut().send_response(response, ends)?;
+    Ok((!ends).then(|| Relay::new(body, Sink::Http2 { stream })))
 }
 
-async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut relay: Relay) {
+async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut relay: Relay) -> bool {
     let mut timer = Timer::pooled();
     let mut idle = None;
     let mut moved = 0;
@@ -350,6 +437,7 @@ async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut rel
         // The end is missing, and the client must know.
         respond.borrow_mut().send_reset(h2::Reason::INTERNAL_ERROR);
     }
+    !matches!(sent, Err(Failed::Sink(_)))
 }
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.

@@ -243,11 +243,15 @@ impl Default for Timeouts {
 pub struct Http2 {
     /// Exchanges at a time.
     pub streams: u32,
-    /// What a client may send of one body before we have passed it on, in bytes.
+    /// What the peer may send of one body before we have passed it on, in bytes.
     pub stream_window: u32,
-    /// The same for all bodies of a connection.
+    /// The same once `crowded` bytes are held on the connection for readers that do not come for them.
+    pub narrow_window: u32,
+    /// See `narrow_window`.
+    pub crowded: usize,
+    /// What the peer may send of all bodies: more than all streams can hold, so that none waits for another's reader.
     pub connection_window: u32,
-    /// What is held of one answer that the client does not take, in bytes, whatever its own windows allow.
+    /// What is held of one body that the peer does not take, in bytes, whatever its own windows allow.
     pub send_buffer: usize,
 }
 
@@ -256,15 +260,20 @@ impl Http2 {
     pub const EDGE: Self = Self {
         streams: 100,
         stream_window: 64 * 1024,
-        connection_window: 1024 * 1024,
+        narrow_window: 16 * 1024,
+        crowded: 1024 * 1024,
+        connection_window: 100 * 64 * 1024,
         send_buffer: 64 * 1024,
     };
-    /// For members of the mesh, whose one connection carries everything.
+    /// For members of the mesh, whose one connection carries everything. Wide windows, because a narrow one stops a fast
+    /// peer at every round trip.
     pub const MESH: Self = Self {
         streams: 1000,
         stream_window: 1024 * 1024,
-        connection_window: 16 * 1024 * 1024,
-        send_buffer: 1024 * 1024,
+        narrow_window: 32 * 1024,
+        crowded: 8 * 1024 * 1024,
+        connection_window: 64 * 1024 * 1024,
+        send_buffer: 64 * 1024,
     };
 }
 

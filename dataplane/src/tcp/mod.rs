@@ -11,6 +11,7 @@ pub(crate) mod end;
 pub(crate) mod reach;
 
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ use crate::error::Error;
 use crate::http::exchange::Answer;
 use crate::http::{Caller, answer};
 use crate::http1::Peer;
-use crate::http2::Received;
+use crate::http2::server::Ended;
+use crate::http2::{Pressure, Received};
 use crate::plan::{Opaque, Rule, Site};
 use crate::reason::Reason;
 use account::Account;
@@ -77,18 +79,22 @@ pub(crate) async fn forward(caller: &Caller, site: &Site, rule: &Rule, mut clien
     }
 }
 
-/// A CONNECT tunnel that a peer asks for. What comes back is the answer that refuses it, for the stream's owner to send.
+/// A CONNECT tunnel that a peer asks for. It goes on with the answer that refuses it, for the stream's owner to send.
 pub(crate) async fn tunnel(
     caller: &Caller,
     authority: Option<&Authority>,
     receive: RecvStream,
     respond: &mut SendResponse<Bytes>,
-) -> Option<Answer> {
+    pressure: Rc<Pressure>,
+) -> ControlFlow<Ended, Answer> {
     let started = Instant::now();
     let site = caller.site();
     let rule = match find(&site, authority) {
         Ok(rule) => rule,
-        Err(error) => return Some(answer::made(&site, caller, None, &error, false, started)),
+        Err(error) => {
+            let answer = answer::made(&site, caller, None, &error, false, started);
+            return ControlFlow::Continue(answer);
+        }
     };
     let mut account = Account::begin(caller, &site, rule);
     let reached = match rule.authz.permit_connection(caller.identity.as_deref()) {
@@ -99,12 +105,16 @@ pub(crate) async fn tunnel(
                 &site,
                 &mut account
             ));
-            poll_fn(|cx| match reaching.as_mut().poll(cx) {
+            let reached = poll_fn(|cx| match reaching.as_mut().poll(cx) {
                 // Whoever asked has gone away.
                 Poll::Pending if respond.poll_reset(cx).is_ready() => Poll::Ready(None),
                 reached => reached.map(Some),
             })
-            .await?
+            .await;
+            match reached {
+                Some(reached) => reached,
+                None => return ControlFlow::Break(Ended::TakenBack),
+            }
         }
         Err(error) => Err(error),
     };
@@ -113,23 +123,24 @@ pub(crate) async fn tunnel(
         Err(error) => {
             let answer = answer::made(&site, caller, Some(rule), &error, false, account.started);
             account.refused(&error);
-            return Some(answer);
+            return ControlFlow::Continue(answer);
         }
     };
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
     let Ok(send) = respond.send_response(response, false) else {
         reached.end.reset();
-        return None;
+        return ControlFlow::Break(Ended::TakenBack);
     };
     account.established();
-    let mut client = End::stream(send, Received::new(receive, Peer::Client, None));
+    let receive = Received::new(receive, Peer::Client, None, pressure);
+    let mut client = End::stream(send, receive);
     let patience = Patience::of(site.timeouts.tunnel_idle);
     copy(&mut client, &mut reached.end, patience, |up, down| {
         account.moved(up, down);
     })
     .await;
-    None
+    ControlFlow::Break(Ended::Whole)
 }
 
 /// The rule of this listener for tunnels to that place.

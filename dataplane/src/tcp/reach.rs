@@ -205,6 +205,7 @@ async fn open(room: Room, authority: &Authority) -> Result<End, Failed> {
     if !response.status().is_success() {
         return Err(Failed::There(refusal(&response)));
     }
-    let receive = Received::new(response.into_body(), Peer::Endpoint, None).at(Some(place));
+    let (body, pressure) = (response.into_body(), place.pressure());
+    let receive = Received::new(body, Peer::Endpoint, None, pressure).at(Some(place));
     Ok(End::stream(send, receive))
 }

@@ -44,6 +44,7 @@ fn an_answer_that_ends_early_ends_both_connections() {
             .await;
         let got = client.read_to("no").await;
         assert!(got.starts_with("HTTP/1.1 413 "), "{got}");
+        assert!(got.contains("\r\nconnection: close\r\n"), "{got}");
         assert_eq!(endpoint.rest().await, "", "not kept in mid-request");
         client.finish().await;
         assert_eq!(client.rest().await, "");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, collect, request, story};
+use crate::testing::{Origin, Stage, answer, collect, request, retries, story};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
@@ -85,5 +85,42 @@ fn an_http2_answer_that_is_reset_is_cut_for_an_http1_client() {
         client.read_to("hello\r\n").await;
         body.send_reset(h2::Reason::INTERNAL_ERROR);
         assert_eq!(client.rest().await, "", "no last chunk");
+    });
+}
+
+#[test]
+fn lengths_of_an_answer_without_a_body_are_checked_over_http2_too() {
+    story(async {
+        for (lengths, status) in [
+            (&["9"][..], 200),
+            (&[], 200),
+            (&["9", "9"], 502),
+            (&["9", "10"], 502),
+            (&["+9"], 502),
+            (&["9, 9"], 502),
+            (&["18446744073709551615"], 502),
+        ] {
+            let origin = Origin::new().await;
+            let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+                setting.spec.retry = retries(0);
+            })
+            .await;
+            let mut client = stage.client().await;
+            client.send("HEAD / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+            let mut endpoint = origin.accept_h2().await;
+            let (_, mut respond) = endpoint.request().await;
+            let mut head = answer(200);
+            for length in lengths {
+                head.headers_mut()
+                    .append("content-length", length.parse().unwrap());
+            }
+            respond.send_response(head, true).unwrap();
+            let _driver = endpoint.run();
+            let got = client.head().await;
+            assert!(
+                got.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{lengths:?} got {got}"
+            );
+        }
     });
 }

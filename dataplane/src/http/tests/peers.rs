@@ -146,6 +146,52 @@ fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
 }
 
 #[test]
+fn a_peer_that_has_gone_without_a_word_is_given_up_within_seconds() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            setting.spec.retry = retries(1);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (get, _) = client.send(request("GET", "/"), true).await;
+        let (post, _) = client.send(request("POST", "/"), true).await;
+        // Its kernel acknowledges what we send; it does not.
+        let mut gone = origin.accept_h2().await;
+        let start = std::time::Instant::now();
+        let _asked = (gone.request().await, gone.request().await);
+        // What can be repeated is, on another connection.
+        let mut next = origin.accept_h2().await;
+        let (asked, mut respond) = next.request().await;
+        assert_eq!(asked.method(), "GET");
+        respond.send_response(answer(200), true).unwrap();
+        let _driver = next.run();
+        assert_eq!(get.await.unwrap().status(), 200);
+        assert_eq!(post.await.unwrap().status(), 502);
+        assert!(
+            start.elapsed() >= Duration::from_secs(4),
+            "not before it was asked"
+        );
+    });
+}
+
+#[test]
+fn a_peer_that_answers_pings_may_take_its_time() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = stage.h2_client().await;
+        let (slow, _) = client.send(request("POST", "/slow"), true).await;
+        let mut endpoint = origin.accept_h2().await;
+        let (_, mut respond) = endpoint.request().await;
+        let _driver = endpoint.run();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        respond.send_response(answer(200), true).unwrap();
+        assert_eq!(slow.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
 fn a_connection_more_that_cannot_be_had_fails_nobody_who_can_wait_for_a_stream() {
     story(async {
         let origin = Origin::new().await;

@@ -184,3 +184,85 @@ fn a_large_body_crosses_all_codecs_unchanged() {
         }
     });
 }
+
+/// One connection to a peer carries everybody's answers: what some do not read must not stop the others, nor be held.
+#[test]
+fn answers_that_nobody_reads_stop_no_other_on_the_same_connection() {
+    story(async {
+        const UNREAD: usize = 60;
+        const SIZE: usize = 1024 * 1024;
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let mut client = H2Client::connect(stage.address, |builder| {
+            builder
+                .initial_window_size(16 * 1024)
+                .initial_connection_window_size(1 << 30);
+        })
+        .await;
+        let mut unread = Vec::new();
+        for _ in 0..UNREAD {
+            unread.push(client.send(request("GET", "/unread"), true).await.0);
+        }
+        let mut endpoint = origin
+            .accept_h2_with(|builder| {
+                builder.max_send_buffer_size(16 * 1024);
+            })
+            .await;
+        let body = Bytes::from(vec![b'x'; SIZE]);
+        let mut streams = Vec::new();
+        for _ in 0..UNREAD {
+            let (_, mut respond) = endpoint.request().await;
+            streams.push(
+                respond
+                    .send_response(crate::testing::answer(200), false)
+                    .unwrap(),
+            );
+        }
+        let (sent, mut respond) = {
+            let (response, _) = client.send(request("GET", "/read"), true).await;
+            let (_, respond) = endpoint.request().await;
+            (response, respond)
+        };
+        let _driver = endpoint.run();
+        let taken = std::rc::Rc::new(std::cell::Cell::new(0));
+        let mut writers = Vec::new();
+        for mut stream in streams {
+            let (taken, mut left) = (std::rc::Rc::clone(&taken), body.clone());
+            writers.push(tokio::task::spawn_local(async move {
+                while !left.is_empty() {
+                    stream.reserve_capacity(left.len());
+                    let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                    let piece = left.split_to(capacity.unwrap().unwrap().min(left.len()));
+                    taken.set(taken.get() + piece.len());
+                    stream.send_data(piece, left.is_empty()).unwrap();
+                }
+            }));
+        }
+        // Taken from the endpoint for those who do not read: far less than all of it.
+        let mut before = usize::MAX;
+        while before != taken.get() {
+            before = taken.get();
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        }
+        assert!(
+            before < UNREAD * SIZE / 2,
+            "{before} bytes were taken for nobody"
+        );
+        let mut stream = respond
+            .send_response(crate::testing::answer(200), false)
+            .unwrap();
+        let whole = body.clone();
+        tokio::task::spawn_local(async move {
+            crate::testing::send_all(&mut stream, whole, true).await;
+        });
+        assert!(collect(sent.await.unwrap().into_body()).await.unwrap() == body);
+        // Whoever reads later gets everything.
+        for response in unread {
+            let body = collect(response.await.unwrap().into_body()).await.unwrap();
+            assert_eq!(body.len(), SIZE);
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    });
+}

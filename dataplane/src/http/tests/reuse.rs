@@ -131,3 +131,36 @@ fn what_was_idle_for_long_is_closed_and_forgotten() {
         }
     });
 }
+
+#[test]
+fn a_connection_is_not_used_after_the_time_that_its_endpoint_gave() {
+    story(async {
+        for (hint, reused) in [
+            ("keep-alive: timeout=1\r\n", false),
+            ("Keep-Alive: max=9, timeout=0\r\n", false),
+            ("keep-alive: timeout=30, max=5\r\n", true),
+            ("keep-alive: timeout=soon\r\n", true),
+            ("", true),
+        ] {
+            let origin = Origin::new().await;
+            let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+            let mut client = stage.client().await;
+            client.send(GET).await;
+            let mut first = origin.accept().await;
+            first.head().await;
+            first
+                .send(format!(
+                    "HTTP/1.1 200 OK\r\n{hint}content-length: 0\r\n\r\n"
+                ))
+                .await;
+            client.head().await;
+            client.send(GET).await;
+            if reused {
+                assert!(first.head().await.starts_with("GET / "), "{hint:?}");
+            } else {
+                origin.accept().await.head().await;
+                assert_eq!(first.rest().await, "", "{hint:?}");
+            }
+        }
+    });
+}

@@ -1,6 +1,8 @@
 //! The fields that are not passed on as they came: those that frame the message, name its host or concern one
 //! connection only.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use super::{Framing, Malformed, Upgrade};
@@ -137,8 +139,11 @@ pub(super) struct Special {
     expect: bool,
     /// How many other names `connection` lists.
     listed: usize,
+    /// `keep-alive: timeout=SECONDS`
+    kept: Option<Duration>,
 }
 
+const KEEP_ALIVE: &str = "keep-alive";
 /// More would be an attempt to make us search; nobody lists so many.
 const MOST_LISTED: usize = 32;
 
@@ -157,6 +162,7 @@ impl Special {
             trailers: false,
             expect: false,
             listed: 0,
+            kept: None,
         }
     }
 
@@ -183,6 +189,9 @@ impl Special {
                 self.websocket |= members(value).any(|name| is(name, "websocket"));
             }
             (Kind::Te, _) => self.trailers |= members(value).any(|name| is(name, "trailers")),
+            (Kind::Hop, Role::Response) if name.len() == KEEP_ALIVE.len() => {
+                self.kept = members(value).find_map(kept).or(self.kept);
+            }
             (Kind::Hop, _) => {}
         }
         Ok(Then::Drop)
@@ -301,6 +310,11 @@ impl Special {
         !self.close && (self.version == Version::HTTP_11 || self.persist)
     }
 
+    /// How long the sender keeps the connection between two exchanges, if it says so.
+    pub(super) fn kept(&self) -> Option<Duration> {
+        self.kept
+    }
+
     pub(super) fn expects_continue(&self) -> bool {
         self.expect
     }
@@ -353,6 +367,15 @@ fn length(value: &[u8]) -> Result<u64, Malformed> {
         })
         .filter(|length| *length <= i64::MAX.unsigned_abs())
         .ok_or(Malformed::new("content-length is too large"))
+}
+
+/// The seconds of `timeout=SECONDS`. No more than a hint: what is no number is no hint.
+fn kept(member: &[u8]) -> Option<Duration> {
+    let (name, value) = std::str::from_utf8(member).ok()?.split_once('=')?;
+    let seconds: u32 = value.trim().parse().ok()?;
+    name.trim()
+        .eq_ignore_ascii_case("timeout")
+        .then(|| Duration::from_secs(seconds.into()))
 }
 
 /// The members of a comma-separated list, empty ones left out.

@@ -1,0 +1,291 @@
+//! What a peer sends, counted by frame on its way to the h2 crate, which does not tell.
+//!
+//! Frames that are cheap to send and cost us work (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA, CONTINUATION,
+//! what nobody knows) have an allowance: so many at once, so many a second, and some more for every frame that carries
+//! something, either way. Whoever goes beyond it is told to calm down, and the connection ends. Only the nine bytes
+//! before each frame are looked at, and the clock is asked only when the allowance is used up.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::pressure::Pressure;
+
+/// Bytes before each frame's payload.
+const HEAD: usize = 9;
+/// What a client sends before its first frame.
+const PREFACE: usize = 24;
+/// Cheap frames at once.
+const BURST: u32 = 1000;
+/// Cheap frames a second, for as long as it goes.
+const RATE: u128 = 200;
+/// Cheap frames more for a head or a piece of a body: windows are opened and pings sent along with them.
+const EARNED: u32 = 4;
+/// A piece of a body earns that only if it is not itself next to nothing.
+const WORTH: usize = 128;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+
+/// Why a connection is ended for what came on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The first frame is not SETTINGS (RFC 9113 §3.4).
+    NoSettings,
+    /// More cheap frames than anybody needs.
+    Flood,
+}
+
+impl Trouble {
+    /// The GOAWAY that says so. It rules out no stream: any of them may have been acted on.
+    pub(crate) fn goodbye(self) -> [u8; 17] {
+        let reason = match self {
+            Self::NoSettings => h2::Reason::PROTOCOL_ERROR,
+            Self::Flood => h2::Reason::ENHANCE_YOUR_CALM,
+        };
+        let mut frame = [0; 17];
+        frame[2] = 8;
+        frame[3] = GOAWAY;
+        frame[9..13].copy_from_slice(&0x7fff_ffff_u32.to_be_bytes());
+        frame[13..].copy_from_slice(&u32::from(reason).to_be_bytes());
+        frame
+    }
+
+    /// In words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::NoSettings => "the first frame is not SETTINGS",
+            Self::Flood => "a flood of frames that carry nothing",
+        }
+    }
+}
+
+/// Follows the frames that come in on a connection.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    head: [u8; HEAD],
+    /// How much of the head is there.
+    have: usize,
+    /// Payload that is still to come.
+    skip: usize,
+    opened: bool,
+    allowance: u32,
+    refilled: Instant,
+    /// Frames so far: a sign of life.
+    pub(crate) count: u64,
+    pressure: Rc<Pressure>,
+}
+
+impl Frames {
+    /// From the beginning of a connection; what a client sends begins with the preface.
+    pub(crate) fn new(from_client: bool, pressure: Rc<Pressure>) -> Self {
+        Self {
+            head: [0; HEAD],
+            have: 0,
+            skip: if from_client { PREFACE } else { 0 },
+            opened: false,
+            allowance: BURST,
+            refilled: Instant::now(),
+            count: 0,
+            pressure,
+        }
+    }
+
+    /// Something of worth went to the peer, which may have to say that it took it.
+    pub(crate) fn earn(&mut self) {
+        self.allowance = (self.allowance + EARNED).min(BURST);
+    }
+
+    /// The same of bytes that begin with a frame, if that is one of worth.
+    pub(crate) fn earn_by(&mut self, written: &[u8]) {
+        if written.len() > HEAD && matches!(written[3], DATA | HEADERS) {
+            self.earn();
+        }
+    }
+
+    /// Takes note of what was read.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                if self.skip == 0 {
+                    self.pressure.arrived_whole();
+                }
+                return Ok(());
+            }
+            let wanted = (HEAD - self.have).min(bytes.len());
+            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
+            self.have += wanted;
+            bytes = &bytes[wanted..];
+            if self.have == HEAD {
+                self.have = 0;
+                self.frame()?;
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Result<(), Trouble> {
+        let [a, b, c, kind, flags, s, t, u, v] = self.head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.skip = length;
+        self.count += 1;
+        if !self.opened {
+            if kind != SETTINGS || flags & ACK != 0 {
+                return Err(Trouble::NoSettings);
+            }
+            self.opened = true;
+            return Ok(());
+        }
+        match kind {
+            DATA if length > 0 => {
+                let stream = u32::from_be_bytes([s, t, u, v]) & 0x7fff_ffff;
+                self.pressure.arrives(stream, length);
+                if length >= WORTH {
+                    self.earn();
+                }
+                Ok(())
+            }
+            DATA if flags & END_STREAM != 0 => Ok(()),
+            HEADERS => {
+                self.earn();
+                Ok(())
+            }
+            _ => self.spend(),
+        }
+    }
+
+    fn spend(&mut self) -> Result<(), Trouble> {
+        if self.allowance == 0 {
+            self.refill(Instant::now());
+        }
+        self.allowance = self.allowance.checked_sub(1).ok_or(Trouble::Flood)?;
+        Ok(())
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let earned = now.duration_since(self.refilled).as_millis() * RATE / 1000;
+        if earned > 0 {
+            self.refilled = now;
+            self.allowance = u32::try_from(earned).unwrap_or(BURST).min(BURST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http2::pressure::Windows;
+
+    const PING: u8 = 6;
+
+    fn frames() -> (Frames, Rc<Pressure>) {
+        let pressure = Rc::new(Pressure::new(Windows {
+            wide: 1 << 20,
+            narrow: 1 << 15,
+            crowded: 1 << 22,
+        }));
+        let mut frames = Frames::new(true, Rc::clone(&pressure));
+        assert_eq!(frames.read(&[b'x'; PREFACE]), Ok(()));
+        assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));
+        (frames, pressure)
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u8, length: u8) -> Vec<u8> {
+        let mut bytes = vec![0, 0, length, kind, flags, 0, 0, 0, stream];
+        bytes.extend(std::iter::repeat_n(b'x', length.into()));
+        bytes
+    }
+
+    #[test]
+    fn frames_are_counted_however_they_are_cut() {
+        let all = [
+            frame(HEADERS, 4, 1, 50),
+            frame(DATA, 0, 1, 200),
+            frame(PING, 0, 0, 8),
+            frame(DATA, 1, 1, 0),
+        ]
+        .concat();
+        for piece in 1..all.len() {
+            let (mut frames, pressure) = frames();
+            for bytes in all.chunks(piece) {
+                assert_eq!(frames.read(bytes), Ok(()));
+            }
+            assert_eq!(frames.count, 5, "in pieces of {piece}");
+            assert_eq!(pressure.held(), 200, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_connection_begins_with_settings() {
+        for (kind, flags, verdict) in [
+            (SETTINGS, 0, Ok(())),
+            (SETTINGS, ACK, Err(Trouble::NoSettings)),
+            (HEADERS, 5, Err(Trouble::NoSettings)),
+            (PING, 0, Err(Trouble::NoSettings)),
+            (99, 0, Err(Trouble::NoSettings)),
+        ] {
+            let (_, pressure) = frames();
+            let mut frames = Frames::new(false, pressure);
+            assert_eq!(frames.read(&frame(kind, flags, 0, 0)), verdict, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_frames_that_carry_nothing_is_cut() {
+        for (what, kind, flags, length) in [
+            ("empty data", DATA, 0, 0),
+            ("priorities", 2, 0, 5),
+            ("resets", 3, 0, 4),
+            ("settings", SETTINGS, 0, 6),
+            ("pings", PING, 0, 8),
+            ("answers to pings", PING, ACK, 8),
+            ("windows", 8, 0, 4),
+            ("continuations", 9, 0, 0),
+            ("frames that nobody knows", 200, 0, 10),
+        ] {
+            let (mut frames, _) = frames();
+            let sent = (0..5 * BURST)
+                .take_while(|_| frames.read(&frame(kind, flags, 1, length)).is_ok())
+                .count();
+            // What the clock adds while this runs is little.
+            let most = BURST as usize + 1000;
+            assert!((BURST as usize..most).contains(&sent), "{what}: {sent}");
+        }
+    }
+
+    #[test]
+    fn frames_that_go_along_with_a_body_are_no_flood() {
+        let (mut frames, _) = frames();
+        for _ in 0..10 * BURST {
+            assert_eq!(frames.read(&frame(DATA, 0, 1, 200)), Ok(()));
+            assert_eq!(frames.read(&frame(PING, 0, 0, 8)), Ok(()));
+            assert_eq!(frames.read(&frame(8, 0, 0, 4)), Ok(()));
+        }
+        for _ in 0..10 * BURST {
+            frames.earn_by(&frame(DATA, 0, 1, 200));
+            frames.earn_by(&frame(PING, ACK, 0, 8));
+            assert_eq!(frames.read(&frame(8, 0, 1, 4)), Ok(()));
+            assert_eq!(frames.read(&frame(8, 0, 0, 4)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn time_gives_back_what_was_used_up_and_no_more() {
+        let (mut frames, _) = frames();
+        let start = frames.refilled;
+        frames.allowance = 0;
+        frames.refill(start + Duration::from_millis(4));
+        assert_eq!(frames.allowance, 0, "less than one");
+        frames.refill(start + Duration::from_millis(500));
+        assert_eq!(frames.allowance, 100);
+        frames.refill(start + Duration::from_secs(3600));
+        assert_eq!(frames.allowance, BURST);
+    }
+}

@@ -1,0 +1,166 @@
+//! Who asks for much and does not take it: little is held for them, and nobody else waits.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::Scene;
+use crate::alone::{Host, Origin, PATIENCE, Way};
+
+/// What each answer holds.
+const SIZE: usize = 1 << 20;
+/// Streams of one connection, as the edge allows.
+const EACH: usize = 100;
+
+/// An app that answers `/good` at once and everything else with a megabyte, as fast as it is taken. It reads no body.
+async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let (sent, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    let counted = Arc::clone(&sent);
+    tasks.spawn(async move {
+        let mut conversations = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let counted = Arc::clone(&counted);
+            conversations.spawn(async move {
+                let _: Option<()> = converse(stream, &counted).await;
+            });
+        }
+    });
+    (tasks, sent)
+}
+
+async fn converse(mut stream: TcpStream, sent: &AtomicUsize) -> Option<()> {
+    static PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+    stream.set_nodelay(true).ok()?;
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        if head.starts_with(b"POST ") {
+            // Never read, never answered.
+            sleep(PATIENCE).await;
+            return None;
+        }
+        let good = head.starts_with(b"GET /good ");
+        let size = if good { 2 } else { SIZE };
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        if good {
+            stream.write_all(b"ok").await.ok()?;
+        }
+        let mut left = if good { 0 } else { SIZE };
+        while left > 0 {
+            let length = stream.write(&PIECE[..left.min(PIECE.len())]).await.ok()?;
+            sent.fetch_add(length, Ordering::Relaxed);
+            left -= length;
+        }
+    }
+}
+
+/// A connection by HTTP/2, as wide as `stream` and `connection` say, and the task that drives it.
+async fn connected(
+    way: &Way,
+    stream: u32,
+    connection: u32,
+    tasks: &mut JoinSet<()>,
+) -> h2::client::SendRequest<Bytes> {
+    let io = way.connect().await.unwrap();
+    let (sender, driver) = h2::client::Builder::new()
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
+        .handshake(io)
+        .await
+        .unwrap();
+    tasks.spawn(async move {
+        let _: Result<(), h2::Error> = driver.await;
+    });
+    sender
+}
+
+fn asks(method: &str, host: &str) -> Request<()> {
+    let uri = format!("http://{host}/big");
+    Request::builder().method(method).uri(uri).body(()).unwrap()
+}
+
+/// Waits until no more than this comes out of the app.
+async fn settled(sent: &AtomicUsize) {
+    let mut before = usize::MAX;
+    while before != sent.load(Ordering::Relaxed) {
+        before = sent.load(Ordering::Relaxed);
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn stage() -> (Scene, JoinSet<()>, Arc<AtomicUsize>) {
+    let host = Host::new();
+    let (tasks, sent) = app(host.app()).await;
+    let scene = Scene::of(host, Origin::nobody()).await;
+    (scene, tasks, sent)
+}
+
+/// Windows without end are a promise to read; who breaks it is not believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_to_read_are_not_believed_at_any_door() {
+    let (mut scene, _app, sent) = stage().await;
+    for (door, way) in scene.doors(&["h2"]) {
+        let attack = async {
+            use super::frames::*;
+            let mut frozen = Vec::new();
+            for _ in 0..4 {
+                let mut stream = way.connect().await.unwrap();
+                let windows = [&4_u16.to_be_bytes()[..], &0x7fff_ffff_u32.to_be_bytes()].concat();
+                let mut bytes = [
+                    PREFACE.to_vec(),
+                    frame(SETTINGS, 0, 0, &windows),
+                    frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()),
+                ]
+                .concat();
+                for number in 0..EACH as u32 {
+                    let fields = other(b":method", Some(b"GET"));
+                    bytes.extend(frame(HEADERS, WHOLE_HEAD, 2 * number + 1, &block(&fields)));
+                }
+                stream.write_all(&bytes).await.unwrap();
+                stream.flush().await.unwrap();
+                frozen.push(stream);
+            }
+            settled(&sent).await;
+        };
+        let good = Way::Plain(scene.host.public());
+        scene.under_attack(door, &good, attack).await;
+    }
+}
+
+/// An app that reads nothing stops those who upload to it, at every door.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_nobody_reads_are_not_held() {
+    let (mut scene, mut tasks, _) = stage().await;
+    for (door, way) in scene.doors(&["h2"]) {
+        let attack = async {
+            let mut uploads = Vec::new();
+            for _ in 0..3 {
+                let mut sender = connected(&way, 1 << 16, 1 << 20, &mut tasks).await;
+                for _ in 0..EACH {
+                    sender = timeout(PATIENCE, sender.ready()).await.unwrap().unwrap();
+                    let (response, mut stream) =
+                        sender.send_request(asks("POST", "plain"), false).unwrap();
+                    stream.reserve_capacity(SIZE);
+                    stream.send_data(vec![b'x'; SIZE].into(), false).unwrap();
+                    uploads.push((response, stream));
+                }
+            }
+            sleep(Duration::from_secs(2)).await;
+        };
+        let good = Way::Plain(scene.host.public());
+        scene.under_attack(door, &good, attack).await;
+    }
+}

@@ -1,0 +1,203 @@
+//! What a proxy must withstand: bytes that mean harm, at every door and from every origin, and a good client beside them.
+//!
+//! A file for each kind of harm: `requests` and `answers` (HTTP/1.1), `http2`, `floods`, `hoarding` (who does not read),
+//! `dripping` (who is slow), `descriptors`. Certificates are in `mtls`, tokens in `jwt`. Attacks run
+//! [`Scene::under_attack`]: beside them a good client is served, and what they cost is bounded.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod answers;
+mod descriptors;
+mod dripping;
+mod floods;
+mod frames;
+mod hoarding;
+mod http2;
+mod requests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::ALL_VERSIONS;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::alone::{Host, IDENTITY, Origin, Running, Seen, Then, Way};
+use crate::forge::{Authority, nobody, service};
+
+/// What memory may grow by, in each process, while an attack runs.
+const GROWTH: u64 = 96 << 20;
+/// How long a good client waits for an answer before it counts as lost.
+const LOST: Duration = Duration::from_secs(10);
+/// How long 99 % of a good client's answers take at most. A second is the promise; tests run unhurried code, on a machine
+/// that has more to do.
+const SLOWEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+/// Answers that a good client gets at least while an attack runs, and after it if it was over sooner.
+const ANSWERS: usize = 100;
+
+/// One origin behind a sidecar and a gateway, and the doors that lead to it.
+pub(super) struct Scene {
+    pub(super) origin: Origin,
+    pub(super) sidecar: Running,
+    pub(super) ingress: Running,
+    mesh: Authority,
+    pub(super) host: Host,
+    _edge: Host,
+}
+
+impl Scene {
+    pub(super) async fn set(act: impl Fn(&Seen) -> Then + Send + Sync + 'static) -> Self {
+        let host = Host::new();
+        let origin = Origin::start(host.app(), act).await;
+        Self::of(host, origin).await
+    }
+
+    /// In front of whatever listens at the host's address of the app.
+    async fn of(host: Host, origin: Origin) -> Self {
+        let mesh = Authority::new();
+        host.identify(&mesh, "orders");
+        mesh.public_leaf("gateway.example")
+            .write(host.directory(), "public");
+        host.configure(&format!(
+            "{IDENTITY}services:
+  orders: {{ port: {port}, endpoints: [\"{sidecar}\"], limits: {{ in_flight: 4096 }} }}
+  plain: {{ mesh: false, endpoints: [\"{app}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
+ingress:
+  listeners:
+    - {{ name: public, address: \"{public}\" }}
+    - {{ name: secure, address: \"{secure}\", tls: {{ cert: public.pem, key: public.key }} }}
+  routes: [ {{ match: {{ host: orders }}, to: orders }}, {{ to: plain }} ]
+",
+            port = host.app().port(),
+            sidecar = host.mesh(),
+            app = host.app(),
+            public = host.public(),
+            secure = host.secure(),
+        ));
+        let text = std::fs::read_to_string(host.directory().join("weft.yaml")).unwrap();
+        let edge = host.beside();
+        edge.write(
+            "weft.yaml",
+            &text.replace(&host.admin().to_string(), &edge.admin().to_string()),
+        );
+        edge.identify(&mesh, "gateway");
+        let (sidecar, ingress) = tokio::join!(host.sidecar("orders"), edge.ingress());
+        Self {
+            origin,
+            sidecar,
+            ingress,
+            mesh,
+            host,
+            _edge: edge,
+        }
+    }
+
+    pub(super) fn doors(&self, alpn: &[&str]) -> [(&'static str, Way); 4] {
+        let member = self.mesh.leaf(&service("storefront")).client(alpn);
+        [
+            ("public", Way::Plain(self.host.public())),
+            (
+                "secure",
+                Way::Tls(self.host.secure(), nobody(ALL_VERSIONS, alpn)),
+            ),
+            ("outbound", Way::Plain(self.host.outbound())),
+            ("mesh", Way::Tls(self.host.mesh(), member)),
+        ]
+    }
+
+    /// Runs an attack beside a good client that comes in by `way`: 99 % of its answers come, 99 % of those within [`SLOWEST`]
+    /// (more only where the machine needed that before), and neither process grows by more than 96 MiB.
+    pub(super) async fn under_attack(
+        &mut self,
+        what: &str,
+        way: &Way,
+        attack: impl Future<Output = ()>,
+    ) {
+        let calm = Served::during(way, async {}).await;
+        let before = self.memory();
+        let mut grown = [0; 2];
+        let watched = async {
+            let mut attack = std::pin::pin!(attack);
+            loop {
+                tokio::select! {
+                    () = &mut attack => return,
+                    () = sleep(Duration::from_millis(50)) => {
+                        for (grown, (now, before)) in grown.iter_mut().zip(self.memory().iter().zip(before)) {
+                            *grown = now.saturating_sub(before).max(*grown);
+                        }
+                    }
+                }
+            }
+        };
+        let served = Served::during(way, watched).await;
+        assert!(
+            served.lost * 100 <= served.times.len(),
+            "{what}: {} of {} answers were lost",
+            served.lost,
+            served.times.len()
+        );
+        let most = SLOWEST.max(calm.p99() * 4);
+        assert!(
+            served.p99() < most,
+            "{what}: p99 was {:?}, and {:?} in peace",
+            served.p99(),
+            calm.p99()
+        );
+        assert!(
+            grown.iter().all(|grown| *grown < GROWTH),
+            "{what}: memory grew by {grown:?} bytes"
+        );
+        self.assert_alive().await;
+    }
+
+    /// What the two processes hold.
+    fn memory(&self) -> [u64; 2] {
+        [self.sidecar.resident(), self.ingress.resident()]
+    }
+
+    pub(super) async fn assert_alive(&mut self) {
+        self.sidecar.assert_alive().await;
+        self.ingress.assert_alive().await;
+    }
+}
+
+pub(super) async fn good(way: &Way) {
+    let reply = way.ask("GET /good", &[("host", "plain")], "").await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
+}
+
+/// What a good client got.
+#[derive(Debug, Default)]
+struct Served {
+    times: Vec<Duration>,
+    lost: usize,
+}
+
+impl Served {
+    /// Asks one thing after the other until `meanwhile` is over, on a task of its own.
+    async fn during(way: &Way, meanwhile: impl Future<Output = ()>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (way, told) = (way.clone(), Arc::clone(&over));
+        let asking = tokio::spawn(async move {
+            let mut served = Self::default();
+            while !told.load(Ordering::Relaxed) || served.times.len() < ANSWERS {
+                let start = Instant::now();
+                let request = b"GET /good HTTP/1.1\r\nhost: plain\r\nconnection: close\r\n\r\n";
+                let answer = timeout(LOST, way.send(request)).await;
+                let good = matches!(answer, Ok(Ok(bytes)) if bytes.starts_with(b"HTTP/1.1 200 "));
+                served.lost += usize::from(!good);
+                served.times.push(start.elapsed());
+                sleep(Duration::from_millis(2)).await;
+            }
+            served
+        });
+        meanwhile.await;
+        over.store(true, Ordering::Relaxed);
+        asking.await.unwrap()
+    }
+
+    fn p99(&self) -> Duration {
+        let mut times = self.times.clone();
+        times.sort();
+        times[times.len() * 99 / 100]
+    }
+}
