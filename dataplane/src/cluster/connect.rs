@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::http1::{Connection, Handle, Peer, Wire};
-use crate::identity::{Alpn, Identity, PeerProblem, server_name};
+use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, server_name};
 use crate::reason::Reason;
 
 /// How long a peer may leave what we sent without an acknowledgement.
@@ -175,6 +175,6 @@ pub(crate) fn refused(spec: &Spec, address: SocketAddr, error: &(dyn std::error:
 }
 
 fn warn(spec: &Spec, address: SocketAddr, words: &str) {
-    let expected = spec.mesh.as_ref().map(|id| id.as_str());
+    let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
     tracing::warn!(service = %spec.name, endpoint = %address, expected, problem = words, "the handshake with a peer failed");
 }
