@@ -33,14 +33,14 @@ impl Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     match args.start() {
-        Ok(start) => role::run(start, move |start, running| work(args, start, running)),
+        Ok(start) => role::run(start, move |start, running| work(&args, start, running)),
         Err(code) => code,
     }
 }
 
 /// Starts the sidecar's tasks; what it gives is the data path.
 pub(crate) fn work(
-    args: Args,
+    args: &Args,
     mut start: Start,
     running: &mut Running,
 ) -> Result<impl Future<Output = Result<(), String>> + Send + use<>, String> {
@@ -76,9 +76,9 @@ pub(crate) fn work(
             return Ok(());
         };
         drop(held);
-        weft_sidecar::run(
+        Box::pin(weft_sidecar::run(
             process, size, resolver, designs, identity, reporting, listening,
-        )
+        ))
         .await
     })
 }

@@ -71,7 +71,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         start,
         move |start, running| {
             running.process.way_out = Some(way_out);
-            sidecar::work(sidecar, start, running)
+            sidecar::work(&sidecar, start, running)
         },
         async move |ending| keeper.keep(program, ending).await,
     )

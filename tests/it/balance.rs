@@ -1,6 +1,8 @@
 //! Replicas that are alike get alike; what belongs together stays together; load moves between tiers and sessions between
 //! replicas only when they must.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashSet;
 use std::time::Duration;
 

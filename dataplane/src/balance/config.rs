@@ -338,7 +338,7 @@ impl Policy {
     }
 
     /// The same of a connection that nobody looks into.
-    pub fn connection_key(&self, client: IpAddr) -> Option<u64> {
+    pub fn client_key(&self, client: IpAddr) -> Option<u64> {
         self.key.as_ref()?.of_connection(client)
     }
 

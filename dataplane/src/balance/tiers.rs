@@ -566,7 +566,9 @@ mod tests {
         set.recount();
         let begin = |now| -> Vec<_> {
             let flights = (0..100).map(|n| set.begin(&ask(now, n)).unwrap());
-            flights.filter(|flight| flight.is_probe()).collect()
+            flights
+                .filter(crate::endpoint::InFlight::is_probe)
+                .collect()
         };
         assert!(begin(start + 4 * SECOND).is_empty(), "its time is not over");
         let first = begin(start + 6 * SECOND);

@@ -36,6 +36,10 @@ const HALF_CLOSED: Duration = Duration::from_secs(10);
 pub(crate) const NOT_UPGRADED: HeaderName = HeaderName::from_static("weft-not-upgraded");
 
 /// One try at one endpoint.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one exchange, handed down once"
+)]
 pub(super) async fn attempt(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,

@@ -38,7 +38,7 @@ impl Account {
         ];
         Self {
             started: Instant::now(),
-            key: rule.target.spec.balance.connection_key(caller.address.ip()),
+            key: rule.target.spec.balance.client_key(caller.address.ip()),
             cells: cells.map(|cells| cells.map(ExchangeCells::begin)),
             entry: Entry::of_connection(caller, site, rule),
             status: None,
