@@ -75,7 +75,7 @@ async fn a_clock_that_falls_ten_minutes_behind_is_named_at_both_ends_and_fails_n
         return;
     };
     let mut mesh = shop(&clock).start().await;
-    let door = mesh.outbound("storefront", 0).to_string();
+    let door = mesh.outbound("storefront", 0);
     let connected = Traffic::through(&mesh, door, "orders", 4);
     eventually("it serves", async || {
         (mesh.origin("orders", 0).total() >= 10).then_some(())

@@ -62,7 +62,7 @@ async fn a_replica_that_is_killed_takes_nothing_with_it_but_posts_in_its_hands()
 #[tokio::test(flavor = "multi_thread")]
 async fn without_ca_gateway_and_collector_services_call_each_other_as_before() {
     let mut mesh = orders().await;
-    let door = mesh.outbound("storefront", 0).to_string();
+    let door = mesh.outbound("storefront", 0);
     let traffic = Traffic::through(&mesh, door, "orders", 8);
     traffic.more(50).await;
     mesh.ca.as_mut().unwrap().kill();

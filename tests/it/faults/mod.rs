@@ -9,6 +9,7 @@ mod names;
 mod silence;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -45,15 +46,14 @@ struct Traffic {
 impl Traffic {
     /// By the gateway.
     fn start(mesh: &Mesh, callers: usize) -> Self {
-        Self::through(mesh, mesh.public().to_string(), "shop", callers)
+        Self::through(mesh, mesh.public(), "shop", callers)
     }
 
-    fn through(mesh: &Mesh, door: String, host: &'static str, callers: usize) -> Self {
+    fn through(mesh: &Mesh, door: SocketAddr, host: &'static str, callers: usize) -> Self {
         let (stop, done) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let mut set = JoinSet::new();
         for caller in 0..callers {
             let (stop, done, client) = (stop.clone(), done.clone(), mesh.client.clone());
-            let door = door.clone();
             set.spawn(async move {
                 let mut exchanges = Vec::new();
                 while !stop.load(Relaxed) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Method;
@@ -27,11 +28,7 @@ async fn half_a_mesh() -> (Mesh, SocketAddr) {
 
 /// Takes connections, shakes hands if it has what it takes, and reads what comes without a word. Counts connections that
 /// got so far.
-async fn silent(
-    address: SocketAddr,
-    tls: Option<TlsAcceptor>,
-) -> (JoinSet<()>, Arc<std::sync::atomic::AtomicUsize>) {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+async fn silent(address: SocketAddr, tls: Option<TlsAcceptor>) -> (JoinSet<()>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let (mut task, counted) = (JoinSet::new(), Arc::clone(&count));
@@ -65,7 +62,7 @@ async fn a_peer_that_accepts_and_never_shakes_hands_costs_a_second_and_no_exchan
     let (_peer, count) = silent(address, None).await;
     let traffic = Traffic::start(&mesh, 4);
     eventually("it is tried", async || {
-        (count.load(std::sync::atomic::Ordering::Relaxed) >= 2).then_some(())
+        (count.load(Relaxed) >= 2).then_some(())
     })
     .await;
     mesh.metric_reaches(
@@ -95,7 +92,7 @@ async fn a_peer_that_shakes_hands_and_never_answers_is_given_up_within_seconds()
     let (_peer, count) = silent(address, Some(TlsAcceptor::from(Arc::new(config)))).await;
     let traffic = Traffic::start(&mesh, 8);
     eventually("it is spoken to", async || {
-        (count.load(std::sync::atomic::Ordering::Relaxed) >= 1).then_some(())
+        (count.load(Relaxed) >= 1).then_some(())
     })
     .await;
     mesh.metric_reaches(
