@@ -346,7 +346,7 @@ async fn every_reason_has_its_status_its_problem_and_its_count() {
     }
     assert_eq!(
         shown,
-        Reason::ALL.len() - 3,
+        Reason::ALL.len() - 5,
         "some cannot be shown any more"
     );
     scene.ingress.assert_alive().await;

@@ -240,11 +240,10 @@ fn reloads() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_reloads_are_felt_by_nobody() {
     let echo = Behaviour::script(async |mut wire| {
-        wire.head().await;
-        wire.write(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-        )
-        .await;
+        let Some(head) = wire.head().await else {
+            return;
+        };
+        wire.write(crate::websocket::agreed(&head)).await;
         while wire.more().await.unwrap_or(false) {
             let piece = std::mem::take(&mut wire.read);
             wire.write(&piece).await;
@@ -277,7 +276,8 @@ async fn hundreds_of_reloads_are_felt_by_nobody() {
     for _ in 0..4 {
         let mut talk = Wire::connect(door).await;
         talk.write(
-            "GET /talk HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET /talk HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .await;
         assert_eq!(soon("a head", talk.head()).await.unwrap().status(), 101);
