@@ -121,8 +121,8 @@ async fn nginx_calls_nginx_by_two_sidecars_on_connections_that_are_kept() {
         Some(text.len().to_string().as_str())
     );
     assert!(head.body.is_empty());
-    // On a connection of its own: nginx answers before it has read this, which may end the one that it came on.
-    let echo = mesh.post("/orders/echo", vec![b'x'; 2 << 20]).await;
+    // Small: nginx answers before it has read a body, and a large one would be cut.
+    let echo = ask("POST", "/orders/echo", "identity", vec![b'x'; 2000]).await;
     assert_eq!(echo.text(), "POST orders");
     let absent = ask("GET", "/orders/none", "identity", vec![]).await;
     assert_eq!((absent.code(), absent.reason()), (404, None));
@@ -136,7 +136,7 @@ async fn nginx_calls_nginx_by_two_sidecars_on_connections_that_are_kept() {
     for directory in [&front, &behind] {
         let (connections, requests) = seen(directory);
         assert_eq!(requests, 104);
-        // A refused or large body may cost one; the rest is kept.
+        // A few, because a core has its own and an unread body may cost one.
         assert!(connections <= 6, "{connections} connections");
     }
 }
