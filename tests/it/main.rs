@@ -14,6 +14,8 @@ mod discovery;
 mod drain;
 mod errors;
 mod failing;
+mod faults;
+mod foreign;
 mod forge;
 mod gateway_tls;
 mod grpc;

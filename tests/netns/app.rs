@@ -24,21 +24,30 @@ pub(crate) enum Does {
 pub(crate) struct App {
     /// From where it was called, in order.
     callers: Arc<Mutex<Vec<SocketAddr>>>,
+    /// What HTTP was asked, such as `GET /`.
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl App {
     pub(crate) fn start(host: &Host, address: &str, does: Does) -> Self {
         let callers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
         let listener = host.run(|| TcpListener::bind(address).unwrap());
-        let seen = Arc::clone(&callers);
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (seen, asked) = (Arc::clone(&callers), Arc::clone(&requests));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 seen.lock().unwrap().push(stream.peer_addr().unwrap());
                 // A client that goes away is no failure of the app.
-                std::thread::spawn(move || does.serve(stream));
+                let asked = Arc::clone(&asked);
+                std::thread::spawn(move || does.serve(stream, &asked));
             }
         });
-        Self { callers }
+        Self { callers, requests }
+    }
+
+    /// The requests so far.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 
     pub(crate) fn callers(&self) -> Vec<SocketAddr> {
@@ -47,7 +56,7 @@ impl App {
 }
 
 impl Does {
-    fn serve(self, mut stream: TcpStream) -> std::io::Result<()> {
+    fn serve(self, mut stream: TcpStream, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
         match self {
             Self::Greet(words) => {
                 stream.write_all(words.as_bytes())?;
@@ -62,6 +71,8 @@ impl Does {
                     if head.is_empty() {
                         return Ok(());
                     }
+                    let words: Vec<&str> = head.split(' ').take(2).collect();
+                    asked.lock().unwrap().push(words.join(" "));
                     let caller = field(&head, "x-forwarded-client-cert").unwrap_or("nobody");
                     let body = format!("{name} called by {caller}");
                     write!(
@@ -127,7 +138,15 @@ pub(crate) fn get(host: &Host, to: &str, name: &str) -> std::io::Result<Answer> 
 
 /// The same on a connection that is there.
 pub(crate) fn get_on(stream: &mut TcpStream, name: &str, path: &str) -> std::io::Result<Answer> {
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {name}\r\n\r\n")?;
+    ask_on(stream, &format!("GET {path}"), name)
+}
+
+/// Any request without a body, such as `POST /`.
+pub(crate) fn ask_on(stream: &mut TcpStream, what: &str, name: &str) -> std::io::Result<Answer> {
+    write!(
+        stream,
+        "{what} HTTP/1.1\r\nhost: {name}\r\ncontent-length: 0\r\n\r\n"
+    )?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader)?;
     let broken = || std::io::Error::other(format!("no answer: {head:?}"));

@@ -1,4 +1,5 @@
-//! Interception as it is in use: hosts of their own with real rules, real sidecars, and apps that know nothing of either.
+//! Interception as it is in use: hosts of their own with real rules, real sidecars, and apps that know nothing of either. And
+//! a cable that is cut between them.
 //! Needs root; where CI runs it is an error not to have it, elsewhere the tests say that they were left out.
 
 #![allow(clippy::unwrap_used)]
@@ -6,6 +7,7 @@
 mod app;
 mod egress;
 mod ground;
+mod half_open;
 mod mesh;
 mod plaintext;
 mod rules;

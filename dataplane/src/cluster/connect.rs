@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::http1::{Connection, Handle, Peer, Wire};
-use crate::identity::{Alpn, Identity, PeerProblem, server_name};
+use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, server_name};
 use crate::reason::Reason;
 
 /// How long a peer may leave what we sent without an acknowledgement.
@@ -160,9 +160,21 @@ async fn dial(
                 _ => Reason::TlsFailed,
             };
             let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
-            tracing::warn!(service = %spec.name, endpoint = %address, expected = expected.as_str(), problem = %words,
-                "the handshake with a peer failed");
+            warn(spec, address, &words);
             Err(Error::not_processed(reason, format!("{address}: {words}")))
         }
     }
+}
+
+/// Notes that a peer refused us, if that is what the error says. In TLS 1.3 our handshake is over before the peer has looked
+/// at our certificate, and exchanges that are answered elsewhere leave no trace of its verdict.
+pub(crate) fn refused(spec: &Spec, address: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+    if let Some(problem @ PeerProblem::Refused(_)) = PeerProblem::from_error(error) {
+        warn(spec, address, &problem.to_string());
+    }
+}
+
+fn warn(spec: &Spec, address: SocketAddr, words: &str) {
+    let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
+    tracing::warn!(service = %spec.name, endpoint = %address, expected, problem = words, "the handshake with a peer failed");
 }

@@ -57,7 +57,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
-            timeout: Period::seconds(2),
+            timeout: Period::seconds(3),
             attempts: 2,
             min_ttl: Period::seconds(1),
             max_ttl: Period::seconds(5),

@@ -24,7 +24,7 @@ use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
-use crate::cluster::{Cluster, connect, departure};
+use crate::cluster::{Cluster, Spec, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -356,7 +356,8 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
     let Some((connection, flusher, load)) = driven else {
         return;
     };
-    let in_order = drive(connection, &flusher, &load, endpoint.address).await;
+    let (spec, address) = (&cluster.spec, endpoint.address);
+    let in_order = drive(connection, &flusher, &load, spec, address).await;
     load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
@@ -420,6 +421,7 @@ async fn drive(
     mut connection: Connection,
     flusher: &Flusher,
     load: &Load,
+    spec: &Spec,
     address: std::net::SocketAddr,
 ) -> bool {
     let mut watch = Watch::new(connection.ping_pong());
@@ -445,7 +447,8 @@ async fn drive(
             tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
             return Poll::Ready(false);
         }
-        ended.map(|ended| ended.is_ok())
+        let tell = |error: &h2::Error| connect::refused(spec, address, error);
+        ended.map(|ended| ended.inspect_err(tell).is_ok())
     })
     .await
 }

@@ -26,6 +26,8 @@ pub(crate) enum Mood {
     Empty,
     /// It says nothing at all.
     Silent,
+    /// It answers from the names it has, this much later.
+    Slow(Duration),
 }
 
 /// A SRV record: priority, weight, port and host.
@@ -126,6 +128,10 @@ impl RequestHandler for Answers {
         let Some((code, records, authority)) = reply else {
             return nothing(request);
         };
+        let mood = self.0.lock().unwrap().mood;
+        if let Mood::Slow(delay) = mood {
+            tokio::time::sleep(delay).await;
+        }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
         metadata.response_code = code;
@@ -168,7 +174,7 @@ impl State {
         };
         let key = name.to_ascii().to_ascii_lowercase();
         let known = self.names.get(key.trim_end_matches('.'));
-        if let (Mood::Answer, RecordType::SRV, Some(instances)) = (
+        if let (Mood::Answer | Mood::Slow(_), RecordType::SRV, Some(instances)) = (
             self.mood,
             wanted,
             self.instances.get(key.trim_end_matches('.')),
@@ -184,7 +190,7 @@ impl State {
         match (self.mood, known) {
             (Mood::Silent, _) => None,
             (Mood::ServFail, _) => Some((ResponseCode::ServFail, vec![], vec![])),
-            (Mood::Answer, Some(addresses)) => {
+            (Mood::Answer | Mood::Slow(_), Some(addresses)) => {
                 let records: Vec<Record> = addresses
                     .iter()
                     .filter_map(|address| match (wanted, *address) {
@@ -198,7 +204,7 @@ impl State {
                 Some((ResponseCode::NoError, records, authority))
             }
             (Mood::Empty, _) => Some((ResponseCode::NoError, vec![], soa())),
-            (Mood::NxDomain, _) | (Mood::Answer, None) => {
+            (Mood::NxDomain, _) | (Mood::Answer | Mood::Slow(_), None) => {
                 Some((ResponseCode::NXDomain, vec![], soa()))
             }
         }

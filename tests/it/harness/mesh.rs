@@ -79,6 +79,8 @@ pub(crate) struct Spec {
     collector: bool,
     tls: bool,
     workers: usize,
+    /// By instance, such as `orders-0`.
+    environment: Vec<(String, Vec<(String, String)>)>,
 }
 
 /// A mesh to be.
@@ -144,6 +146,14 @@ impl Builder {
         self
     }
 
+    /// More of the environment of the sidecar of an instance, such as `orders-0`.
+    pub(crate) fn environment(mut self, instance: &str, variables: &[(String, String)]) -> Self {
+        self.0
+            .environment
+            .push((instance.to_owned(), variables.to_vec()));
+        self
+    }
+
     /// Starts everything and waits until everything is ready.
     pub(crate) async fn start(self) -> Mesh {
         Mesh::start(self.0).await
@@ -193,6 +203,7 @@ impl Mesh {
             collector: false,
             tls: false,
             workers: 2,
+            environment: Vec::new(),
         })
     }
 
@@ -445,11 +456,17 @@ impl Mesh {
 
     /// Starts the sidecar of an instance again.
     pub(crate) async fn restart_sidecar(&mut self, service: &str, number: usize) {
+        self.respawn_sidecar(service, number).await;
+        let host = self.replica(service, number).host;
+        self.until_ready(host, service).await;
+    }
+
+    /// The same, when it is not known that it gets ready.
+    pub(crate) async fn respawn_sidecar(&mut self, service: &str, number: usize) {
         let place = self.place(service, number);
         self.replicas[place].sidecar.kill();
         let host = self.replicas[place].host;
         self.replicas[place].sidecar = self.spawn_sidecar(service, number, host).await;
-        self.until_ready(host, service).await;
     }
 
     /// An instance of a service that has no replicas, as `weft run FLAGS -- COMMAND`. In DNS, and not waited for.
@@ -512,13 +529,19 @@ impl Mesh {
 
     async fn spawn_proxy(&self, name: &str, service: &str, arguments: &[String]) -> Process {
         let directory = self.directory.path();
+        let of_instance = self.spec.environment.iter().filter(|(of, _)| of == name);
+        let mut environment: Vec<(&str, &str)> = of_instance
+            .flat_map(|(_, variables)| variables)
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
         if self.spec.ca.is_none() {
             let leaf = self.authority.service(service);
             self.authority.write(&leaf, &directory.join(name));
-            return Process::start(directory, name, arguments, &[]);
+            return Process::start(directory, name, arguments, &environment);
         }
         let token = self.join_token(service).await;
-        Process::start(directory, name, arguments, &[("WEFT_JOIN_TOKEN", &token)])
+        environment.push(("WEFT_JOIN_TOKEN", &token));
+        Process::start(directory, name, arguments, &environment)
     }
 
     /// A join token of the CA process.

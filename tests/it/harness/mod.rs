@@ -19,6 +19,7 @@ pub(crate) mod load;
 pub(crate) mod mesh;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod tools;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};

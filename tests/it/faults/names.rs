@@ -1,0 +1,75 @@
+//! A DNS server that is slow, and one that changes its mind. (One that fails, is silent, or denies a name for good is told
+//! of in `discovery`.)
+
+use std::time::{Duration, Instant};
+
+use super::Traffic;
+use crate::harness::{Mesh, Mood, Service, eventually, within};
+
+async fn orders(replicas: u8) -> Mesh {
+    Mesh::new()
+        .service(Service::new("orders").replicas(replicas))
+        .route("/orders/*", "orders")
+        .start()
+        .await
+}
+
+/// May fail: what a process is asked that has just started and does not know yet where its services are. A new replica is seen
+/// later than usual, by the time that an answer takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_take_two_seconds_to_resolve_make_no_exchange_wait() {
+    let mut mesh = orders(1).await;
+    mesh.dns.mood(Mood::Slow(Duration::from_secs(2)));
+    let traffic = Traffic::start(&mesh, 4);
+    let added = mesh.add_replica("orders").await;
+    mesh.dns.add("orders", mesh.replica("orders", added).host);
+    within(Duration::from_secs(12), "it is used", async || {
+        (mesh.origin("orders", added).total() > 0).then_some(())
+    })
+    .await;
+    traffic.more(100).await;
+    // Half of what one question takes.
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(Duration::from_secs(1));
+    outcome.assert_nothing_twice(&mesh, "orders");
+    let failing = mesh
+        .metric(mesh.ingress_host(), "weft_discovery_failing", &[])
+        .await;
+    assert!(failing < 0.5, "slow is not away");
+    // Who starts now does not keep everybody waiting for one name, and says so.
+    mesh.restart_ingress().await;
+    eventually("the new gateway knows where to go", async || {
+        let reply = mesh.get("/orders/1").await;
+        if reply.code() == 200 {
+            return Some(());
+        }
+        assert_eq!(reply.reason(), Some("no_endpoints"), "{}", reply.text());
+        None
+    })
+    .await;
+}
+
+/// May fail: nothing. A name that is there every now and then is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_comes_and_goes_for_longer_than_absence_is_believed_after_is_there() {
+    let mesh = orders(2).await;
+    let traffic = Traffic::start(&mesh, 4);
+    let begun = Instant::now();
+    let (mut denials, mut moods) = (0, [Mood::NxDomain, Mood::Answer].into_iter().cycle());
+    // Absence is believed after ten seconds.
+    while begun.elapsed() < Duration::from_secs(13) {
+        let mood = moods.next().unwrap();
+        mesh.dns.mood(mood);
+        // Both families, by the gateway and by each of two sidecars: everybody has heard it about once.
+        eventually("the resolvers ask", async || {
+            (mesh.dns.asked() >= 6).then_some(())
+        })
+        .await;
+        denials += usize::from(mood == Mood::NxDomain);
+    }
+    assert!(denials >= 3, "{denials}");
+    traffic.more(50).await;
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(Duration::from_secs(1));
+    outcome.assert_nothing_twice(&mesh, "orders");
+}
