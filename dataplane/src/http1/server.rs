@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::parse::{self, Framing};
 use super::{Connection, Handle, Incoming, Peer, Wire, encode};
 use crate::accept::Io;
-use crate::body::{Body, Length};
+use crate::body::{Body, Frame, Length};
 use crate::core::{LEAVE, Seat};
 use crate::error::Error;
 use crate::http::exchange::{Answer, Request, exchange};
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_millis(50);
 /// How long and how much we read on after an answer that ends the connection, so that the client gets to read it
 /// before a reset (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
@@ -310,11 +310,36 @@ impl Server {
             }
             return ControlFlow::Break(());
         }
-        if keep_alive && self.connection.borrow().is_complete() {
+        // A bool of its own: nothing may be borrowed while we wait.
+        let is_complete = self.connection.borrow().is_complete();
+        if keep_alive && (is_complete || Box::pin(self.discard()).await) {
             return ControlFlow::Continue(());
         }
         self.linger().await;
         ControlFlow::Break(())
+    }
+
+    /// Reads what is left of a request that has its answer already, so that the connection can serve the next one: we have
+    /// said that it would. Whether that was not too much.
+    async fn discard(&mut self) -> bool {
+        self.timer.set(Instant::now() + LINGER);
+        let (connection, timer) = (&self.connection, &mut self.timer);
+        let mut discarded = 0;
+        poll_fn(|cx| {
+            if timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            while discarded <= LINGER_BYTES {
+                match ready!(connection.borrow_mut().poll_frame(cx)) {
+                    Some(Ok(Frame::Data(data))) => discarded += data.len(),
+                    Some(Ok(Frame::Trailers(_))) => {}
+                    Some(Err(_)) => return Poll::Ready(false),
+                    None => return Poll::Ready(true),
+                }
+            }
+            Poll::Ready(false)
+        })
+        .await
     }
 
     /// Ends the connection so that what was sent arrives: FIN first, then read on for a while.

@@ -53,6 +53,33 @@ fn an_answer_that_ends_early_ends_both_connections() {
 }
 
 #[test]
+fn a_client_whose_upload_was_answered_early_can_ask_again() {
+    story(async {
+        let origin = Origin::new().await;
+        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let mut client = stage.client().await;
+        let size = 2 << 20;
+        client
+            .send(&format!(
+                "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {size}\r\n\r\n"
+            ))
+            .await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint
+            .send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await;
+        let got = client.read_to("\r\n\r\nok").await;
+        assert!(!got.contains("connection: close"), "{got}");
+        client.send(&"x".repeat(size)).await;
+        client.send("GET /2 HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        assert_eq!(endpoint.rest().await, "", "not kept in mid-request");
+        let mut endpoint = origin.accept().await;
+        assert!(endpoint.head().await.starts_with("GET /2 "));
+    });
+}
+
+#[test]
 fn an_answer_that_ends_early_is_whole_over_http2() {
     story(async {
         let origin = Origin::new().await;
