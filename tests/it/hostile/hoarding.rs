@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -43,6 +44,10 @@ async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<AtomicUsize>) {
 async fn converse(mut stream: TcpStream, sent: &AtomicUsize) -> Option<()> {
     static PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
     stream.set_nodelay(true).ok()?;
+    // So that what is sent was taken, and does not lie in this host's own buffers: they can hold all of it.
+    SockRef::from(&stream)
+        .set_send_buffer_size(PIECE.len())
+        .ok()?;
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
