@@ -6,7 +6,7 @@
 //! they are, endpoints that are to take nothing new, and, where a membership has tiers or zones, how much each of these
 //! gets.
 //!
-//! To add a policy: a file here, a name in [`config`] and an arm in [`picker`].
+//! To add a policy: a file here, a name in [`config`] and an arm in `picker`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

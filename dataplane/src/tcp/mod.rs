@@ -1,8 +1,8 @@
 //! Opaque TCP: connections whose bytes are none of ours to understand.
 //!
-//! The path of one: [`serve`] has it from the listener, or [`tunnel`] from a stream of a peer's HTTP/2 connection;
-//! [`forward`] decides whether it may and [`reach`](reach::reach)es an endpoint, in a CONNECT tunnel where that is of the
-//! mesh; [`copy`](copy::copy) moves the bytes. It counts as one exchange of its service: established is 200, and its
+//! The path of one: `serve` has it from the listener, or `tunnel` from a stream of a peer's HTTP/2 connection;
+//! `forward` decides whether it may and `reach` finds an endpoint, in a CONNECT tunnel where that is of the
+//! mesh; `copy` moves the bytes. It counts as one exchange of its service: established is 200, and its
 //! latency is the time until then.
 
 mod account;
