@@ -564,18 +564,7 @@ async fn attempt(
     };
     let answered =
         http1::client::exchange(&connection, head, body, false, &limits, interim, told).await?;
-    let body = match answered.framing {
-        Framing::None | Framing::Length(0) => Body::Empty,
-        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-    };
-    Ok(Answered {
-        status: answered.status,
-        headers: answered.headers,
-        body,
-        request: answered.request,
-        lease: answered.keep_alive.then_some(connection),
-        upgraded: None,
-    })
+    Ok(Answered::over_http1(answered, connection))
 }
 
 /// An endpoint's answer before it is anybody's.
@@ -591,6 +580,22 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// One that comes over this HTTP/1.1 connection and leaves it what it is.
+    pub(super) fn over_http1(answered: http1::client::Answered, connection: Handle) -> Self {
+        let body = match answered.framing {
+            Framing::None | Framing::Length(0) => Body::Empty,
+            framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
+        };
+        Self {
+            status: answered.status,
+            headers: answered.headers,
+            body,
+            request: answered.request,
+            lease: answered.keep_alive.then_some(connection),
+            upgraded: None,
+        }
+    }
+
     /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
     fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
         // An app that says so is not believed: there is no sidecar that would have taken it out.

@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
-use crate::http1::{self, Framing, Handle, Incoming, Peer};
+use crate::http1::{self, Handle, Peer};
 use crate::http2::client::Room;
 use crate::http2::{self, Received};
 use crate::tcp::copy::{Patience, copy};
@@ -158,18 +158,7 @@ async fn over_http1(
             upgraded: Some(Box::new(End::upgraded(connection))),
         });
     }
-    let body = match answered.framing {
-        Framing::None | Framing::Length(0) => Body::Empty,
-        framing => Body::Http1(Incoming::new(Rc::clone(&connection), framing)),
-    };
-    Ok(Answered {
-        status: answered.status,
-        headers: answered.headers,
-        body,
-        request: answered.request,
-        lease: answered.keep_alive.then_some(connection),
-        upgraded: None,
-    })
+    Ok(Answered::over_http1(answered, connection))
 }
 
 /// Runs a tunnel to its end; `answer` is the exchange's, which is told what moved.
