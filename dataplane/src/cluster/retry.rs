@@ -29,6 +29,9 @@ const MOST_BACKOFF: Duration = Duration::from_millis(250);
 /// More attempts than this are never a cure.
 const MOST_ATTEMPTS: u32 = 10;
 
+/// Endpoints that are remembered to have failed. Beyond them any may be picked again.
+const MOST_TRIED: usize = 8;
+
 /// However long an endpoint asks us to wait, we take it for no longer than this.
 const MOST_PUSHBACK: Duration = Duration::from_secs(30);
 
@@ -288,6 +291,34 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// The attempts of one exchange, or of one connection, that have failed.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// The endpoints, the first of them.
+    endpoints: [u64; MOST_TRIED],
+    count: u32,
+}
+
+impl Tried {
+    /// Where that was, as far as it is remembered.
+    pub(crate) fn endpoints(&self) -> &[u64] {
+        &self.endpoints[..(self.count as usize).min(MOST_TRIED)]
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// One more, at this endpoint.
+    pub(crate) fn add(&mut self, endpoint: u64) {
+        if let Some(free) = self.endpoints.get_mut(self.count as usize) {
+            *free = endpoint;
+        }
+        self.count += 1;
+    }
+}
+
 /// What a [`Budget`] may give.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -359,6 +390,18 @@ mod tests {
             .build(&Path::root(), &mut problems)
             .unwrap()
             .limits
+    }
+
+    #[test]
+    fn endpoints_that_failed_are_remembered_up_to_a_bound_and_counted_beyond() {
+        let mut tried = Tried::default();
+        assert_eq!((tried.endpoints(), tried.count()), ([].as_slice(), 0));
+        tried.add(7);
+        tried.add(3);
+        assert_eq!((tried.endpoints(), tried.count()), ([7, 3].as_slice(), 2));
+        (10..20).for_each(|endpoint| tried.add(endpoint));
+        assert_eq!(tried.endpoints(), [7, 3, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(tried.count(), 12);
     }
 
     fn take_all(budget: &Budget, now: Instant) -> usize {
