@@ -15,16 +15,14 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_runtime::backoff::Backoff;
 use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::window::{SPAN, Window};
 
-/// The longest wait before the first retry; it doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_millis(25);
-
-/// The longest wait before any retry.
-const MOST_BACKOFF: Duration = Duration::from_millis(250);
+/// Waits before retries. Full jitter, because those who failed together must not come back together.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(250), 1.0);
 
 /// More attempts than this are never a cure.
 const MOST_ATTEMPTS: u32 = 10;
@@ -365,17 +363,9 @@ impl Budget {
     }
 }
 
-/// How long to wait before retry number `retry` (from 1): anything up to 25 ms, 50 ms, … 250 ms. Full jitter, because
-/// those who failed together must not come back together.
+/// How long to wait before retry number `retry` (from 1): anything up to 25 ms, 50 ms, … 250 ms.
 pub fn backoff(retry: u32, random: u64) -> Duration {
-    let most = FIRST_BACKOFF
-        .saturating_mul(
-            1_u32
-                .checked_shl(retry.saturating_sub(1))
-                .unwrap_or(u32::MAX),
-        )
-        .min(MOST_BACKOFF);
-    most.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
+    BACKOFF.delay(retry, (random >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 #[cfg(test)]
@@ -472,8 +462,8 @@ mod tests {
     fn backoff_is_full_jitter_up_to_a_quarter_second() {
         for (retry, most) in [(1, 25), (2, 50), (3, 100), (4, 200), (5, 250), (99, 250)] {
             let most = Duration::from_millis(most);
-            assert_eq!(backoff(retry, 0), Duration::ZERO);
-            assert!(backoff(retry, u64::MAX) <= most);
+            assert_eq!(backoff(retry, 0), most);
+            assert!(backoff(retry, u64::MAX) < Duration::from_micros(1));
             let half = backoff(retry, 1 << 63);
             assert!(
                 half.abs_diff(most / 2) < Duration::from_micros(1),
