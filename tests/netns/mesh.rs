@@ -7,7 +7,7 @@ use super::app::{App, Does, breaks, connect, connect_as, get, get_on, rest, take
 use super::ground::{self, APP};
 use super::{ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says};
 
-const CALLER: &str = "URI=spiffe://test.internal/service/storefront";
+const CALLER: &str = "URI=spiffe://shop.internal/service/storefront";
 
 /// The exchange that every test of this file is about.
 fn speaks(world: &World, to: &str, name: &str) {
