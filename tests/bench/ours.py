@@ -5,6 +5,8 @@ import json, os, subprocess
 
 
 class Weft:
+    tcp = True  # knows the option of that name, see `more`
+
     def why_not(self, scenario, o):
         v = "OURS_SIDECAR" if o["kind"] == "mesh" else "OURS_GATEWAY"
         if not os.environ.get(v):
@@ -37,9 +39,11 @@ class Weft:
         peers = [(ip, c.port + 1) for ip in c.replicas]
         c.mtls_ports = peers
         ingress_certificate(c)
-        app = {"protocol": "grpc" if o["proto"] == "h2" else "http", "port": c.app[1]}
+        # Opaque TCP has a port of its own in its callers' sidecar, which is where the load goes then.
+        way_out, http_out = ({"listen": f"127.0.0.1:{c.port}"}, c.port + 4) if o.get("tcp") else ({"hosts": ["127.0.0.1", "bench"]}, c.port)
+        app = {"protocol": "tcp" if o.get("tcp") else "grpc" if o["proto"] == "h2" else "http", "port": c.app[1], **way_out}
         services = {"client": {"identity": "spiffe://bench.local/ns/default/sa/client", "endpoints": ["127.0.0.1:9"]},
-                    "server": {"identity": "spiffe://bench.local/ns/default/sa/server", "hosts": ["127.0.0.1", "bench"], "endpoints": [f"{ip}:{port}" for ip, port in peers],
+                    "server": {"identity": "spiffe://bench.local/ns/default/sa/server", "endpoints": [f"{ip}:{port}" for ip, port in peers],
                                "allow": [{"from": ["client"]}], **app}}
 
         def config(name, identity, admin, outbound, inbound, **more):
@@ -51,7 +55,7 @@ class Weft:
 
         col = config("collector.yaml", c.dir / "ingress", c.port + 12, c.port + 5, c.port + 6, ingress={"listeners": [{"name": "unused", "address": f"127.0.0.1:{c.port + 7}"}]})
         inb = config("inbound.yaml", f"{c.certs}/server", c.port + 11, c.port + 2, c.port + 1)
-        out = config("outbound.yaml", f"{c.certs}/client", c.port + 10, c.port, c.port + 3)
+        out = config("outbound.yaml", f"{c.certs}/client", c.port + 10, http_out, c.port + 3)
         weft = os.environ["OURS_SIDECAR"]
         return [dict(role="collector", cmd=[weft, "ingress", "--config", col], wait=("127.0.0.1", c.port + 9), count=False, cpu=os.environ.get("BENCH_CPU_LOAD", "1")),
                 dict(role="inbound", cmd=[weft, "sidecar", "--service", "server", "--config", inb], wait=peers[0]),
