@@ -491,7 +491,7 @@ pub(crate) fn ask(
     head: &Head,
     body: Body,
     tls: bool,
-    told: &Told,
+    told: &Told<'_>,
 ) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
@@ -591,7 +591,7 @@ pub(crate) async fn extended_connect(
     room: Room,
     head: &Head,
     tls: bool,
-    told: &Told,
+    told: &Told<'_>,
 ) -> Result<Connected, Error> {
     let side = Side::Endpoint;
     let mut request = request(head, Length::None, tls, told)?;
@@ -617,7 +617,7 @@ pub(crate) async fn extended_connect(
     })
 }
 
-fn request(head: &Head, length: Length, tls: bool, told: &Told) -> Result<Request<()>, Error> {
+fn request(head: &Head, length: Length, tls: bool, told: &Told<'_>) -> Result<Request<()>, Error> {
     let mut parts = Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(head.authority.clone());
