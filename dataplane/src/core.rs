@@ -317,6 +317,14 @@ impl Core {
         Arc::clone(self.plan.borrow_mut().load())
     }
 
+    /// The plan of this moment, if it is another one. Counting a reference costs more than comparing, and nearly always
+    /// it is the same.
+    pub(crate) fn plan_after(&self, before: &Arc<Plan>) -> Option<Arc<Plan>> {
+        let mut plan = self.plan.borrow_mut();
+        let plan = plan.load();
+        (!Arc::ptr_eq(before, plan)).then(|| Arc::clone(plan))
+    }
+
     /// Whether peers are to be told that this process is about to stop.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.get()

@@ -20,7 +20,7 @@ use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::http1::{Connection, Handle, Peer, Wire};
+use crate::http1::{Connection, Handle, Peer};
 use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, server_name};
 use crate::reason::Reason;
 
@@ -55,10 +55,7 @@ async fn wait_or_open(
             .await?
             .holding(held),
     };
-    Ok(Rc::new(RefCell::new(Connection::new(
-        Wire::new(io),
-        Peer::Endpoint,
-    ))))
+    Ok(Rc::new(RefCell::new(Connection::new(io, Peer::Endpoint))))
 }
 
 /// A connection for HTTP/2 exchanges.

@@ -96,9 +96,8 @@ impl Caller {
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it
     /// never sees two plans. A listener that a new plan no longer has stays as it was for its last connections.
     pub(crate) fn site(&self) -> Arc<Site> {
-        let plan = self.core.plan();
         let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(&current.0, &plan) {
+        if let Some(plan) = self.core.plan_after(&current.0) {
             if let Some(site) = plan.site(&current.1.name) {
                 current.1 = Arc::clone(site);
             }
