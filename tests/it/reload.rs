@@ -364,7 +364,7 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
     }
     seen.stop.store(true, Relaxed);
     callers.join_all().await;
-    let wrong = seen.wrong.lock().unwrap();
+    let wrong = std::mem::take(&mut *seen.wrong.lock().unwrap());
     assert!(wrong.is_empty(), "{wrong:#?}");
     // The mesh has made as many plans as there were changes, and none was passed over.
     let made = generation(&mesh, mesh.ingress_host()).await;
