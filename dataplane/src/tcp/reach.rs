@@ -16,6 +16,7 @@ use crate::balance::Ask;
 use crate::cluster::limits::{NoEndpoint, Patience};
 use crate::cluster::{Cluster, connect, retry};
 use crate::core::Core;
+use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::gate::Slot;
@@ -101,8 +102,17 @@ async fn attempts(
         };
         let endpoint = Arc::clone(flight.endpoint());
         account.tries(endpoint.address, retries + 1);
+        let is_timed = spec.balance.is_timed();
+        let watch = is_timed.then(|| Stopwatch::start(&endpoint, Instant::now()));
         let attempt = attempt(core, cluster, &endpoint, now, patience).await;
         let random = fastrand::u64(..);
+        if let Some(watch) = watch {
+            let outcome = match &attempt {
+                Ok(_) => Some(Outcome::Success),
+                Err(failed) => failed.outcome(),
+            };
+            watch.stop(outcome, Instant::now());
+        }
         let failed = match attempt {
             Ok(end) => {
                 cluster
