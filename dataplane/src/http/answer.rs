@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use super::Caller;
 use super::exchange::Answer;
 use super::hop;
+use super::verdict::GRPC_STATUS;
 use crate::authn;
 use crate::body::Body;
 use crate::error::{Error, Retry};
@@ -16,7 +17,6 @@ use crate::plan::{Rule, Site};
 
 /// The reason's code, also where there is no body to look into (HEAD, gRPC).
 pub(crate) const REASON: HeaderName = HeaderName::from_static("weft-reason");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

@@ -10,6 +10,10 @@ use crate::body::{Body, Frame};
 use crate::error::Error;
 use crate::http1::{Framing, Handle, encode};
 
+/// The first piece of a body goes to h2 without asking for the window when it is no larger than this: asking costs as much
+/// as sending, and h2 holds what the window does not take.
+const FIRST_BYTES: usize = 16 * 1024;
+
 /// Where a body goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
@@ -133,13 +137,13 @@ impl Relay {
         let broken = |error: h2::Error| Failed::Sink(error.to_string());
         while !self.finished {
             if !self.waiting.is_empty() {
-                if self.moved == 0 && self.source.is_end() {
-                    // All of it in one piece: h2 holds what the window does not take yet, which we would do otherwise.
+                if self.moved == 0 && (self.waiting.len() <= FIRST_BYTES || self.source.is_end()) {
+                    // All of it in one piece is held either way, by h2 or by us.
                     self.moved = self.waiting.len() as u64;
-                    self.finished = true;
-                    let whole = std::mem::take(&mut self.waiting);
-                    stream.send_data(whole, true).map_err(broken)?;
-                    break;
+                    self.finished = self.source.is_end();
+                    let piece = std::mem::take(&mut self.waiting);
+                    stream.send_data(piece, self.finished).map_err(broken)?;
+                    continue;
                 }
                 if stream.capacity() < self.waiting.len() {
                     stream.reserve_capacity(self.waiting.len());

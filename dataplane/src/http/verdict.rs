@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::body::Frame;
 use crate::cluster::Cluster;
@@ -15,6 +15,8 @@ use crate::error::Error;
 use crate::health::outlier::{judge_grpc, judge_status};
 use crate::timer;
 
+/// What a call has ended with, in the trailers or in a head that nothing follows.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// `UNKNOWN`: what a call without a status has ended with.
 const UNKNOWN: u8 = 2;
 
@@ -27,7 +29,8 @@ pub(crate) fn of_head(
     whole: bool,
 ) -> Option<Outcome> {
     if !grpc || status != StatusCode::OK {
-        let sheds = headers.contains_key(header::RETRY_AFTER);
+        let is_error = status.is_client_error() || status.is_server_error();
+        let sheds = is_error && headers.contains_key(header::RETRY_AFTER);
         return Some(judge_status(status, sheds));
     }
     match grpc_status(headers) {
@@ -38,7 +41,7 @@ pub(crate) fn of_head(
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    let text = headers.get("grpc-status")?.to_str().ok()?;
+    let text = headers.get(GRPC_STATUS)?.to_str().ok()?;
     // What is no number is no status that we could know.
     Some(text.parse().unwrap_or(UNKNOWN))
 }
