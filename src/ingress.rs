@@ -49,15 +49,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
         });
         let collecting = collecting(&start.checked, start.host).map(|address| {
             let collector = Collector::new();
-            let mut admin = start.checked.admin.address();
-            if let Some(host) = start.host {
-                admin.set_ip(host);
-            }
-            collector.include(
-                INGRESS,
-                &format!("{INGRESS} at {admin}"),
-                Arc::clone(&running.process.registry),
-            );
+            let registry = Arc::clone(&running.process.registry);
+            collector.include(INGRESS, &start.instance(INGRESS), registry);
             let shown = Arc::clone(&collector);
             running.metrics.on_render(Box::new(move || shown.publish()));
             let shown = Arc::clone(&collector);

@@ -1,7 +1,7 @@
 //! What every role does around its work: read and check the file, start the log, the metrics and the admin pages, follow
 //! the file, drain on a signal.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -112,6 +112,23 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
         checked,
         log: Some(log),
     })
+}
+
+impl Start {
+    /// What this instance of a service is called where all of them are seen together.
+    pub(crate) fn instance(&self, service: &str) -> String {
+        let admin = self.checked.admin.address();
+        let place = match self.host {
+            Some(host) => SocketAddr::new(host, admin.port()).to_string(),
+            // The loopback of every host has the same address.
+            None if admin.ip().to_canonical().is_loopback() => {
+                let system = rustix::system::uname();
+                format!("{}:{}", system.nodename().to_string_lossy(), admin.port())
+            }
+            None => admin.to_string(),
+        };
+        format!("{service} at {place}")
+    }
 }
 
 /// What ends a process, for who decides how it ends.
@@ -317,21 +334,12 @@ pub(crate) fn follow<T: Send + Sync + 'static>(
     let base = base_of(&path);
     let status = running.status.clone();
     running.process.tasks.spawn("configuration", async move {
-        let refused = |why: String| {
-            tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
-            status.refused(SystemTime::now(), why);
+        let apply = |text: &str| {
+            let checked = check(&name, &base, text).map_err(|problems| problems.render())?;
+            publisher.publish(checked);
+            Ok(())
         };
-        let on_change = |change| match change {
-            watch::Change::Unreadable(why) => refused(format!("{name}: {why}")),
-            watch::Change::Content(text) => match check(&name, &base, &text) {
-                Ok(checked) => {
-                    publisher.publish(checked);
-                    status.loaded(SystemTime::now());
-                }
-                Err(problems) => refused(problems.render()),
-            },
-        };
-        watch::follow(path, &text, watch::EVERY, on_change).await;
+        watch::reload(path, &text, watch::EVERY, status, apply).await;
         Ok::<_, std::convert::Infallible>(())
     });
 }

@@ -1,6 +1,5 @@
 //! `weft sidecar`: the proxy beside one instance of a service.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use weft_dataplane::{dial, node};
 use weft_runtime::config::{Problems, watched};
 use weft_sidecar::{Reporting, report};
 
-use crate::config::{self, Checked, Reader};
+use crate::config::{self, Reader};
 use crate::pages;
 use crate::role::{self, ProxyFlags, Running, Start};
 
@@ -66,7 +65,7 @@ pub(crate) fn work(
         )?;
         checked.sidecar.ok_or_else(Problems::new)
     });
-    let reporting = reporting(&start.checked, &args.service, start.host, &resolver)?;
+    let reporting = reporting(&start, &args.service, &resolver)?;
     let (process, size) = (running.process.clone(), args.flags.size());
     let held = process.drain.guard();
     let listening = node::not_listening(&process);
@@ -84,31 +83,17 @@ pub(crate) fn work(
 }
 
 fn reporting(
-    checked: &Checked,
+    start: &Start,
     service: &str,
-    host: Option<std::net::IpAddr>,
     resolver: &Arc<Resolver>,
 ) -> Result<Option<Reporting>, String> {
-    let Some(collector) = &checked.file.collector else {
+    let Some(collector) = &start.checked.file.collector else {
         return Ok(None);
-    };
-    let admin = checked.admin.address();
-    let place = match host {
-        Some(host) => SocketAddr::new(host, admin.port()).to_string(),
-        // The loopback of every host has the same address.
-        None if admin.ip().to_canonical().is_loopback() => {
-            let name = rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned();
-            format!("{name}:{}", admin.port())
-        }
-        None => admin.to_string(),
     };
     let settings = report::Settings {
         address: collector.address.clone(),
         interval: collector.interval.as_duration(),
-        instance: format!("{service} at {place}"),
+        instance: start.instance(service),
         run: report::draw_run(),
     };
     let (resolver, address) = (Arc::clone(resolver), collector.address.clone());
@@ -120,8 +105,9 @@ fn reporting(
             Ok(stream)
         })
     });
-    let collector = weft_dataplane::identity::SpiffeId::for_service(&checked.trust_domain, INGRESS)
-        .map_err(|error| error.to_string())?;
+    let collector =
+        weft_dataplane::identity::SpiffeId::for_service(&start.checked.trust_domain, INGRESS)
+            .map_err(|error| error.to_string())?;
     Ok(Some(Reporting {
         settings,
         collector,

@@ -53,7 +53,7 @@ pub(crate) fn story(tale: impl Future<Output = ()>) {
 }
 
 /// Waits until it is so.
-pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < HANGS / 2, "still not so: {what}");
@@ -187,6 +187,30 @@ impl Drop for Stage {
     }
 }
 
+/// One origin, and a stage in front of it.
+pub(crate) async fn scene(speaks: Speaks) -> (Origin, Stage) {
+    scene_with(speaks, |_| ()).await
+}
+
+/// The same, with changes.
+pub(crate) async fn scene_with(
+    speaks: Speaks,
+    change: impl FnOnce(&mut Setting),
+) -> (Origin, Stage) {
+    let origin = Origin::new().await;
+    let stage = Stage::with(speaks, &[origin.address], change).await;
+    (origin, stage)
+}
+
+/// A client that has sent this, and the connection of the endpoint, which has read a head of it.
+pub(crate) async fn asked(stage: &Stage, origin: &Origin, request: impl AsRef<[u8]>) -> (Raw, Raw) {
+    let mut client = stage.client().await;
+    client.send(request).await;
+    let mut endpoint = origin.accept().await;
+    endpoint.head().await;
+    (client, endpoint)
+}
+
 pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
     let (path, mut problems) = (Path::root(), Problems::new());
     Spec {
@@ -246,20 +270,24 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
 /// A plan in which everything that comes to `site` goes to `cluster`.
 pub(crate) fn plan(mut site: Site, cluster: &Arc<Cluster>) -> Plan {
     let (path, mut problems) = (Path::root(), Problems::new());
-    let rule = Rule {
+    let matches = Match::default();
+    site.routes = Table::build(vec![(&path, &matches, rule(cluster))], &mut problems).unwrap();
+    Plan::new(1, vec![Arc::new(site)])
+}
+
+/// Lets everybody go to `cluster`.
+pub(crate) fn rule(cluster: &Arc<Cluster>) -> Arc<Rule> {
+    let (path, mut problems) = (Path::root(), Problems::new());
+    let anybody = Rules::build("orders", &path, &[], &Default::default(), &mut problems);
+    Arc::new(Rule {
         id: Rule::next_id(),
         name: "everything".into(),
         authn: None,
-        authz: Arc::new(
-            Rules::build("orders", &path, &[], &Default::default(), &mut problems).unwrap(),
-        ),
+        authz: Arc::new(anybody.unwrap()),
         limits: Vec::new(),
         target: Arc::clone(cluster),
         purpose: Purpose::Traffic,
-    };
-    let matches = Match::default();
-    site.routes = Table::build(vec![(&path, &matches, Arc::new(rule))], &mut problems).unwrap();
-    Plan::new(1, vec![Arc::new(site)])
+    })
 }
 
 /// Where nobody listens.
@@ -289,6 +317,14 @@ impl Origin {
     /// The next connection, as HTTP/2.
     pub(crate) async fn accept_h2(&self) -> H2Server {
         self.accept_h2_with(|_| ()).await
+    }
+
+    /// The same, for one stream at a time.
+    pub(crate) async fn accept_h2_narrow(&self) -> H2Server {
+        self.accept_h2_with(|builder| {
+            builder.max_concurrent_streams(1);
+        })
+        .await
     }
 
     pub(crate) async fn accept_h2_with(

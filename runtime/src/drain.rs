@@ -186,7 +186,8 @@ impl Watch {
     }
 
     /// Whether everything is to stop. One atomic load.
-    pub fn has_ended(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn has_ended(&self) -> bool {
         self.shared.now.load(Ordering::Acquire) >= Stage::Ended as u8
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_dataplane::authz::Rules;
-use weft_dataplane::cluster::config::{Protocol, local_app};
+use weft_dataplane::cluster::config::{Protocol, Service, local_app};
 use weft_dataplane::cluster::mtls::Permit;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
@@ -41,68 +41,12 @@ impl Design {
         settings: &Settings,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let place = Path::root().key("services");
-        let Some(config) = services.file.get(service) else {
-            let known: Vec<&str> = services.file.keys().map(String::as_str).collect();
-            let cure = match known.as_slice() {
-                [] => "add it".to_owned(),
-                known => format!(
-                    "add it, or start the sidecar with `--service` and one of `{}`",
-                    known.join("`, `")
-                ),
-            };
-            problems.at(
-                &place,
-                format!("there is no service `{service}`, which this sidecar is to stand beside"),
-                cure,
-            );
-            return None;
-        };
-        let at = place.key(service);
-        if !config.is_mesh() {
-            problems.at(
-                &at.key("mesh"),
-                format!("`{service}` is said to have no sidecar, and this is one"),
-                "remove `mesh: false`",
-            );
-            return None;
-        }
+        let at = Path::root().key("services").key(service);
+        let config = Self::find(services, service, problems)?;
         // Checked here so that the plan cannot fail by it.
         rules(services, service, problems)?;
         let address = SocketAddr::new(settings.app, config.app_port());
-        let sidecar = Path::root().key("sidecar");
-        let intercept = sidecar.key("intercept");
-        let own = [
-            (
-                sidecar.key("outbound").key("address"),
-                Some(settings.outbound),
-            ),
-            (
-                sidecar.key("inbound").key("address"),
-                Some(settings.inbound),
-            ),
-            (intercept.key("inbound_port"), settings.plaintext),
-        ];
-        let taken = |own: SocketAddr| overlap(own, address);
-        if let Some((own, _)) = own.into_iter().find(|(_, own)| own.is_some_and(taken)) {
-            problems.conflict(
-                &at.key("port"),
-                &[&own],
-                format!("the app's address `{address}` is taken by the sidecar's own `{own}`"),
-                "give the app and the sidecar different ports",
-            );
-            return None;
-        }
-        for (other, listen) in listens::of(services, settings) {
-            if other != service && overlap(listen, address) {
-                problems.conflict(
-                    &listens::place(other),
-                    &[&at.key("port")],
-                    format!("`{listen}` is taken by the app of `{service}`, which listens on `{address}`"),
-                    "write another port, and have the callers use that",
-                );
-            }
-        }
+        Self::check_port(services, service, settings, address, problems)?;
         // Told where the service is checked, when it is wrong.
         let permit = config.permit(&at, &mut Problems::new());
         if permit.is_some() && settings.plaintext.is_none() {
@@ -120,6 +64,85 @@ impl Design {
             local,
             permit,
         })
+    }
+
+    /// What the file says of its service.
+    fn find<'a>(
+        services: &'a Services,
+        service: &str,
+        problems: &mut Problems,
+    ) -> Option<&'a Service> {
+        let place = Path::root().key("services");
+        let Some(config) = services.file.get(service) else {
+            let known: Vec<&str> = services.file.keys().map(String::as_str).collect();
+            let cure = match known.as_slice() {
+                [] => "add it".to_owned(),
+                known => format!(
+                    "add it, or start the sidecar with `--service` and one of `{}`",
+                    known.join("`, `")
+                ),
+            };
+            problems.at(
+                &place,
+                format!("there is no service `{service}`, which this sidecar is to stand beside"),
+                cure,
+            );
+            return None;
+        };
+        if !config.is_mesh() {
+            problems.at(
+                &place.key(service).key("mesh"),
+                format!("`{service}` is said to have no sidecar, and this is one"),
+                "remove `mesh: false`",
+            );
+            return None;
+        }
+        Some(config)
+    }
+
+    /// Nothing else of this host may stand where its app does; what the sidecar itself needs ends the check.
+    fn check_port(
+        services: &Services,
+        service: &str,
+        settings: &Settings,
+        address: SocketAddr,
+        problems: &mut Problems,
+    ) -> Option<()> {
+        let at = Path::root().key("services").key(service).key("port");
+        let sidecar = Path::root().key("sidecar");
+        let intercept = sidecar.key("intercept");
+        let own = [
+            (
+                sidecar.key("outbound").key("address"),
+                Some(settings.outbound),
+            ),
+            (
+                sidecar.key("inbound").key("address"),
+                Some(settings.inbound),
+            ),
+            (intercept.key("inbound_port"), settings.plaintext),
+        ];
+        let taken = |own: SocketAddr| overlap(own, address);
+        if let Some((own, _)) = own.into_iter().find(|(_, own)| own.is_some_and(taken)) {
+            problems.conflict(
+                &at,
+                &[&own],
+                format!("the app's address `{address}` is taken by the sidecar's own `{own}`"),
+                "give the app and the sidecar different ports",
+            );
+            return None;
+        }
+        for (other, listen) in listens::of(services, settings) {
+            if other != service && overlap(listen, address) {
+                problems.conflict(
+                    &listens::place(other),
+                    &[&at],
+                    format!("`{listen}` is taken by the app of `{service}`, which listens on `{address}`"),
+                    "write another port, and have the callers use that",
+                );
+            }
+        }
+        Some(())
     }
 
     /// Where the app beside it finds the others.

@@ -32,15 +32,14 @@ use weft_dataplane::observe::{
 use weft_dataplane::reason::Reason;
 use weft_proto::report::collector_client::CollectorClient;
 use weft_proto::report::{Certificate, Direction, Edge, ReportRequest, ReportResponse};
+use weft_runtime::backoff::Backoff;
 
-/// How often reports are sent unless the configuration says otherwise.
-pub const INTERVAL: Duration = Duration::from_secs(5);
 /// What one step may take: connecting with its handshakes, or a report with its answer.
 const STEP: Duration = Duration::from_secs(5);
 /// What the last report may take, when the process wants to end.
 const LAST: Duration = Duration::from_secs(1);
-/// Shortest and longest wait before a collector that was away is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Waits before a collector that was away is tried again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10), 0.5);
 /// A connection is made anew after this time, so that the collector sees a certificate that is in force.
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 /// Endpoints in one report; the sick ones come first.
@@ -131,7 +130,7 @@ impl Reporter {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    backoff(self.failures, fastrand::f64())
+                    BACKOFF.delay(self.failures, fastrand::f64())
                 }
             };
             sleep(wait).await;
@@ -276,13 +275,6 @@ impl tower_service::Service<Uri> for Connected {
     }
 }
 
-/// The wait before the next try, after this many failures. `random` is in 0..1.
-fn backoff(failures: u32, random: f64) -> Duration {
-    let (shortest, longest) = BACKOFF;
-    let ceiling = shortest.saturating_mul(1 << failures.min(16)).min(longest);
-    shortest + ceiling.saturating_sub(shortest).mul_f64(random)
-}
-
 /// The interval give or take a tenth, so that a fleet that started together does not report together.
 fn jitter(interval: Duration, random: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * random)
@@ -386,6 +378,8 @@ mod tests {
     use tokio::sync::oneshot;
     use weft_dataplane::observe::EdgeKey;
 
+    const INTERVAL: Duration = Duration::from_secs(5);
+
     fn settings() -> Settings {
         Settings {
             address: "127.0.0.1:15010".into(),
@@ -471,18 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_to_their_bound_and_are_spread() {
-        let ms = |failures, random| backoff(failures, random).as_millis();
-        for (failures, lowest, highest) in [
-            (1, 500, 1_000),
-            (2, 500, 2_000),
-            (4, 500, 8_000),
-            (5, 500, 10_000),
-            (u32::MAX, 500, 10_000),
-        ] {
-            assert_eq!(ms(failures, 0.0), lowest, "{failures}");
-            assert_eq!(ms(failures, 1.0), highest, "{failures}");
-        }
+    fn reports_are_spread_over_their_interval() {
         assert_eq!(jitter(INTERVAL, 0.0), Duration::from_millis(4_500));
         assert_eq!(jitter(INTERVAL, 1.0), Duration::from_millis(5_500));
     }

@@ -125,14 +125,15 @@ impl Install {
         if self.print {
             return Ok(self.printed(&wish));
         }
-        let backend = self.which.found()?;
-        match backend {
-            Backend::Nft => nft::install(&wish).map_err(|failed| failed.to_string())?,
-            Backend::Iptables => install_families(&wish)?,
-        }
-        let tool = match backend {
-            Backend::Nft => "nftables",
-            Backend::Iptables => "iptables",
+        let tool = match self.which.found()? {
+            Backend::Nft => {
+                nft::install(&wish).map_err(|failed| failed.to_string())?;
+                "nftables"
+            }
+            Backend::Iptables => {
+                install_families(&wish)?;
+                "iptables"
+            }
         };
         let steps = wish.steps().into_iter();
         let words = in_words(&steps.map(|step| (step.way, step.words)).collect::<Vec<_>>());

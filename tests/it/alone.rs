@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::forge::{Authority, DOMAIN, service};
+use crate::harness::certs::{Authority, DOMAIN, service};
 
 /// How long anything may take that must happen. Long, because a busy machine is slow; nobody waits for it when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::alone::{Host, IDENTITY, Origin, Reply, Then, Way};
-use crate::forge::{Authority, service};
+use crate::harness::certs::{Authority, service};
 
 const H1: &[&str] = &["http/1.1"];
 const XFCC: &str = "x-forwarded-client-cert";

@@ -130,9 +130,8 @@ async fn kept_connections_are_closed_with_a_word() {
     assert!(mesh.ingress.as_mut().unwrap().end().await.success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_cut_at_the_deadline_is_said() {
-    let mut mesh = draining("delay: 0s, timeout: 1s", 1).await;
+/// A client whose answer has begun and does not go on.
+async fn half_answered(mesh: &Mesh) -> Wire {
     mesh.origin("orders", 0)
         .does(in_two_halves(&Arc::new(Notify::new())));
     let mut client = Wire::connect(mesh.public()).await;
@@ -140,6 +139,13 @@ async fn what_is_cut_at_the_deadline_is_said() {
         .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
         .await;
     assert!(soon("a head", client.head()).await.is_some());
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_at_the_deadline_is_said() {
+    let mut mesh = draining("delay: 0s, timeout: 1s", 1).await;
+    let mut client = half_answered(&mesh).await;
     mesh.ingress().terminate();
     assert_eq!(client.rest().await, b"first");
     mesh.ingress.as_mut().unwrap().end().await;
@@ -153,13 +159,7 @@ async fn what_is_cut_at_the_deadline_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
     let mut mesh = draining("delay: 0s, timeout: 3600s", 1).await;
-    mesh.origin("orders", 0)
-        .does(in_two_halves(&Arc::new(Notify::new())));
-    let mut client = Wire::connect(mesh.public()).await;
-    client
-        .write("GET /orders/1 HTTP/1.1\r\nHost: shop\r\n\r\n")
-        .await;
-    assert!(soon("a head", client.head()).await.is_some());
+    let _client = half_answered(&mesh).await;
     mesh.ingress().terminate();
     mesh.ingress().says(&["draining"]).await;
     mesh.ingress().signal(Signal::TERM);

@@ -7,7 +7,8 @@ use tokio::task::JoinHandle;
 use weft_dataplane::reason::Reason;
 
 use crate::alone::{Host, IDENTITY, Origin, Reply, Running, Then, Way, until};
-use crate::forge::{Authority, ec_key, from_now, other_ec_key, rsa_key, service};
+use crate::forge::{ec_key, from_now, other_ec_key, rsa_key};
+use crate::harness::certs::{Authority, service};
 use crate::mtls::Impostor;
 
 const ISSUER: &str = "https://id.example";

@@ -10,11 +10,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::alone::{Host, Origin, PATIENCE, Running, Way, until};
-use crate::forge::{Authority, nobody};
+use crate::harness::certs::{Authority, nobody};
 
 async fn gateway(host: &Host) -> (Running, Origin) {
     Authority::new()
-        .public_leaf("gateway.example")
+        .website("gateway.example")
         .write(host.directory(), "public");
     let app = Origin::fine(host.app()).await;
     host.configure(&format!(
@@ -259,7 +259,7 @@ async fn a_reload_shows_the_certificate_that_is_there_now() {
     };
     let first = shown().await;
     Authority::new()
-        .public_leaf("gateway.example")
+        .website("gateway.example")
         .write(host.directory(), "public");
     // The file names are the same; that the configuration changed is what makes a running gateway look again.
     let text = std::fs::read_to_string(host.directory().join("weft.yaml")).unwrap();

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Way, until};
-use crate::forge::{Authority, lasting, service};
+use crate::harness::certs::{Authority, lasting, service};
 
 /// The port of the CA, on its own host.
 const CA_PORT: u16 = 21_512;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::alone::{Host, IDENTITY, Origin, Reply, Way, until};
-use crate::forge::{Authority, lasting, nobody, service, uri};
+use crate::harness::certs::{Authority, lasting, nobody, service, uri};
 
 const H1: &[&str] = &["http/1.1"];
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
@@ -291,7 +291,7 @@ async fn a_peer_that_is_not_the_service_that_was_meant_gets_no_request() {
         .await,
         Impostor::tls(at(4), foreign.leaf(&inventory).server(h2)).await,
         Impostor::plain(at(5)).await,
-        Impostor::tls(at(6), mesh.public_leaf("inventory").server(h2)).await,
+        Impostor::tls(at(6), mesh.website("inventory").server(h2)).await,
     ];
     let peers = [
         (

@@ -334,8 +334,8 @@ async fn http2_is_spoken_by_prior_knowledge_and_by_alpn() {
         .tls()
         .start()
         .await;
-    let h2 = mesh.authority.client(&[b"h2"]);
-    let http1 = mesh.authority.client(&[b"http/1.1"]);
+    let h2 = mesh.authority.client(&["h2"]);
+    let http1 = mesh.authority.client(&["http/1.1"]);
     let inside = "http://orders/orders/1".to_owned();
     for (client, url, version) in [
         (

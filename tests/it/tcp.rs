@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::harness::certs::stranger;
 use super::harness::mesh::Builder;
 use super::harness::{Behaviour, Client, Mesh, Origin, Service, Wire, eventually, soon};
 
@@ -267,7 +266,7 @@ async fn a_service_of_http_takes_no_connections_past_its_rules_and_the_other_way
     assert_eq!(reply.code(), 404);
     // And a member of the mesh that asks for a tunnel into an app of HTTP is refused, as for one to somewhere else.
     let leaf = mesh.authority.service("shop");
-    let config = stranger(Some(&leaf), &[b"h2"]);
+    let config = leaf.client(&["h2"]);
     for (service, authority, status) in [
         ("orders", format!("orders:{}", mesh.ports.app()), 501),
         ("db", "elsewhere:1".to_owned(), 404),

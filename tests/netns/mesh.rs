@@ -10,7 +10,7 @@ use super::{
     weft_says,
 };
 
-const CALLER: &str = "URI=spiffe://test.internal/service/storefront";
+const CALLER: &str = "URI=spiffe://shop.internal/service/storefront";
 
 /// The exchange that every test of this file is about.
 fn speaks(world: &World, to: &str, name: &str) {

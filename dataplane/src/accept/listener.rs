@@ -22,7 +22,7 @@ use crate::cluster::connect::is_starved;
 use crate::core::{Core, Seat};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, peer_identity};
-use crate::observe::{ConnectionCells, Detected, HandshakeFailure, OpenConnection};
+use crate::observe::{ConnectionCells, HandshakeFailure, OpenConnection};
 use crate::plan::capture::Capture;
 use crate::plan::{Door, Opaque, Site};
 use crate::{http1, http2, tcp};
@@ -280,7 +280,6 @@ async fn enter(
             let mut io = Io::plain(stream);
             let version = match &site.opaque {
                 Opaque::All(_) => detect::Version::Opaque,
-                Opaque::Others(_) => anything(&mut io, site, cells).await?,
                 Opaque::Refused | Opaque::Tunnels { .. } => {
                     let patience = (site.timeouts.idle, site.timeouts.head);
                     let leaving = || core.is_draining(site.outlasts);
@@ -344,18 +343,6 @@ async fn enter(
         identity,
         version,
         original: None,
-    })
-}
-
-/// What a connection speaks that may speak anything.
-async fn anything(io: &mut Io, site: &Site, cells: &ConnectionCells) -> Option<detect::Version> {
-    let detected = detect::protocol(io, site.timeouts.detection).await?;
-    cells.detected(detected);
-    Some(match detected {
-        Detected::Http1 => detect::Version::Http1,
-        Detected::Http2 => detect::Version::Http2,
-        Detected::BrokenHttp2 => detect::Version::Broken,
-        Detected::Tls | Detected::Opaque | Detected::Timeout => detect::Version::Opaque,
     })
 }
 

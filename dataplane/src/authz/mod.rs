@@ -32,11 +32,6 @@ pub struct Config {
     pub paths: Option<Vec<String>>,
 }
 
-/// The identity of a service that has none of its own in the file.
-pub fn service_identity(trust_domain: &str, service: &str) -> String {
-    format!("spiffe://{trust_domain}/service/{service}")
-}
-
 /// The checked rules of a service.
 #[derive(Debug)]
 pub struct Rules {
@@ -317,7 +312,12 @@ mod tests {
     fn build(rules: &[Config]) -> Result<Rules, Vec<String>> {
         let mut identities: BTreeMap<String, String> = ["storefront", "orders", "ingress"]
             .into_iter()
-            .map(|name| (name.to_owned(), service_identity("shop.internal", name)))
+            .map(|name| {
+                (
+                    name.to_owned(),
+                    format!("spiffe://shop.internal/service/{name}"),
+                )
+            })
             .collect();
         identities.insert(
             "legacy".to_owned(),

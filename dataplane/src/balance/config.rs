@@ -199,53 +199,8 @@ impl Config {
 impl Settings {
     fn build(&self, place: &Path, problems: &mut Problems) -> Option<Policy> {
         let before = problems.len();
-        let wants_key = matches!(self.policy, Name::Maglev | Name::Ring);
-        let hashes = wants_key || self.policy == Name::IpHash;
-        let key = match &self.key {
-            Some(key) if wants_key => key.build(&place.key("key"), problems),
-            Some(_) => {
-                let what = if hashes {
-                    "`ip_hash` goes by the client's address and no other key"
-                } else {
-                    "this policy goes by no key"
-                };
-                let cure = "write `policy: maglev` or `policy: ring`, or remove `key`";
-                problems.at(&place.key("key"), what, cure);
-                None
-            }
-            None if wants_key => {
-                problems.at(
-                    &place.key("policy"),
-                    "this policy keeps together what has the same key, and there is no `key`",
-                    "add one, such as `key: { header: x-user-id }` or `key: source`",
-                );
-                None
-            }
-            None => hashes.then_some(Key::Source),
-        };
-        let max_load = self.max_load.and_then(|max_load| {
-            if !hashes {
-                problems.at(
-                    &place.key("max_load"),
-                    "this policy gives no endpoint more than its share anyway",
-                    "remove `max_load`; it is for `maglev`, `ring` and `ip_hash`",
-                );
-            }
-            let range = (1.05, 100.0);
-            thousandths(max_load, range, "1.5", &place.key("max_load"), problems)
-        });
-        if let Some(size) = self.table_size {
-            let at = place.key("table_size");
-            if self.policy != Name::Maglev {
-                problems.at(&at, "this policy has no table", "remove `table_size`");
-            } else if !maglev::is_size(size) {
-                problems.at(
-                    &at,
-                    format!("a table of {size} entries cannot be filled evenly"),
-                    "write a prime number from 65537 to 5000011, such as 1048583",
-                );
-            }
-        }
+        let key = self.key(place, problems);
+        let choice = self.choice(place, problems);
         let at = place.key("failover").key("overprovisioning");
         let overprovisioning = thousandths(
             self.failover.overprovisioning,
@@ -271,18 +226,6 @@ impl Settings {
         if let Some(sticky) = &self.sticky {
             sticky.check(&place.key("sticky"), problems);
         }
-        let choice = match self.policy {
-            Name::LeastRequest => Choice::LeastRequest,
-            Name::RoundRobin => Choice::RoundRobin,
-            Name::Random => Choice::Random,
-            Name::LeastResponseTime => Choice::LeastResponseTime,
-            Name::IpHash => Choice::IpHash { max_load },
-            Name::Maglev => Choice::Maglev {
-                max_load,
-                size: self.table_size.unwrap_or(maglev::USUAL),
-            },
-            Name::Ring => Choice::Ring { max_load },
-        };
         (problems.len() == before).then(|| Policy {
             choice,
             key,
@@ -294,6 +237,77 @@ impl Settings {
             zones: self.zones,
             zone: None,
         })
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.policy, Name::Maglev | Name::Ring)
+    }
+
+    fn hashes(&self) -> bool {
+        self.wants_key() || self.policy == Name::IpHash
+    }
+
+    fn key(&self, place: &Path, problems: &mut Problems) -> Option<Key> {
+        match &self.key {
+            Some(key) if self.wants_key() => key.build(&place.key("key"), problems),
+            Some(_) => {
+                let what = if self.hashes() {
+                    "`ip_hash` goes by the client's address and no other key"
+                } else {
+                    "this policy goes by no key"
+                };
+                let cure = "write `policy: maglev` or `policy: ring`, or remove `key`";
+                problems.at(&place.key("key"), what, cure);
+                None
+            }
+            None if self.wants_key() => {
+                problems.at(
+                    &place.key("policy"),
+                    "this policy keeps together what has the same key, and there is no `key`",
+                    "add one, such as `key: { header: x-user-id }` or `key: source`",
+                );
+                None
+            }
+            None => self.hashes().then_some(Key::Source),
+        }
+    }
+
+    fn choice(&self, place: &Path, problems: &mut Problems) -> Choice {
+        let max_load = self.max_load.and_then(|max_load| {
+            if !self.hashes() {
+                problems.at(
+                    &place.key("max_load"),
+                    "this policy gives no endpoint more than its share anyway",
+                    "remove `max_load`; it is for `maglev`, `ring` and `ip_hash`",
+                );
+            }
+            let range = (1.05, 100.0);
+            thousandths(max_load, range, "1.5", &place.key("max_load"), problems)
+        });
+        if let Some(size) = self.table_size {
+            let at = place.key("table_size");
+            if self.policy != Name::Maglev {
+                problems.at(&at, "this policy has no table", "remove `table_size`");
+            } else if !maglev::is_size(size) {
+                problems.at(
+                    &at,
+                    format!("a table of {size} entries cannot be filled evenly"),
+                    "write a prime number from 65537 to 5000011, such as 1048583",
+                );
+            }
+        }
+        match self.policy {
+            Name::LeastRequest => Choice::LeastRequest,
+            Name::RoundRobin => Choice::RoundRobin,
+            Name::Random => Choice::Random,
+            Name::LeastResponseTime => Choice::LeastResponseTime,
+            Name::IpHash => Choice::IpHash { max_load },
+            Name::Maglev => Choice::Maglev {
+                max_load,
+                size: self.table_size.unwrap_or(maglev::USUAL),
+            },
+            Name::Ring => Choice::Ring { max_load },
+        }
     }
 }
 

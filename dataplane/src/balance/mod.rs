@@ -271,6 +271,6 @@ impl EndpointSet {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,7 @@ pub(super) fn now() -> Instant {
 }
 
 /// A question of an exchange without anything special.
-pub(super) fn ask(now: Instant, random: u64) -> Ask<'static> {
+pub(crate) fn ask(now: Instant, random: u64) -> Ask<'static> {
     Ask {
         tried: &[],
         now,

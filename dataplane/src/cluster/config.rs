@@ -363,35 +363,8 @@ impl Service {
         self.check_place(name, path, problems);
         self.check_protocol(name, path, problems);
         let source = self.source(name, mesh_port, path, problems);
-        for (index, host) in self.hosts.iter().enumerate() {
-            let valid = !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-            if !valid {
-                problems.at(
-                    &path.key("hosts").index(index),
-                    format!("`{host}` is not a host name"),
-                    "write a name or an IPv4 address, without scheme, port or path",
-                );
-            }
-        }
-        let own = Defaults {
-            balance: self
-                .balance
-                .clone()
-                .unwrap_or_else(|| defaults.balance.clone()),
-            timeout: self.timeout.unwrap_or(defaults.timeout),
-            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
-            retry: self.retry.clone().unwrap_or_else(|| defaults.retry.clone()),
-            outlier: self
-                .outlier
-                .clone()
-                .unwrap_or_else(|| defaults.outlier.clone()),
-            health: None,
-            limits: self.limits.unwrap_or(defaults.limits),
-            breaker: self.breaker.unwrap_or(defaults.breaker),
-        };
+        self.check_hosts(path, problems);
+        let own = self.or(defaults);
         // What is wrong with the defaults is said once, where they stand.
         let said = |key: &str| match key {
             "balance" => self.balance.is_some(),
@@ -408,12 +381,6 @@ impl Service {
             return None;
         }
         let reach = reach?;
-        let speaks = match (self.is_mesh(), self.protocol) {
-            // Sidecars speak HTTP/2 to each other, whatever the app speaks.
-            (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
-            (false, Protocol::Http) => Speaks::Http1,
-            (false, Protocol::Tcp) => Speaks::Tcp,
-        };
         let authority = match self.protocol {
             Protocol::Tcp => Some(self.authority(name).ok()?),
             Protocol::Http | Protocol::Grpc => None,
@@ -427,7 +394,7 @@ impl Service {
                 None
             },
             authority,
-            speaks,
+            speaks: self.speaks(),
             balance: reach.balance,
             sticky: None,
             outlier: reach.outlier,
@@ -438,6 +405,46 @@ impl Service {
             limits: reach.limits,
             breaker: reach.breaker,
         })
+    }
+
+    /// What it does not say itself, as all services have it.
+    fn or(&self, defaults: &Defaults) -> Defaults {
+        fn own<T: Clone>(own: Option<&T>, default: &T) -> T {
+            own.unwrap_or(default).clone()
+        }
+        Defaults {
+            balance: own(self.balance.as_ref(), &defaults.balance),
+            timeout: own(self.timeout.as_ref(), &defaults.timeout),
+            connect_timeout: own(self.connect_timeout.as_ref(), &defaults.connect_timeout),
+            retry: own(self.retry.as_ref(), &defaults.retry),
+            outlier: own(self.outlier.as_ref(), &defaults.outlier),
+            health: None,
+            limits: own(self.limits.as_ref(), &defaults.limits),
+            breaker: own(self.breaker.as_ref(), &defaults.breaker),
+        }
+    }
+
+    /// What its endpoints are spoken to in.
+    fn speaks(&self) -> Speaks {
+        match (self.is_mesh(), self.protocol) {
+            // Sidecars speak HTTP/2 to each other, whatever the app speaks.
+            (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
+            (false, Protocol::Http) => Speaks::Http1,
+            (false, Protocol::Tcp) => Speaks::Tcp,
+        }
+    }
+
+    fn check_hosts(&self, path: &Path, problems: &mut Problems) {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        for (index, host) in self.hosts.iter().enumerate() {
+            if host.is_empty() || !host.bytes().all(is_word) {
+                problems.at(
+                    &path.key("hosts").index(index),
+                    format!("`{host}` is not a host name"),
+                    "write a name or an IPv4 address, without scheme, port or path",
+                );
+            }
+        }
     }
 
     /// How its endpoints are probed, by itself or by the defaults.

@@ -1,9 +1,11 @@
 //! A new connection to an endpoint: within the time limit, encrypted and checked where the endpoint is of the mesh.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use socket2::SockRef;
@@ -25,8 +27,23 @@ use crate::reason::Reason;
 /// How long a peer may leave what we sent without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
-/// A connection for one HTTP/1.1 exchange: a new one, or one that becomes idle while there may not be one more.
+/// A connection for one HTTP/1.1 exchange: an idle one, or else a new one, or one that becomes idle while there may not
+/// be one more.
 pub(crate) async fn take_or_open(
+    core: &Core,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    patience: &mut Patience,
+) -> Result<Handle, Error> {
+    let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
+    match idle {
+        Some(connection) => Ok(connection),
+        // Boxed: a handshake is large and rare, and each exchange would carry the room for it.
+        None => Box::pin(wait_or_open(core, cluster, endpoint, patience)).await,
+    }
+}
+
+async fn wait_or_open(
     core: &Core,
     cluster: &Cluster,
     endpoint: &Endpoint,

@@ -88,12 +88,10 @@ fn find(core: &Core, service: &str, address: SocketAddr) -> Option<(Arc<Cluster>
 /// Whether a connection can be made. One of HTTP/2 is kept for the next exchange.
 async fn knock(core: &Rc<Core>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> bool {
     if cluster.spec.speaks == Speaks::Http2 {
-        let mut patience = Patience::new(Instant::now() + cluster.spec.connect_timeout);
-        return core
-            .peers
-            .wait_for_room(core, cluster, endpoint, &mut patience)
-            .await
-            .is_ok();
+        let now = Instant::now();
+        let mut patience = Patience::new(now + cluster.spec.connect_timeout);
+        let room = core.peers.room(core, cluster, endpoint, now, &mut patience);
+        return room.await.is_ok();
     }
     connect::open(core, cluster, endpoint.address, Alpn::Http1)
         .await

@@ -250,8 +250,27 @@ impl Cluster {
             })
     }
 
-    /// Picks an endpoint and begins an exchange there.
-    pub(crate) fn begin(&self, ask: &Ask<'_>) -> Result<InFlight, NoEndpoint> {
+    /// Picks an endpoint and begins an exchange there, or when another ends soon enough. `ask` says then when that was.
+    pub(crate) async fn begin(
+        &self,
+        ask: &mut Ask<'_>,
+        patience: &mut Patience,
+    ) -> Result<InFlight, Error> {
+        match self.begin_at_once(ask) {
+            Ok(flight) => Ok(flight),
+            Err(NoEndpoint::Nobody) => {
+                Err(Error::not_processed(Reason::NoEndpoints, self.why_empty()))
+            }
+            Err(NoEndpoint::AllFull(flight)) => {
+                // Boxed: it is large and rare.
+                let flight = Box::pin(self.wait_for_endpoint(flight, patience)).await?;
+                ask.now = Instant::now();
+                Ok(flight)
+            }
+        }
+    }
+
+    fn begin_at_once(&self, ask: &Ask<'_>) -> Result<InFlight, NoEndpoint> {
         let set = self.members.load();
         let mut flight = set.begin(ask).ok_or(NoEndpoint::Nobody)?;
         let Some(most) = self.spec.limits.endpoint.in_flight else {
@@ -287,7 +306,7 @@ impl Cluster {
     }
 
     /// Waits for the endpoint that was picked although it is full: until another exchange there ends.
-    pub(crate) async fn wait_for_endpoint(
+    async fn wait_for_endpoint(
         &self,
         mut flight: InFlight,
         patience: &mut Patience,
@@ -313,7 +332,7 @@ impl Cluster {
 
 /// Why an exchange was not begun.
 #[derive(Debug)]
-pub(crate) enum NoEndpoint {
+enum NoEndpoint {
     /// There is none.
     Nobody,
     /// All have as many exchanges in flight as they may; this is the one that would have been picked.

@@ -15,19 +15,20 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_runtime::backoff::Backoff;
 use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::window::{SPAN, Window};
 
-/// The longest wait before the first retry; it doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_millis(25);
-
-/// The longest wait before any retry.
-const MOST_BACKOFF: Duration = Duration::from_millis(250);
+/// Waits before retries. Full jitter, because those who failed together must not come back together.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(250), 1.0);
 
 /// More attempts than this are never a cure.
 const MOST_ATTEMPTS: u32 = 10;
+
+/// Endpoints that are remembered to have failed. Beyond them any may be picked again.
+const MOST_TRIED: usize = 8;
 
 /// However long an endpoint asks us to wait, we take it for no longer than this.
 const MOST_PUSHBACK: Duration = Duration::from_secs(30);
@@ -288,6 +289,34 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// The attempts of one exchange, or of one connection, that have failed.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// The endpoints, the first of them.
+    endpoints: [u64; MOST_TRIED],
+    count: u32,
+}
+
+impl Tried {
+    /// Where that was, as far as it is remembered.
+    pub(crate) fn endpoints(&self) -> &[u64] {
+        &self.endpoints[..(self.count as usize).min(MOST_TRIED)]
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// One more, at this endpoint.
+    pub(crate) fn add(&mut self, endpoint: u64) {
+        if let Some(free) = self.endpoints.get_mut(self.count as usize) {
+            *free = endpoint;
+        }
+        self.count += 1;
+    }
+}
+
 /// What a [`Budget`] may give.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -334,17 +363,9 @@ impl Budget {
     }
 }
 
-/// How long to wait before retry number `retry` (from 1): anything up to 25 ms, 50 ms, … 250 ms. Full jitter, because
-/// those who failed together must not come back together.
+/// How long to wait before retry number `retry` (from 1): anything up to 25 ms, 50 ms, … 250 ms.
 pub fn backoff(retry: u32, random: u64) -> Duration {
-    let most = FIRST_BACKOFF
-        .saturating_mul(
-            1_u32
-                .checked_shl(retry.saturating_sub(1))
-                .unwrap_or(u32::MAX),
-        )
-        .min(MOST_BACKOFF);
-    most.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
+    BACKOFF.delay(retry, (random >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 #[cfg(test)]
@@ -359,6 +380,18 @@ mod tests {
             .build(&Path::root(), &mut problems)
             .unwrap()
             .limits
+    }
+
+    #[test]
+    fn endpoints_that_failed_are_remembered_up_to_a_bound_and_counted_beyond() {
+        let mut tried = Tried::default();
+        assert_eq!((tried.endpoints(), tried.count()), ([].as_slice(), 0));
+        tried.add(7);
+        tried.add(3);
+        assert_eq!((tried.endpoints(), tried.count()), ([7, 3].as_slice(), 2));
+        (10..20).for_each(|endpoint| tried.add(endpoint));
+        assert_eq!(tried.endpoints(), [7, 3, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(tried.count(), 12);
     }
 
     fn take_all(budget: &Budget, now: Instant) -> usize {
@@ -429,8 +462,8 @@ mod tests {
     fn backoff_is_full_jitter_up_to_a_quarter_second() {
         for (retry, most) in [(1, 25), (2, 50), (3, 100), (4, 200), (5, 250), (99, 250)] {
             let most = Duration::from_millis(most);
-            assert_eq!(backoff(retry, 0), Duration::ZERO);
-            assert!(backoff(retry, u64::MAX) <= most);
+            assert_eq!(backoff(retry, 0), most);
+            assert!(backoff(retry, u64::MAX) < Duration::from_micros(1));
             let half = backoff(retry, 1 << 63);
             assert!(
                 half.abs_diff(most / 2) < Duration::from_micros(1),

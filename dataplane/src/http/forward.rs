@@ -23,8 +23,8 @@ use super::upgrade;
 use super::verdict::{self, Pending};
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
-use crate::cluster::limits::{NoEndpoint, Patience};
-use crate::cluster::retry::{self, Again};
+use crate::cluster::limits::Patience;
+use crate::cluster::retry::{self, Again, Tried};
 use crate::cluster::{Cluster, Speaks, Wired, connect, departure};
 use crate::core::Core;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
@@ -38,9 +38,6 @@ use crate::plan::{Rule, Site};
 use crate::reason::Reason;
 use crate::tcp::end::End;
 use crate::timer::{self, Timer};
-
-/// Endpoints that one exchange remembers to have failed at.
-const TRIED: usize = 8;
 
 /// Sends the request to an endpoint of the rule's service, again if that may and can help, and returns the head of the
 /// answer with a body that carries on what is left of both.
@@ -174,14 +171,13 @@ async fn attempts(
     let mut timer = Timer::pooled();
     timer.set(until.into());
     cluster.budget.request(started);
-    let mut tried = [0; TRIED];
-    let mut retries = 0;
+    let mut tried = Tried::default();
     loop {
+        let retries = tried.count();
         let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
-        let mut now = if is_fresh { started } else { Instant::now() };
         let mut ask = Ask {
-            tried: &tried[..(retries as usize).min(TRIED)],
-            now,
+            tried: tried.endpoints(),
+            now: if is_fresh { started } else { Instant::now() },
             random: fastrand::u64(..),
             key: None,
             session: None,
@@ -189,21 +185,8 @@ async fn attempts(
         if let Some(steer) = &steer {
             steer.ask(&mut ask);
         }
-        let mut flight = match cluster.begin(&ask) {
-            Ok(flight) => flight,
-            Err(NoEndpoint::Nobody) => {
-                return Err(Error::not_processed(
-                    Reason::NoEndpoints,
-                    cluster.why_empty(),
-                ));
-            }
-            Err(NoEndpoint::AllFull(flight)) => {
-                let waited = cluster.wait_for_endpoint(flight, &mut carried.terms.patience);
-                let flight = Box::pin(waited).await?;
-                now = Instant::now();
-                flight
-            }
-        };
+        let mut flight = cluster.begin(&mut ask, &mut carried.terms.patience).await?;
+        let now = ask.now;
         if until <= now {
             return Err(deadline.expired());
         }
@@ -227,13 +210,7 @@ async fn attempts(
             until = deadline.from(now);
         }
         let told = Told::new(
-            if cluster.is_local {
-                Next::App
-            } else if cluster.is_mesh() {
-                Next::Sidecar
-            } else {
-                Next::Outside
-            },
+            Next::of(cluster),
             &deadline,
             until,
             now,
@@ -246,30 +223,7 @@ async fn attempts(
             let attempt = pin!(attempt(
                 core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience
             ));
-            let late = || {
-                if upload.is_some_and(Replay::is_starving) {
-                    return Error::new(
-                        Reason::BodyTimeout,
-                        format!("nothing came of the body for {:?}", spec.timeout),
-                    );
-                }
-                if deadline.is_of_caller(Instant::now()) {
-                    return Error::new(
-                        Reason::DeadlineExceeded,
-                        format!(
-                            "{} gave no answer in the time that the caller had left",
-                            endpoint.address
-                        ),
-                    );
-                }
-                Error::maybe_processed(
-                    Reason::UpstreamTimeout,
-                    format!(
-                        "{} gave no answer within {:?}",
-                        endpoint.address, spec.timeout
-                    ),
-                )
-            };
+            let late = || late(upload, &deadline, spec.timeout, &endpoint);
             within(&mut timer, &deadline, upload, &mut steer, attempt, late).await
         };
         if let Some(steer) = &mut steer {
@@ -312,17 +266,34 @@ async fn attempts(
             Judged::Again(error, pause) => (error, pause),
         };
         drop(flight);
-        if let Some(slot) = tried.get_mut(retries as usize) {
-            *slot = endpoint.id;
-        }
-        retries += 1;
+        tried.add(endpoint.id);
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
-        tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries, "trying again");
+        tracing::debug!(service = %cluster.name, endpoint = %endpoint.address, %error, retries = tried.count(), "trying again");
         // Boxed: few exchanges get here. It ends before the deadline does, or it would not have begun.
         Box::pin(tokio::time::sleep(pause)).await;
     }
+}
+
+/// Why an attempt has no answer when its time is over.
+fn late(
+    upload: Option<&Replay>,
+    deadline: &Deadline,
+    timeout: Duration,
+    endpoint: &Endpoint,
+) -> Error {
+    let address = endpoint.address;
+    if upload.is_some_and(Replay::is_starving) {
+        let detail = format!("nothing came of the body for {timeout:?}");
+        return Error::new(Reason::BodyTimeout, detail);
+    }
+    if deadline.is_of_caller(Instant::now()) {
+        let detail = format!("{address} gave no answer in the time that the caller had left");
+        return Error::new(Reason::DeadlineExceeded, detail);
+    }
+    let detail = format!("{address} gave no answer within {timeout:?}");
+    Error::maybe_processed(Reason::UpstreamTimeout, detail)
 }
 
 /// What an attempt says of its endpoint.
@@ -538,10 +509,10 @@ async fn attempt(
         return Box::pin(attempt).await;
     }
     if cluster.spec.speaks == Speaks::Http2 {
-        let room = match core.peers.room(endpoint, now).await {
-            Some(room) => room,
-            None => Box::pin(core.peers.wait_for_room(core, cluster, endpoint, patience)).await?,
-        };
+        let room = core
+            .peers
+            .room(core, cluster, endpoint, now, patience)
+            .await?;
         let mut asked = http2::client::ask(room, head, body, cluster.is_mesh(), told)?;
         let answered = poll_fn(|cx| asked.poll_answer(cx, interim)).await?;
         return Ok(Answered {
@@ -554,14 +525,7 @@ async fn attempt(
         });
     }
     let limits = http1::Limits::default();
-    let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
-    let connection: Handle = match idle {
-        Some(connection) => connection,
-        None => {
-            // Boxed: a handshake is large and rare, and each exchange would carry the room for it.
-            Box::pin(connect::take_or_open(core, cluster, endpoint, patience)).await?
-        }
-    };
+    let connection = connect::take_or_open(core, cluster, endpoint, patience).await?;
     let answered =
         http1::client::exchange(&connection, head, body, false, &limits, interim, told).await?;
     Ok(Answered::over_http1(answered, connection))

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::head::Head;
 use crate::reason::Reason;
@@ -204,6 +205,19 @@ pub(crate) enum Next {
     App,
     /// Somebody outside the mesh.
     Outside,
+}
+
+impl Next {
+    /// Who the endpoints of this cluster are.
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        if cluster.is_local {
+            Self::App
+        } else if cluster.is_mesh() {
+            Self::Sidecar
+        } else {
+            Self::Outside
+        }
+    }
 }
 
 /// What one attempt says of itself.

@@ -7,7 +7,30 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode, Version};
 
+use crate::error::Error;
 use crate::http1::{Framing, Handle, encode};
+use crate::reason::Reason;
+
+/// That one exchange may bring.
+const MOST: usize = 16;
+
+/// How many an endpoint has sent in an exchange.
+#[derive(Debug, Default)]
+pub(crate) struct Interims(usize);
+
+impl Interims {
+    /// Counts one more; an error when it is one too many.
+    pub(crate) fn count(&mut self) -> Result<(), Error> {
+        self.0 += 1;
+        if self.0 > MOST {
+            return Err(Error::maybe_processed(
+                Reason::UpstreamMalformed,
+                format!("the endpoint sent more than {MOST} interim answers"),
+            ));
+        }
+        Ok(())
+    }
+}
 
 /// Where interim answers go.
 pub(crate) enum Interim<'a> {

@@ -4,10 +4,8 @@
 //! Over HTTP/2 the tunnel is a stream of the connection that carries everything else (extended CONNECT, RFC 8441). A peer
 //! that has not said that it takes those gets an HTTP/1.1 connection for each.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
@@ -22,7 +20,7 @@ use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
-use crate::http1::{self, Handle, Peer};
+use crate::http1::{self, Peer};
 use crate::http2::client::Room;
 use crate::http2::{self, Received};
 use crate::tcp::copy::{Patience, copy};
@@ -51,14 +49,10 @@ pub(super) async fn attempt(
     patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 {
-        let room = match core.peers.room(endpoint, now).await {
-            Some(room) => room,
-            None => {
-                core.peers
-                    .wait_for_room(core, cluster, endpoint, patience)
-                    .await?
-            }
-        };
+        let room = core
+            .peers
+            .room(core, cluster, endpoint, now, patience)
+            .await?;
         if room.takes_extended_connect().await {
             return over_http2(room, head, cluster.is_mesh(), told).await;
         }
@@ -119,11 +113,7 @@ async fn over_http1(
     patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     let limits = http1::Limits::default();
-    let idle = poll_fn(|cx| Poll::Ready(core.pool.take(endpoint.id, cx))).await;
-    let connection: Handle = match idle {
-        Some(connection) => connection,
-        None => connect::take_or_open(core, cluster, endpoint, patience).await?,
-    };
+    let connection = connect::take_or_open(core, cluster, endpoint, patience).await?;
     let mut head = head.clone();
     // A client of HTTP/2 has none. One of HTTP/1.1 has its own, and checks the answer to it itself.
     let key = match head.version {

@@ -12,12 +12,9 @@ use crate::body::{Body, Length};
 use crate::error::Error;
 use crate::head::Head;
 use crate::http::hop::Told;
-use crate::http::interim::Interim;
+use crate::http::interim::{Interim, Interims};
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::reason::Reason;
-
-/// Interim answers that one exchange may bring.
-const MAX_INTERIM: usize = 16;
 
 /// The head of an endpoint's answer, and what is left to send of the request.
 #[derive(Debug)]
@@ -72,7 +69,7 @@ pub(crate) async fn exchange(
         ))),
     };
     let mut seen = 0;
-    let mut interims = 0;
+    let mut interims = Interims::default();
     let answer = poll_fn(|cx| {
         sending.poll(connection, cx)?;
         loop {
@@ -81,13 +78,7 @@ pub(crate) async fn exchange(
                     if answer.status.is_informational()
                         && answer.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
-                    interims += 1;
-                    if interims > MAX_INTERIM {
-                        return Poll::Ready(Err(Error::maybe_processed(
-                            Reason::UpstreamMalformed,
-                            format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
-                        )));
-                    }
+                    interims.count()?;
                     interim.send(cx, answer.status, &answer.headers);
                 }
                 Ok(answer) => return Poll::Ready(Ok(answer)),

@@ -30,15 +30,13 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http::hop::Told;
-use crate::http::interim::Interim;
+use crate::http::interim::{Interim, Interims};
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::Peer as Side;
 use crate::plan::Http2;
 use crate::reason::Reason;
 use crate::timer::Timer;
 
-/// Interim answers that one exchange may bring.
-const MAX_INTERIM: usize = 16;
 /// Connections to one peer at most; beyond them exchanges wait for a stream.
 const MOST_CONNECTIONS: usize = 4;
 /// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
@@ -180,14 +178,29 @@ impl Drop for Place {
 }
 
 impl Peers {
-    /// Room for one more stream to this endpoint, on a connection that is open.
-    pub(crate) async fn room(&self, endpoint: &Endpoint, now: Instant) -> Option<Room> {
+    /// Room for one more stream to this endpoint: on a connection that is open, or else on one that is opened for it, or
+    /// when another stream ends soon enough.
+    pub(crate) async fn room(
+        &self,
+        core: &Rc<Core>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        now: Instant,
+        patience: &mut Patience,
+    ) -> Result<Room, Error> {
+        match self.room_at_once(endpoint, now).await {
+            Some(room) => Ok(room),
+            // Boxed: rare, and each exchange would carry the room for it.
+            None => Box::pin(self.wait_for_room(core, cluster, endpoint, patience)).await,
+        }
+    }
+
+    async fn room_at_once(&self, endpoint: &Endpoint, now: Instant) -> Option<Room> {
         let peer = self.peers.borrow().get(&endpoint.id).map(Rc::clone)?;
         poll_fn(|cx| Poll::Ready(peer.room(now, cx))).await
     }
 
-    /// The same on a connection that is opened for it, or when another stream ends soon enough.
-    pub(crate) async fn wait_for_room(
+    async fn wait_for_room(
         &self,
         core: &Rc<Core>,
         cluster: &Arc<Cluster>,
@@ -469,7 +482,7 @@ pub(crate) struct Asked {
     place: Option<Place>,
     pressure: Rc<Pressure>,
     request: Option<Box<Relay>>,
-    interims: usize,
+    interims: Interims,
 }
 
 /// Sends a request, the beginning of it at least.
@@ -491,7 +504,7 @@ pub(crate) fn ask(
         pressure: place.pressure(),
         place: Some(place),
         request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
-        interims: 0,
+        interims: Interims::default(),
     })
 }
 
@@ -521,13 +534,7 @@ impl Asked {
                     "the endpoint's answer breaks HTTP/2: 101",
                 )));
             }
-            self.interims += 1;
-            if self.interims > MAX_INTERIM {
-                return Poll::Ready(Err(Error::maybe_processed(
-                    Reason::UpstreamMalformed,
-                    format!("the endpoint sent more than {MAX_INTERIM} interim answers"),
-                )));
-            }
+            self.interims.count()?;
             interim.send(cx, answer.status(), answer.headers());
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));

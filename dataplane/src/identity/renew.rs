@@ -7,14 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
+use weft_runtime::backoff::Backoff;
 
 use super::Identity;
 use super::client::{AskError, Authority};
 
-/// First wait after a failure.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// Longest wait after a failure.
-const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// Waits after failures.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300), 0.5);
 /// Longest wait before the first certificate: containers start in any order, and somebody is waiting.
 const LONGEST_FIRST_RETRY: Duration = Duration::from_secs(10);
 /// However short a certificate's life, the CA is not asked more often.
@@ -42,24 +41,21 @@ pub fn renew_at(
 /// Doubles from a second to five minutes, but waits no longer than a tenth of the life, nor than half of what is left:
 /// so even a certificate that lives for seconds gets several attempts. `random` in 0..1 takes off up to a half.
 pub fn retry_after(failures: u32, life: Duration, rest: Duration, random: f64) -> Duration {
-    let mut longest = LONGEST_RETRY.min(life / 10);
+    let mut longest = life / 10;
     if !rest.is_zero() {
         longest = longest.min(rest / 2);
     }
-    backoff(failures, longest, random)
+    RETRY
+        .no_longer_than(longest)
+        .delay(failures, random)
+        .max(SHORTEST_RETRY)
 }
 
 /// The same before there is a certificate.
 pub(super) fn first_retry_after(failures: u32, random: f64) -> Duration {
-    backoff(failures, LONGEST_FIRST_RETRY, random)
-}
-
-fn backoff(failures: u32, longest: Duration, random: f64) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_RETRY * (1 << doublings))
-        .min(longest)
-        .mul_f64(1.0 - 0.5 * random.clamp(0.0, 1.0))
-        .max(SHORTEST_RETRY)
+    RETRY
+        .no_longer_than(LONGEST_FIRST_RETRY)
+        .delay(failures, random)
 }
 
 /// Keeps the identity fresh until it is dropped, which loses nothing.
@@ -137,7 +133,7 @@ async fn keep_bundle(identity: &Identity, authority: &Authority, renew_now: &Not
             Err(error) if failures == 1 => warn!(%error, "the trust bundle cannot be followed"),
             Err(error) => debug!(%error, failures, "the trust bundle cannot be followed"),
         }
-        let wait = backoff(failures, LONGEST_RETRY, fastrand::f64());
+        let wait = RETRY.delay(failures, fastrand::f64());
         sleep_until(SystemTime::now() + wait).await;
     }
 }

@@ -47,10 +47,6 @@ impl Pattern {
 
     /// Reads a pattern; one that no normal path could match is refused.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let invalid = |what: String, cure: &str| Invalid {
-            what,
-            cure: cure.to_owned(),
-        };
         let Some(rest) = text.strip_prefix('/') else {
             return Err(Invalid {
                 what: format!("the path `{text}` has no leading slash, so no request can match it"),
@@ -64,47 +60,7 @@ impl Pattern {
                 None => (rest, false),
             },
         };
-        let mut segments = Vec::new();
-        let mut names: Vec<&str> = Vec::new();
-        for segment in rest.split('/') {
-            if let Some(name) = segment
-                .strip_prefix('{')
-                .and_then(|segment| segment.strip_suffix('}'))
-            {
-                let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-                if name.is_empty() || !name.chars().all(word) {
-                    return Err(invalid(
-                        format!("the path `{text}` has a parameter with the name `{name}`"),
-                        "name it with letters, digits, `_` or `-`, such as `{id}`",
-                    ));
-                }
-                if names.contains(&name) {
-                    return Err(invalid(
-                        format!("the path `{text}` has two parameters `{{{name}}}`"),
-                        "give each parameter of a path its own name",
-                    ));
-                }
-                names.push(name);
-                segments.push(Segment::Parameter);
-            } else if segment.contains(['{', '}']) {
-                return Err(invalid(
-                    format!("the path `{text}` has a parameter that is only part of a segment"),
-                    "let `{name}` stand alone between two slashes",
-                ));
-            } else if segment == "*" || segment == "**" {
-                return Err(invalid(
-                    format!("the path `{text}` has `{segment}` before its end"),
-                    "write `{name}` for one segment; `*` stands only at the end, as `/*`",
-                ));
-            } else if segment.contains('*') {
-                return Err(invalid(
-                    format!("the path `{text}` has a `*` that is only part of a segment"),
-                    "write `/*` at the end for everything below, or `%2A` for the character itself",
-                ));
-            } else {
-                segments.push(Segment::Literal(segment.into()));
-            }
-        }
+        let segments = segments(text, rest)?;
         // Literals are compared byte by byte with normal paths, so they must be as a normal path has them.
         let literal: String = segments
             .iter()
@@ -113,30 +69,6 @@ impl Pattern {
                 Segment::Parameter => "/0".to_owned(),
             })
             .collect();
-        let respell = |normal: &str| {
-            let mut given = text.split('/');
-            let normal: Vec<_> = normal.split('/').collect();
-            if normal.len() == segments.len() + 1 && !(open && normal.last() == Some(&"")) {
-                let spelled: Vec<_> = normal
-                    .into_iter()
-                    .zip(given.by_ref())
-                    .map(|(normal, given)| {
-                        if given.starts_with('{') {
-                            given
-                        } else {
-                            normal
-                        }
-                    })
-                    .collect();
-                format!(
-                    "write `{}{}`",
-                    spelled.join("/"),
-                    if open { "/*" } else { "" }
-                )
-            } else {
-                "write the path without empty and dot segments".to_owned()
-            }
-        };
         match normalize(&literal) {
             Ok(Cow::Borrowed(normal)) if !(open && normal.ends_with('/')) => {
                 Ok(Self { segments, open })
@@ -145,7 +77,10 @@ impl Pattern {
                 what: format!(
                     "the path `{text}` can never match, because requests are normalised first"
                 ),
-                cure: respell(&normal),
+                cure: match respell(text, &normal, segments.len(), open) {
+                    Some(respelled) => format!("write `{respelled}`"),
+                    None => "write the path without empty and dot segments".to_owned(),
+                },
             }),
             Err(problem) => Err(Invalid {
                 what: format!("the path `{text}` can never match: {problem}, which is refused"),
@@ -184,6 +119,76 @@ impl Pattern {
         }
         self.open || given.next().is_none()
     }
+}
+
+/// The segments of a pattern: `text` is all of it, `rest` what is left without its first slash and its `/*`.
+fn segments(text: &str, rest: &str) -> Result<Vec<Segment>, Invalid> {
+    let invalid = |what: String, cure: &str| {
+        Err(Invalid {
+            what: format!("the path `{text}` has {what}"),
+            cure: cure.to_owned(),
+        })
+    };
+    let mut segments = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for segment in rest.split('/') {
+        if let Some(name) = segment
+            .strip_prefix('{')
+            .and_then(|segment| segment.strip_suffix('}'))
+        {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || !name.chars().all(word) {
+                return invalid(
+                    format!("a parameter with the name `{name}`"),
+                    "name it with letters, digits, `_` or `-`, such as `{id}`",
+                );
+            }
+            if names.contains(&name) {
+                return invalid(
+                    format!("two parameters `{{{name}}}`"),
+                    "give each parameter of a path its own name",
+                );
+            }
+            names.push(name);
+            segments.push(Segment::Parameter);
+        } else if segment.contains(['{', '}']) {
+            return invalid(
+                "a parameter that is only part of a segment".to_owned(),
+                "let `{name}` stand alone between two slashes",
+            );
+        } else if segment == "*" || segment == "**" {
+            return invalid(
+                format!("`{segment}` before its end"),
+                "write `{name}` for one segment; `*` stands only at the end, as `/*`",
+            );
+        } else if segment.contains('*') {
+            return invalid(
+                "a `*` that is only part of a segment".to_owned(),
+                "write `/*` at the end for everything below, or `%2A` for the character itself",
+            );
+        } else {
+            segments.push(Segment::Literal(segment.into()));
+        }
+    }
+    Ok(segments)
+}
+
+/// The pattern `text`, of so many segments, as the normal form of its literals has it, where that is one segment for one.
+fn respell(text: &str, normal: &str, segments: usize, open: bool) -> Option<String> {
+    let normal: Vec<_> = normal.split('/').collect();
+    if normal.len() != segments + 1 || (open && normal.last() == Some(&"")) {
+        return None;
+    }
+    let spelled: Vec<_> = normal
+        .into_iter()
+        .zip(text.split('/'))
+        .map(|(normal, given)| match given.starts_with('{') {
+            true => given,
+            false => normal,
+        })
+        .collect();
+    let end = if open { "/*" } else { "" };
+    Some(format!("{}{end}", spelled.join("/")))
 }
 
 impl fmt::Display for Pattern {

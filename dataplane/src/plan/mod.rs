@@ -110,8 +110,6 @@ pub enum Opaque {
     Refused,
     /// Every connection is one, and goes to this rule's service.
     All(Arc<Rule>),
-    /// Those are whose first bytes are not HTTP, or that say nothing at first; they go to this rule's service.
-    Others(Arc<Rule>),
     /// They come in CONNECT tunnels that ask for this place, and go to this rule's service.
     Tunnels {
         /// Host and port, as callers know the service.
@@ -126,7 +124,7 @@ impl Opaque {
     pub fn rule(&self) -> Option<&Arc<Rule>> {
         match self {
             Self::Refused => None,
-            Self::All(rule) | Self::Others(rule) | Self::Tunnels { rule, .. } => Some(rule),
+            Self::All(rule) | Self::Tunnels { rule, .. } => Some(rule),
         }
     }
 }
@@ -185,7 +183,7 @@ impl Site {
     /// The rule for a connection whose bytes are not looked at.
     pub(crate) fn connection_rule(&self, original: Option<SocketAddr>) -> Option<&Arc<Rule>> {
         match (&self.opaque, &self.capture, original) {
-            (Opaque::All(rule) | Opaque::Others(rule), _, _) => Some(rule),
+            (Opaque::All(rule), _, _) => Some(rule),
             (_, Some(capture), Some(original)) => {
                 capture.connection_rule(original, SystemTime::now())
             }

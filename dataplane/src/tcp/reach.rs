@@ -13,8 +13,9 @@ use super::account::Account;
 use super::end::End;
 use super::refusal;
 use crate::balance::Ask;
-use crate::cluster::limits::{NoEndpoint, Patience};
-use crate::cluster::{Cluster, connect, retry};
+use crate::cluster::limits::Patience;
+use crate::cluster::retry::{self, Tried};
+use crate::cluster::{Cluster, connect};
 use crate::core::Core;
 use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
@@ -25,9 +26,6 @@ use crate::http2::{Received, client::Room, failure};
 use crate::identity::Alpn;
 use crate::plan::Site;
 use crate::reason::Reason;
-
-/// Endpoints that one connection remembers to have failed at.
-const TRIED: usize = 8;
 
 /// An endpoint's end of a connection, and what ends with it.
 #[derive(Debug)]
@@ -79,31 +77,21 @@ async fn attempts(
     let spec = &cluster.spec;
     let wired = core.wired(cluster, site);
     cluster.budget.request(account.started);
-    let mut tried = [0; TRIED];
-    let mut retries = 0;
+    let mut tried = Tried::default();
     loop {
-        let now = Instant::now();
-        let ask = Ask {
-            tried: &tried[..(retries as usize).min(TRIED)],
-            now,
+        let mut ask = Ask {
+            tried: tried.endpoints(),
+            now: Instant::now(),
             random: fastrand::u64(..),
             key: account.key,
             session: None,
         };
-        let mut flight = match cluster.begin(&ask) {
-            Ok(flight) => flight,
-            Err(NoEndpoint::Nobody) => {
-                return Err(Error::not_processed(
-                    Reason::NoEndpoints,
-                    cluster.why_empty(),
-                ));
-            }
-            Err(NoEndpoint::AllFull(flight)) => cluster.wait_for_endpoint(flight, patience).await?,
-        };
+        let mut flight = cluster.begin(&mut ask, patience).await?;
+        let now = ask.now;
         let endpoint = Arc::clone(flight.endpoint());
-        account.tries(endpoint.address, retries + 1);
+        account.tries(endpoint.address, tried.count() + 1);
         let is_timed = spec.balance.is_timed();
-        let watch = is_timed.then(|| Stopwatch::start(&endpoint, Instant::now()));
+        let watch = is_timed.then(|| Stopwatch::start(&endpoint, now));
         let attempt = attempt(core, cluster, &endpoint, now, patience).await;
         let random = fastrand::u64(..);
         if let Some(watch) = watch {
@@ -129,16 +117,14 @@ async fn attempts(
         }
         let error = failed.error();
         if error.retry != Retry::NotProcessed
-            || retries >= spec.retry.attempts
+            || tried.count() >= spec.retry.attempts
             || !cluster.budget.take(&spec.retry.limits, Instant::now())
         {
             return Err(error);
         }
         drop(flight);
-        if let Some(slot) = tried.get_mut(retries as usize) {
-            *slot = endpoint.id;
-        }
-        retries += 1;
+        tried.add(endpoint.id);
+        let retries = tried.count();
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
@@ -190,15 +176,11 @@ async fn attempt(
             format!("{} does not take connections", cluster.name),
         )));
     };
-    let room = match core.peers.room(endpoint, now).await {
-        Some(room) => room,
-        None => core
-            .peers
-            .wait_for_room(core, cluster, endpoint, patience)
-            .await
-            .map_err(Failed::Here)?,
-    };
-    open(room, authority).await
+    let room = core
+        .peers
+        .room(core, cluster, endpoint, now, patience)
+        .await;
+    open(room.map_err(Failed::Here)?, authority).await
 }
 
 /// Opens a tunnel on a peer's connection. Dropping the future resets the stream.

@@ -193,11 +193,6 @@ impl EdgeView {
         key(self) == key(other) && self.direction == other.direction && self.mtls == other.mtls
     }
 
-    /// The share of exchanges that did not fail; none when there were none.
-    pub fn success_rate(&self) -> Option<f64> {
-        (self.requests > 0).then(|| 1.0 - self.failures as f64 / self.requests as f64)
-    }
-
     /// The latency that this share of exchanges did not exceed.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         quantile(&self.latency_bounds_us, &self.latency_counts, share)

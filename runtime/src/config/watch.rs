@@ -42,28 +42,30 @@ pub async fn follow(path: PathBuf, current: &str, every: Duration, on_change: im
 
 /// Follows the configuration file at `path`: each new content goes to `apply`, which puts it in force or says why not; `status` and the log
 /// tell how it went. When it is refused, or cannot be read, what is in force stays. Never ends; dropping it stops it.
-pub async fn reload<E: std::fmt::Display>(
+pub async fn reload(
     path: PathBuf,
     current: &str,
     every: Duration,
     status: Status,
-    mut apply: impl FnMut(&str) -> Result<(), E>,
+    mut apply: impl FnMut(&str) -> Result<(), String>,
 ) {
+    let name = path.display().to_string();
     follow(path, current, every, |change| {
-        attempt(change, &status, &mut apply, SystemTime::now());
+        attempt(change, &name, &status, &mut apply, SystemTime::now());
     })
     .await;
 }
 
-fn attempt<E: std::fmt::Display>(
+fn attempt(
     change: Change,
+    name: &str,
     status: &Status,
-    apply: &mut impl FnMut(&str) -> Result<(), E>,
+    apply: &mut impl FnMut(&str) -> Result<(), String>,
     now: SystemTime,
 ) {
     let applied = match change {
-        Change::Content(text) => apply(&text).map_err(|why| why.to_string()),
-        Change::Unreadable(why) => Err(why),
+        Change::Content(text) => apply(&text),
+        Change::Unreadable(why) => Err(format!("{name}: {why}")),
     };
     match applied {
         Ok(()) => {
@@ -71,7 +73,7 @@ fn attempt<E: std::fmt::Display>(
             tracing::info!(generation = status.generation(), "configuration loaded");
         }
         Err(why) => {
-            tracing::warn!(%why, generation = status.generation(), "configuration refused, the old one stays");
+            tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
             status.refused(now, why);
         }
     }
@@ -251,18 +253,20 @@ mod tests {
         let mut in_force = String::from("good");
         let mut apply = |text: &str| {
             if text == "bad" {
-                return Err("weft.yaml:1:1: bad");
+                return Err("weft.yaml:1:1: bad".to_owned());
             }
             in_force = text.to_owned();
             Ok(())
         };
-        attempt(content("bad"), &status, &mut apply, now);
+        let mut attempt = |change| attempt(change, "weft.yaml", &status, &mut apply, now);
+        attempt(content("bad"));
         assert_eq!(status.refusal().as_deref(), Some("weft.yaml:1:1: bad"));
-        attempt(content("better"), &status, &mut apply, now);
+        attempt(content("better"));
         assert_eq!((status.generation(), status.refusal()), (2, None));
         let gone = Change::Unreadable("No such file".to_owned());
-        attempt(gone, &status, &mut apply, now);
-        assert_eq!(status.refusal().as_deref(), Some("No such file"));
+        attempt(gone);
+        let refusal = status.refusal();
+        assert_eq!(refusal.as_deref(), Some("weft.yaml: No such file"));
         assert_eq!((status.generation(), in_force.as_str()), (2, "better"));
     }
 

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
+
+use crate::harness::Authority;
 
 /// The files, by name, made once.
 pub(crate) struct Fixtures(Vec<(PathBuf, String)>);
@@ -69,22 +68,7 @@ fn key_set() -> String {
 
 /// Certificate, key and bundle, in PEM, by an authority made for it.
 fn svid(id: &str) -> (String, String, String) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority_key = KeyPair::generate().unwrap();
-    let bundle = authority.self_signed(&authority_key).unwrap().pem();
-    let issuer = Issuer::new(authority, authority_key);
-
-    let mut leaf = CertificateParams::default();
-    leaf.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-    leaf.is_ca = IsCa::ExplicitNoCa;
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ClientAuth,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    ];
-    let key = KeyPair::generate().unwrap();
-    let cert = leaf.signed_by(&key, &issuer).unwrap().pem();
-    (cert, key.serialize_pem(), bundle)
+    let authority = Authority::new();
+    let leaf = authority.leaf(id);
+    (leaf.chain_pem(), leaf.key_pem(), authority.bundle())
 }

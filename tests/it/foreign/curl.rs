@@ -101,7 +101,7 @@ async fn curl_takes_the_sidecar_for_its_proxy_and_the_gateway_for_a_site() {
     assert_eq!(says(&curl, &arguments, "").await, "orders-0");
 
     let bundle = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(bundle.path(), mesh.authority.bundle_pem()).unwrap();
+    std::fs::write(bundle.path(), mesh.authority.bundle()).unwrap();
     let site = mesh.secure();
     let resolve = format!("edge.test:{}:{}", site.port(), site.ip());
     let url = format!("https://edge.test:{}/orders/1", site.port());

@@ -93,11 +93,11 @@ async fn mariadb_speaks_first_and_turns_to_tls() {
         "--no-defaults --datadir={data} {own} --skip-test-db --auth-root-authentication-method=normal"
     );
     output(&install, &words(&made), b"").await;
-    let leaf = mesh.authority.website(&["db"]);
+    let leaf = mesh.authority.website("db");
     for (file, text) in [
-        ("cert.pem", &leaf.certificate_pem),
-        ("key.pem", &leaf.key_pem),
-        ("ca.pem", &mesh.authority.bundle_pem()),
+        ("cert.pem", &leaf.chain_pem()),
+        ("key.pem", &leaf.key_pem()),
+        ("ca.pem", &mesh.authority.bundle()),
         (
             "users.sql",
             &"CREATE DATABASE shop; CREATE USER shop@'%' IDENTIFIED BY 'secret' REQUIRE SSL; \

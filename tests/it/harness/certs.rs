@@ -1,72 +1,73 @@
-//! Authorities and certificates with SPIFFE IDs: good ones, and with any flaw.
+//! Authorities and certificates with SPIFFE IDs, good ones and with any flaw, and TLS that shows them and believes
+//! everybody: for tests of what the other side believes.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{
+    ALL_VERSIONS, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedProtocolVersion,
+};
 
 /// The trust domain of every test.
-pub(crate) const DOMAIN: &str = "test.internal";
+pub(crate) const DOMAIN: &str = "shop.internal";
 
-/// `spiffe://DOMAIN/service/NAME`.
-pub(crate) fn spiffe(name: &str) -> String {
+/// The identity of a service.
+pub(crate) fn service(name: &str) -> String {
     format!("spiffe://{DOMAIN}/service/{name}")
 }
 
-/// A root that signs leaves.
+/// A root and an intermediate, which signs the leaves, as a mesh's own.
 pub(crate) struct Authority {
-    root: rcgen::Certificate,
+    root: Certificate,
+    intermediate: Certificate,
     issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate with its key.
-#[derive(Clone)]
-pub(crate) struct Leaf {
-    pub(crate) certificate: CertificateDer<'static>,
-    pub(crate) key: Vec<u8>,
-    pub(crate) certificate_pem: String,
-    pub(crate) key_pem: String,
 }
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut parameters = CertificateParams::default();
-        parameters.distinguished_name = DistinguishedName::new();
-        // All have the same name, so that only the key tells them apart.
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "root");
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root_key = KeyPair::generate().unwrap();
+        let parameters = authority("root");
+        let root = parameters.self_signed(&root_key).unwrap();
+        let issuer = Issuer::new(parameters, root_key);
         let key = KeyPair::generate().unwrap();
-        let root = parameters.self_signed(&key).unwrap();
+        let parameters = authority("intermediate");
+        let intermediate = parameters.signed_by(&key, &issuer).unwrap();
         Self {
             root,
+            intermediate,
             issuer: Issuer::new(parameters, key),
         }
     }
 
     /// The root, in PEM.
-    pub(crate) fn bundle_pem(&self) -> String {
+    pub(crate) fn bundle(&self) -> String {
         self.root.pem()
     }
 
     /// A good certificate for a service, valid for an hour.
     pub(crate) fn service(&self, name: &str) -> Leaf {
-        self.leaf(&spiffe(name), |_| ())
+        self.leaf(&service(name))
     }
 
-    /// A certificate for this ID, after `spoil` has done what it wants to it.
-    pub(crate) fn leaf(&self, id: &str, spoil: impl FnOnce(&mut CertificateParams)) -> Leaf {
+    /// The same for any ID.
+    pub(crate) fn leaf(&self, id: &str) -> Leaf {
+        self.leaf_with(id, |_| ())
+    }
+
+    /// A certificate that is good but for what `spoil` does to it.
+    pub(crate) fn leaf_with(&self, id: &str, spoil: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let mut parameters = CertificateParams::default();
         parameters.distinguished_name = DistinguishedName::new();
-        parameters.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        parameters.subject_alt_names = vec![uri(id)];
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![
@@ -75,41 +76,33 @@ impl Authority {
         ];
         lasting(&mut parameters, -60, 3600);
         spoil(&mut parameters);
-        self.sign(&parameters)
-    }
-
-    /// A certificate for a public listener.
-    pub(crate) fn website(&self, names: &[&str]) -> Leaf {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut parameters = CertificateParams::new(names).unwrap();
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        lasting(&mut parameters, -60, 3600);
-        self.sign(&parameters)
-    }
-
-    fn sign(&self, parameters: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
-        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        let leaf = parameters.signed_by(&key, &self.issuer).unwrap();
         Leaf {
-            certificate: certificate.der().clone(),
-            key: key.serialize_der(),
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
+            chain: [leaf, self.intermediate.clone()],
+            key,
         }
+    }
+
+    /// A certificate for a public name, as browsers trust it.
+    pub(crate) fn website(&self, name: &str) -> Leaf {
+        self.leaf_with("spiffe://unused/unused", |parameters| {
+            parameters.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        })
     }
 
     /// Writes `cert.pem`, `key.pem` and `bundle.pem`, the key readable by its owner only.
     pub(crate) fn write(&self, leaf: &Leaf, directory: &Path) {
         use std::os::unix::fs::PermissionsExt;
         let key = directory.join("key.pem");
-        std::fs::write(&key, &leaf.key_pem).unwrap();
+        std::fs::write(&key, leaf.key_pem()).unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::write(directory.join("cert.pem"), &leaf.certificate_pem).unwrap();
-        std::fs::write(directory.join("bundle.pem"), self.bundle_pem()).unwrap();
+        std::fs::write(directory.join("cert.pem"), leaf.chain_pem()).unwrap();
+        std::fs::write(directory.join("bundle.pem"), self.bundle()).unwrap();
     }
 
     /// A TLS client that trusts this authority as any browser would: by the names in the certificate.
-    pub(crate) fn client(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self, alpn: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.der().clone()).unwrap();
         let mut config = ClientConfig::builder_with_provider(provider())
@@ -117,98 +110,150 @@ impl Authority {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.alpn_protocols = protocols(alpn);
         Arc::new(config)
     }
 }
 
-/// A TLS client that shows `leaf` (or nothing) and believes whatever the server shows: for tests of what servers refuse.
-pub(crate) fn stranger(leaf: Option<&Leaf>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible(provider())));
-    let mut config = match leaf {
-        Some(leaf) => builder
-            .with_client_auth_cert(vec![leaf.certificate.clone()], leaf.private_key())
-            .unwrap(),
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Arc::new(config)
+fn authority(name: &str) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    // All authorities have the same names, so that only keys tell them apart.
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters
 }
 
-impl Leaf {
-    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()))
-    }
+pub(crate) fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
 }
 
 /// Valid from and until so many seconds from now.
 pub(crate) fn lasting(parameters: &mut CertificateParams, from: i64, until: i64) {
-    let now = SystemTime::now();
-    let at = |seconds: i64| {
-        let distance = Duration::from_secs(seconds.unsigned_abs());
-        let time = if seconds < 0 {
-            now - distance
-        } else {
-            now + distance
-        };
-        time::OffsetDateTime::from(time)
-    };
-    parameters.not_before = at(from);
-    parameters.not_after = at(until);
+    let now = time::OffsetDateTime::now_utc();
+    parameters.not_before = now + time::Duration::seconds(from);
+    parameters.not_after = now + time::Duration::seconds(until);
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+/// A certificate, who signed it, and its key.
+pub(crate) struct Leaf {
+    chain: [Certificate; 2],
+    key: KeyPair,
+}
+
+impl Leaf {
+    pub(crate) fn chain_pem(&self) -> String {
+        self.chain.iter().map(Certificate::pem).collect()
+    }
+
+    pub(crate) fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
+    /// Writes `NAME.pem` and `NAME.key`, the certificate last: who follows the files takes both or neither.
+    pub(crate) fn write(&self, directory: &Path, name: &str) {
+        std::fs::write(directory.join(format!("{name}.key")), self.key_pem()).unwrap();
+        std::fs::write(directory.join(format!("{name}.pem")), self.chain_pem()).unwrap();
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.iter().map(|one| one.der().clone()).collect()
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
+    }
+
+    /// A client that shows this and believes every server.
+    pub(crate) fn client(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut config = believing(ALL_VERSIONS)
+            .with_client_auth_cert(self.chain(), self.key())
+            .unwrap();
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+
+    /// A server that shows this and asks clients for nothing.
+    pub(crate) fn server(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(self.chain(), self.key())
+            .unwrap();
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+}
+
+/// A client that shows no certificate, speaks these versions of TLS and believes every server.
+pub(crate) fn nobody(
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
+) -> Arc<ClientConfig> {
+    let mut config = believing(versions).with_no_client_auth();
+    config.alpn_protocols = protocols(alpn);
+    Arc::new(config)
+}
+
+fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-#[derive(Debug)]
-struct Gullible(Arc<rustls::crypto::CryptoProvider>);
+fn believing(
+    versions: &[&'static SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Believer))
+}
 
-impl rustls::client::danger::ServerCertVerifier for Gullible {
+/// Believes every server: these tests are about what servers believe.
+#[derive(Debug)]
+struct Believer;
+
+impl ServerCertVerifier for Believer {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
+        _leaf: &CertificateDer<'_>,
+        _others: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        verify_tls12_signature(message, leaf, signature, &algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, &algorithms)
     }
 
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -577,9 +577,9 @@ impl Mesh {
         let directory = self.directory(name);
         std::fs::create_dir_all(&directory).unwrap();
         if name == INGRESS && self.spec.tls {
-            let site = self.authority.website(&["edge.test"]);
-            std::fs::write(directory.join("site.pem"), &site.certificate_pem).unwrap();
-            std::fs::write(directory.join("site.key"), &site.key_pem).unwrap();
+            let site = self.authority.website("edge.test");
+            std::fs::write(directory.join("site.pem"), site.chain_pem()).unwrap();
+            std::fs::write(directory.join("site.key"), site.key_pem()).unwrap();
         }
         let file = directory.join("weft.yaml");
         write_whole(&file, &self.yaml());

@@ -22,7 +22,7 @@ use rustls::ALL_VERSIONS;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::alone::{Host, IDENTITY, Origin, Running, Seen, Then, Way};
-use crate::forge::{Authority, nobody, service};
+use crate::harness::certs::{Authority, nobody, service};
 
 /// What memory may grow by, in each process, while an attack runs.
 const GROWTH: u64 = 96 << 20;
@@ -55,7 +55,7 @@ impl Scene {
     async fn of(host: Host, origin: Origin) -> Self {
         let mesh = Authority::new();
         host.identify(&mesh, "orders");
-        mesh.public_leaf("gateway.example")
+        mesh.website("gateway.example")
             .write(host.directory(), "public");
         host.configure(&format!(
             "{IDENTITY}services:

@@ -122,18 +122,17 @@ impl Pace {
     fn new(refresh: Duration, retry: Duration, least: Duration) -> Self {
         Self {
             refresh,
-            retry: Backoff::new(retry, Duration::from_secs(30), 0.5)
-                .expect("the least delay is neither zero nor above 30 s"),
+            retry: Backoff::new(retry, Duration::from_secs(30), 0.5),
             least,
         }
     }
 
     /// How long to wait after an attempt; `failures` in a row, 0 after a success. `random` is from 0 to 1.
     fn wait(&self, failures: u32, random: f64) -> Duration {
-        match failures.checked_sub(1) {
+        match failures {
             // Gateways that started together do not ask together for ever.
-            None => self.refresh.mul_f64(1.0 - 0.1 * random),
-            Some(earlier) => self.retry.delay(earlier, random),
+            0 => self.refresh.mul_f64(1.0 - 0.1 * random),
+            _ => self.retry.delay(failures, random),
         }
     }
 }

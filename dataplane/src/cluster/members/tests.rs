@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::balance::Ask;
+use crate::balance::testing::ask;
 use crate::health::outlier;
 use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
@@ -195,13 +195,7 @@ fn never_the_last_and_never_more_than_allowed() {
                         members.record(&mut exchange, outcome, now, rng.u64(..));
                     }
                     _ => {
-                        let ask = Ask {
-                            tried: &[],
-                            now,
-                            random: rng.u64(..),
-                            key: None,
-                            session: None,
-                        };
+                        let ask = ask(now, rng.u64(..));
                         let set = members.load();
                         let exchange = set.begin(&ask);
                         assert_eq!(exchange.is_none(), set.endpoints().is_empty());
@@ -271,13 +265,7 @@ fn as_many_as_fail_are_ejected_and_no_more_than_allowed_and_all_return() {
                 assert_eq!(members.load().is_panicking(), panics, "{told}");
                 assert_eq!(members.summary().panics, u64::from(panics), "{told}");
                 // Whatever is out, somebody serves.
-                let ask = Ask {
-                    tried: &[],
-                    now,
-                    random: 7,
-                    key: None,
-                    session: None,
-                };
+                let ask = ask(now, 7);
                 assert!(members.load().begin(&ask).is_some(), "{told}");
 
                 // Well again: each of those that are out returns by exactly one probe.
@@ -353,13 +341,7 @@ fn nobody_is_stuck_whatever_happened() {
                     }
                     _ => {
                         let random = rng.u64(..);
-                        let ask = Ask {
-                            tried: &[],
-                            now,
-                            random,
-                            key: None,
-                            session: None,
-                        };
+                        let ask = ask(now, random);
                         let exchange = members.load().begin(&ask);
                         let is_empty = members.load().endpoints().is_empty();
                         assert_eq!(exchange.is_none(), is_empty, "{told}");
@@ -466,13 +448,7 @@ fn panic_is_told_and_counted_over_all_sets() {
     }
     assert!(members.summary().panicking);
     let pick = || {
-        let ask = Ask {
-            tried: &[],
-            now,
-            random: 3,
-            key: None,
-            session: None,
-        };
+        let ask = ask(now, 3);
         members.load().begin(&ask).unwrap()
     };
     (0..5).for_each(|_| drop(pick()));
@@ -520,13 +496,7 @@ fn the_rules_hold_when_all_cores_report_at_once() {
                 let mut rng = fastrand::Rng::with_seed(thread);
                 for millis in 0..5_000 {
                     let now = now + Duration::from_millis(millis * 3);
-                    let ask = Ask {
-                        tried: &[],
-                        now,
-                        random: rng.u64(..),
-                        key: None,
-                        session: None,
-                    };
+                    let ask = ask(now, rng.u64(..));
                     let mut exchange = members.load().begin(&ask).unwrap();
                     let outcome = if rng.bool() {
                         Outcome::LocalFailure
@@ -553,13 +523,7 @@ fn a_failing_replica_gets_next_to_nothing() {
     // A minute of 200 requests a second.
     for n in 0..12_000 {
         let now = start + Duration::from_millis(5 * n);
-        let ask = Ask {
-            tried: &[],
-            now,
-            random: rng.u64(..),
-            key: None,
-            session: None,
-        };
+        let ask = ask(now, rng.u64(..));
         let mut exchange = members.load().begin(&ask).unwrap();
         let outcome = if exchange.endpoint().id == sick.id {
             to_sick += 1;
@@ -683,13 +647,7 @@ fn draining_endpoints_are_passed_over_unless_too_many() {
     assert!(!members.load().is_panicking());
     members.set_draining(address(1), true);
     assert!(members.load().is_panicking());
-    let ask = Ask {
-        tried: &[],
-        now,
-        random: 3,
-        key: None,
-        session: None,
-    };
+    let ask = ask(now, 3);
     assert!(members.load().begin(&ask).is_some());
     members.set_draining(address(1), false);
     assert!(!members.load().is_panicking());

@@ -2,7 +2,7 @@
 
 use crate::cluster::Speaks;
 use crate::reason::Reason;
-use crate::testing::{Origin, Stage, nowhere, story, until};
+use crate::testing::{Stage, nowhere, scene, story, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
@@ -52,8 +52,7 @@ fn a_refused_connection_is_counted_once() {
 #[test]
 fn bodies_are_counted_both_ways() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client
             .send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nabcd")
@@ -76,8 +75,7 @@ fn bodies_are_counted_both_ways() {
 #[test]
 fn a_client_that_leaves_is_counted_as_unanswered_and_releases_the_endpoint() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client
             .send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 9\r\n\r\nabcd")

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Raw, Stage, request, story, until};
+use crate::testing::{Origin, Raw, Stage, request, scene, scene_with, story, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -11,8 +11,7 @@ const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 #[test]
 fn drain_ends_what_is_idle() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         // One that has said nothing yet, and one between two exchanges.
         let mut silent = stage.client().await;
         let mut idle = stage.client().await;
@@ -37,8 +36,7 @@ fn drain_ends_what_is_idle() {
 #[test]
 fn drain_answers_what_is_under_way_and_what_is_on_its_way() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         let mut late = stage.client().await;
         for client in [&mut client, &mut late] {
@@ -70,8 +68,7 @@ fn drain_answers_what_is_under_way_and_what_is_on_its_way() {
 #[test]
 fn drain_lets_running_bodies_finish() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut h1 = stage.client().await;
         h1.send(GET).await;
         let mut one = origin.accept().await;
@@ -196,8 +193,7 @@ fn who_comes_while_the_listener_closes_is_not_let_in_to_be_reset() {
 #[test]
 fn there_are_only_so_many_seats() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
             setting.connections = 1;
         })
         .await;

@@ -3,15 +3,14 @@
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, collect, request, story, until};
+use crate::testing::{answer, collect, request, scene, story, until};
 
 const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 9\r\n\r\nabcd";
 
 #[test]
 fn an_early_answer_does_not_stop_the_request() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client.send(UPLOAD).await;
         let mut endpoint = origin.accept().await;
@@ -33,8 +32,7 @@ fn an_early_answer_does_not_stop_the_request() {
 #[test]
 fn an_answer_that_ends_early_ends_both_connections() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client.send(UPLOAD).await;
         let mut endpoint = origin.accept().await;
@@ -55,8 +53,7 @@ fn an_answer_that_ends_early_ends_both_connections() {
 #[test]
 fn a_client_whose_upload_was_answered_early_can_ask_again() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         let size = 2 << 20;
         client
@@ -82,8 +79,7 @@ fn a_client_whose_upload_was_answered_early_can_ask_again() {
 #[test]
 fn an_answer_that_ends_early_is_whole_over_http2() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (response, _body) = client.send(request("POST", "/"), false).await;
         let mut endpoint = origin.accept_h2().await;
@@ -104,8 +100,7 @@ fn an_answer_that_ends_early_is_whole_over_http2() {
 fn an_upload_that_breaks_off_after_an_early_answer_breaks_the_exchange_off() {
     story(async {
         for speaks in [Speaks::Http1, Speaks::Http2] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(speaks, &[origin.address]).await;
+            let (origin, stage) = scene(speaks).await;
             let mut client = stage.client().await;
             client.send(UPLOAD).await;
             if speaks == Speaks::Http1 {

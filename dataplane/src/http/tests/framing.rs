@@ -3,18 +3,14 @@
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, collect, request, retries, story};
+use crate::testing::{answer, asked, collect, request, retries, scene, scene_with, story};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
 /// What the client reads, to the end of the connection, when it asks with `asked` and the endpoint answers so.
 async fn told(asked: &str, answered: &str) -> String {
-    let origin = Origin::new().await;
-    let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
-    let mut client = stage.client().await;
-    client.send(asked).await;
-    let mut endpoint = origin.accept().await;
-    endpoint.head().await;
+    let (origin, stage) = scene(Speaks::Http1).await;
+    let (mut client, mut endpoint) = asked(&stage, &origin, asked).await;
     endpoint.send(answered).await;
     drop(endpoint);
     client.finish().await;
@@ -52,8 +48,7 @@ fn a_cut_answer_stays_cut_over_http2() {
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
         ] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+            let (origin, stage) = scene(Speaks::Http1).await;
             let mut client = stage.h2_client().await;
             let (response, _) = client.send(request("GET", "/"), true).await;
             let mut endpoint = origin.accept().await;
@@ -73,8 +68,7 @@ fn a_cut_answer_stays_cut_over_http2() {
 #[test]
 fn an_http2_answer_that_is_reset_is_cut_for_an_http1_client() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.client().await;
         client.send(GET).await;
         let mut endpoint = origin.accept_h2().await;
@@ -100,8 +94,7 @@ fn lengths_of_an_answer_without_a_body_are_checked_over_http2_too() {
             (&["9, 9"], 502),
             (&["18446744073709551615"], 502),
         ] {
-            let origin = Origin::new().await;
-            let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+            let (origin, stage) = scene_with(Speaks::Http2, |setting| {
                 setting.spec.retry = retries(0);
             })
             .await;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, collect, request, send_all, story};
+use crate::testing::{answer, collect, request, scene, send_all, story};
 
 const EXPECTING: &str =
     "POST / HTTP/1.1\r\nhost: orders\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
@@ -12,8 +12,7 @@ const EXPECTING: &str =
 #[test]
 fn an_expectation_crosses_http1() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client.send(EXPECTING).await;
         let mut endpoint = origin.accept().await;
@@ -32,8 +31,7 @@ fn an_expectation_crosses_http1() {
 #[test]
 fn an_expectation_crosses_http2_to_the_endpoint() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.client().await;
         client.send(EXPECTING).await;
         let mut endpoint = origin.accept_h2().await;
@@ -53,8 +51,7 @@ fn an_expectation_crosses_http2_to_the_endpoint() {
 #[test]
 fn an_expectation_crosses_http2_from_the_client() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.h2_client().await;
         let mut asked = request("POST", "/");
         asked
@@ -80,8 +77,7 @@ fn an_expectation_crosses_http2_from_the_client() {
 #[test]
 fn a_switch_that_nobody_asked_for_is_no_interim_answer() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.client().await;
         client.send("POST / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         let mut endpoint = origin.accept_h2().await;

@@ -1,7 +1,7 @@
 //! A client that leaves while it waits takes its attempt with it; one that has only ended its side is answered.
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, story, until};
+use crate::testing::{answer, asked, scene, story, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
@@ -9,8 +9,7 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 fn a_client_that_breaks_off_ends_the_attempt_at_once() {
     story(async {
         for speaks in [Speaks::Http1, Speaks::Http2] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(speaks, &[origin.address]).await;
+            let (origin, stage) = scene(speaks).await;
             let mut client = stage.client().await;
             client.send(GET).await;
             if speaks == Speaks::Http1 {
@@ -36,12 +35,8 @@ fn a_client_that_breaks_off_ends_the_attempt_at_once() {
 #[test]
 fn a_client_that_closes_its_connection_ends_the_attempt_too() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
-        let mut client = stage.client().await;
-        client.send(GET).await;
-        let mut endpoint = origin.accept().await;
-        endpoint.head().await;
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let (mut client, mut endpoint) = asked(&stage, &origin, GET).await;
         // Its kernel says the same as for one that only ends its side.
         drop(client);
         assert_eq!(endpoint.rest().await, "", "the connection ends");
@@ -52,12 +47,8 @@ fn a_client_that_closes_its_connection_ends_the_attempt_too() {
 #[test]
 fn a_client_that_ends_its_side_is_asked_and_answered() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
-        let mut client = stage.client().await;
-        client.send(GET).await;
-        let mut endpoint = origin.accept().await;
-        endpoint.head().await;
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let (mut client, mut endpoint) = asked(&stage, &origin, GET).await;
         client.finish().await;
         let asked = client.head().await;
         assert!(asked.starts_with("HTTP/1.1 100 "), "{asked}");
@@ -71,8 +62,7 @@ fn a_client_that_ends_its_side_is_asked_and_answered() {
 #[test]
 fn a_client_of_http10_that_ends_its_side_is_answered_and_not_asked() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.client().await;
         client.send("GET / HTTP/1.0\r\nhost: orders\r\n\r\n").await;
         client.finish().await;
@@ -89,12 +79,8 @@ fn a_client_of_http10_that_ends_its_side_is_answered_and_not_asked() {
 #[test]
 fn what_a_client_sends_ahead_is_kept_for_its_turn() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
-        let mut client = stage.client().await;
-        client.send(GET).await;
-        let mut endpoint = origin.accept().await;
-        endpoint.head().await;
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let (mut client, mut endpoint) = asked(&stage, &origin, GET).await;
         client
             .send("GET /second HTTP/1.1\r\nhost: orders\r\n\r\nGET /thi")
             .await;

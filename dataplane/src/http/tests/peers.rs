@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, answer, nowhere, request, retries, story, until};
+use crate::testing::{Stage, answer, nowhere, request, retries, scene, scene_with, story, until};
 
 #[test]
 fn exchanges_share_one_connection() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (first, _) = client.send(request("GET", "/1"), true).await;
         let (second, _) = client.send(request("GET", "/2"), true).await;
@@ -22,15 +21,10 @@ fn exchanges_share_one_connection() {
 #[test]
 fn a_peer_at_its_limit_of_streams_gets_a_second_connection() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (first, _) = client.send(request("GET", "/1"), true).await;
-        let mut one = origin
-            .accept_h2_with(|builder| {
-                builder.max_concurrent_streams(1);
-            })
-            .await;
+        let mut one = origin.accept_h2_narrow().await;
         let (_, mut held) = one.request().await;
         let _one = one.run();
         let (second, _) = client.send(request("GET", "/2"), true).await;
@@ -48,8 +42,7 @@ fn a_peer_at_its_limit_of_streams_gets_a_second_connection() {
 #[test]
 fn beyond_all_connections_exchanges_wait_for_a_stream() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.limits.wait = Duration::from_secs(30);
         })
         .await;
@@ -60,11 +53,7 @@ fn beyond_all_connections_exchanges_wait_for_a_stream() {
         for _ in 0..4 {
             let (response, _) = client.send(request("GET", "/held"), true).await;
             responses.push(response);
-            let mut connection = origin
-                .accept_h2_with(|builder| {
-                    builder.max_concurrent_streams(1);
-                })
-                .await;
+            let mut connection = origin.accept_h2_narrow().await;
             held.push(connection.request().await.1);
             drivers.push(connection.run());
         }
@@ -108,8 +97,7 @@ fn a_failure_to_connect_wakes_all_who_wait() {
 #[test]
 fn a_peer_that_goes_away_is_connected_to_anew() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (first, _) = client.send(request("POST", "/1"), true).await;
         let mut old = origin.accept_h2().await;
@@ -129,8 +117,7 @@ fn a_peer_that_goes_away_is_connected_to_anew() {
 #[test]
 fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (response, _) = client.send(request("POST", "/"), true).await;
         let mut old = origin.accept_h2().await;
@@ -148,8 +135,7 @@ fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
 #[test]
 fn a_burst_on_a_new_connection_is_no_more_than_a_stranger_must_take() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.retry = retries(0);
         })
         .await;
@@ -175,8 +161,7 @@ fn a_burst_on_a_new_connection_is_no_more_than_a_stranger_must_take() {
 #[test]
 fn a_peer_that_has_gone_without_a_word_is_given_up_within_seconds() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.retry = retries(1);
         })
         .await;
@@ -205,8 +190,7 @@ fn a_peer_that_has_gone_without_a_word_is_given_up_within_seconds() {
 #[test]
 fn a_peer_that_answers_pings_may_take_its_time() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = stage.h2_client().await;
         let (slow, _) = client.send(request("POST", "/slow"), true).await;
         let mut endpoint = origin.accept_h2().await;
@@ -221,19 +205,14 @@ fn a_peer_that_answers_pings_may_take_its_time() {
 #[test]
 fn a_connection_more_that_cannot_be_had_fails_nobody_who_can_wait_for_a_stream() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.retry = retries(0);
             setting.spec.limits.wait = Duration::from_secs(30);
         })
         .await;
         let mut client = stage.h2_client().await;
         let (first, _) = client.send(request("GET", "/1"), true).await;
-        let mut one = origin
-            .accept_h2_with(|builder| {
-                builder.max_concurrent_streams(1);
-            })
-            .await;
+        let mut one = origin.accept_h2_narrow().await;
         let (_, mut held) = one.request().await;
         let _one = one.run();
         // From here on nobody gets in any more.
@@ -259,8 +238,7 @@ fn a_connection_more_that_cannot_be_had_fails_nobody_who_can_wait_for_a_stream()
 #[test]
 fn nobody_waits_for_a_stream_longer_than_the_limit_says() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.retry = retries(0);
             setting.spec.limits.endpoint.connections = Some(1);
             setting.spec.limits.endpoint.waiting = 8;
@@ -269,11 +247,7 @@ fn nobody_waits_for_a_stream_longer_than_the_limit_says() {
         .await;
         let mut client = stage.h2_client().await;
         let (_first, _) = client.send(request("GET", "/1"), true).await;
-        let mut one = origin
-            .accept_h2_with(|builder| {
-                builder.max_concurrent_streams(1);
-            })
-            .await;
+        let mut one = origin.accept_h2_narrow().await;
         let (_, _held) = one.request().await;
         let _one = one.run();
         let (second, _) = client.send(request("GET", "/2"), true).await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
-use crate::testing::{H2Client, Origin, Raw, Stage, collect, request, story, until};
+use crate::testing::{H2Client, Raw, collect, request, scene, story, until};
 
 /// What kernels hold between two sockets at most, with room to spare.
 const KERNEL: usize = 32 * 1024 * 1024;
@@ -12,8 +12,7 @@ const ENDLESS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
 #[test]
 fn a_slow_reader_stops_the_endpoint() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = Raw::connect_narrow(stage.address).await;
         client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         let mut endpoint = origin.accept().await;
@@ -34,8 +33,7 @@ fn a_slow_reader_stops_the_endpoint() {
 #[test]
 fn a_slow_endpoint_stops_the_upload() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client
             .send("PUT / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000000\r\n\r\n")
@@ -50,8 +48,7 @@ fn a_slow_endpoint_stops_the_upload() {
 #[test]
 fn a_stream_that_is_not_read_holds_little_and_stops_no_other() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.h2_client().await;
         let (_unread, _) = client.send(request("GET", "/"), true).await;
         let mut endpoint = origin.accept().await;
@@ -75,8 +72,7 @@ fn a_client_that_promises_to_read_and_does_not_is_not_believed() {
     story(async {
         const STREAMS: usize = 20;
         const SIZE: usize = 3 * 1024 * 1024;
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = H2Client::connect(stage.address, |builder| {
             builder
                 .initial_window_size(1 << 30)
@@ -132,8 +128,7 @@ fn a_large_body_crosses_all_codecs_unchanged() {
             .into();
         // Over HTTP/2 from the client, over either to the endpoint.
         for speaks in [Speaks::Http1, Speaks::Http2] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(speaks, &[origin.address]).await;
+            let (origin, stage) = scene(speaks).await;
             let mut client = stage.h2_client().await;
             let (response, mut upload) = client.send(request("POST", "/"), false).await;
             let sent = body.clone();
@@ -191,8 +186,7 @@ fn answers_that_nobody_reads_stop_no_other_on_the_same_connection() {
     story(async {
         const UNREAD: usize = 60;
         const SIZE: usize = 1024 * 1024;
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http2).await;
         let mut client = H2Client::connect(stage.address, |builder| {
             builder
                 .initial_window_size(16 * 1024)

@@ -1,13 +1,12 @@
 //! What an endpoint gets of a request.
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, request, story};
+use crate::testing::{request, scene, story};
 
 #[test]
 fn a_target_without_a_path_gets_one() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client
             .send("GET http://orders?x=1 HTTP/1.1\r\nhost: orders\r\n\r\n")
@@ -20,8 +19,7 @@ fn a_target_without_a_path_gets_one() {
 #[test]
 fn crumbs_of_cookies_are_one_field_again() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.h2_client().await;
         let mut asked = request("GET", "/");
         // More than the limit of fields, as a browser sends them: one field in HTTP/1.1.
@@ -40,8 +38,7 @@ fn crumbs_of_cookies_are_one_field_again() {
 #[test]
 fn too_many_fields_are_refused_over_http2_too() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.h2_client().await;
         let mut asked = request("GET", "/");
         for field in 0..129 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::Speaks;
 use crate::endpoint::Totals;
-use crate::testing::{Origin, Stage, nowhere, retries, story};
+use crate::testing::{Origin, Stage, nowhere, retries, scene, scene_with, story};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nabcd";
@@ -41,8 +41,7 @@ fn what_was_not_connected_is_sent_elsewhere() {
 #[test]
 fn a_post_that_was_read_is_never_sent_again() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client.send(POST).await;
         let mut endpoint = origin.accept().await;
@@ -59,8 +58,7 @@ fn a_post_that_was_read_is_never_sent_again() {
 fn when_our_own_certificate_has_ended_no_endpoint_is_blamed() {
     story(async {
         let (identity, orders) = crate::identity::testing::ended();
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http2, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.mesh = Some(orders);
             setting.identity = Some(identity);
         })
@@ -76,8 +74,7 @@ fn when_our_own_certificate_has_ended_no_endpoint_is_blamed() {
 #[test]
 fn a_put_that_was_cut_off_is_sent_again_with_all_of_its_body() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client
             .send("PUT / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n")
@@ -99,8 +96,7 @@ fn a_put_that_was_cut_off_is_sent_again_with_all_of_its_body() {
 #[test]
 fn a_body_larger_than_what_is_kept_is_not_sent_again() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         let body = "x".repeat(100_000);
         client
@@ -122,8 +118,7 @@ fn a_body_larger_than_what_is_kept_is_not_sent_again() {
 fn a_client_that_stalls_its_upload_is_told_so_and_the_endpoint_is_not_blamed() {
     story(async {
         for attempts in [0, 1] {
-            let origin = Origin::new().await;
-            let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
+            let (origin, stage) = scene_with(Speaks::Http1, |setting| {
                 setting.spec.timeout = Duration::from_millis(300);
                 setting.spec.retry = retries(attempts);
             })
@@ -143,8 +138,7 @@ fn a_client_that_stalls_its_upload_is_told_so_and_the_endpoint_is_not_blamed() {
 fn an_upload_that_moves_may_take_longer_than_the_timeout() {
     story(async {
         let timeout = Duration::from_millis(1500);
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
             setting.spec.timeout = timeout;
         })
         .await;
@@ -168,8 +162,7 @@ fn an_upload_that_moves_may_take_longer_than_the_timeout() {
 #[test]
 fn an_endpoint_that_does_not_answer_is_blamed() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
             setting.spec.timeout = Duration::from_millis(200);
         })
         .await;

@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Stage, story};
+use crate::testing::{scene, story};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
 /// Whether the connection on which `asked` was answered so takes the next exchange too.
 async fn is_reused(asked: &str, answered: &str) -> bool {
-    let origin = Origin::new().await;
-    let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+    let (origin, stage) = scene(Speaks::Http1).await;
     let mut client = stage.client().await;
     client.send(asked).await;
     let mut first = origin.accept().await;
@@ -58,8 +57,7 @@ fn a_connection_is_reused_only_when_both_messages_were_whole() {
         let old = "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok";
         for answered in [close, surplus, second, old] {
             // The next exchange either dials or would hang on a connection that is of no use.
-            let origin = Origin::new().await;
-            let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+            let (origin, stage) = scene(Speaks::Http1).await;
             let mut client = stage.client().await;
             client.send(GET).await;
             let mut first = origin.accept().await;
@@ -77,8 +75,7 @@ fn a_connection_is_reused_only_when_both_messages_were_whole() {
 #[test]
 fn a_connection_that_speaks_out_of_turn_is_not_used() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.client().await;
         client.send(GET).await;
         let mut first = origin.accept().await;
@@ -104,8 +101,7 @@ fn a_connection_that_speaks_out_of_turn_is_not_used() {
 fn what_was_idle_for_long_is_closed_and_forgotten() {
     story(async {
         for speaks in [Speaks::Http1, Speaks::Http2] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(speaks, &[origin.address]).await;
+            let (origin, stage) = scene(speaks).await;
             let mut client = stage.client().await;
             client.send(GET).await;
             let later = Instant::now() + Duration::from_secs(120);
@@ -142,8 +138,7 @@ fn a_connection_is_not_used_after_the_time_that_its_endpoint_gave() {
             ("keep-alive: timeout=soon\r\n", true),
             ("", true),
         ] {
-            let origin = Origin::new().await;
-            let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+            let (origin, stage) = scene(Speaks::Http1).await;
             let mut client = stage.client().await;
             client.send(GET).await;
             let mut first = origin.accept().await;

@@ -1,7 +1,7 @@
 //! Tunnels: bytes both ways once both sides have agreed.
 
 use crate::cluster::Speaks;
-use crate::testing::{Origin, Raw, Stage, story, until};
+use crate::testing::{Origin, Raw, Stage, asked, scene, story, until};
 
 const ASKED: &str =
     "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
@@ -26,8 +26,7 @@ async fn open(stage: &Stage, origin: &Origin) -> (Raw, Raw) {
 #[test]
 fn each_direction_of_a_tunnel_ends_by_itself() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let (mut client, mut endpoint) = open(&stage, &origin).await;
         client.send("last words").await;
         client.finish().await;
@@ -44,8 +43,7 @@ fn each_direction_of_a_tunnel_ends_by_itself() {
 #[test]
 fn much_crosses_a_tunnel_unchanged_both_ways() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
+        let (origin, stage) = scene(Speaks::Http1).await;
         let (mut client, mut endpoint) = open(&stage, &origin).await;
         let piece: Vec<u8> = (0..=255).cycle().take(700_001).collect();
         let (up, down) = (piece.clone(), piece.clone());
@@ -65,12 +63,8 @@ fn much_crosses_a_tunnel_unchanged_both_ways() {
 #[test]
 fn a_refused_upgrade_is_an_exchange_like_any_other() {
     story(async {
-        let origin = Origin::new().await;
-        let stage = Stage::new(Speaks::Http1, &[origin.address]).await;
-        let mut client = stage.client().await;
-        client.send(ASKED).await;
-        let mut endpoint = origin.accept().await;
-        endpoint.head().await;
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let (mut client, mut endpoint) = asked(&stage, &origin, ASKED).await;
         endpoint
             .send("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno")
             .await;

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 
 use crate::cluster::Speaks;
 use crate::endpoint::Totals;
-use crate::testing::{Origin, Stage, collect, request, story, until};
+use crate::testing::{collect, request, scene, story, until};
 
 fn call() -> Request<()> {
     let mut request = request("POST", "/shop.v1.Orders/Get");
@@ -22,8 +22,7 @@ fn status(code: &'static str) -> HeaderMap {
 
 /// What is counted at the endpoint of a call that is answered so.
 async fn totals(message: bool, trailers: Option<HeaderMap>) -> Totals {
-    let origin = Origin::new().await;
-    let stage = Stage::new(Speaks::Http2, &[origin.address]).await;
+    let (origin, stage) = scene(Speaks::Http2).await;
     let mut client = stage.h2_client().await;
     let (answer, _) = client.send(call(), true).await;
     let mut endpoint = origin.accept_h2().await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use weft_runtime::config::{self, Problems};
 use crate::identity::files::{Config, Files};
 use crate::identity::testing::{Ca, DOMAIN, Leaf, id, svid};
 use crate::identity::{Identity, Source};
+use crate::testing::until;
 
 const CLIENT: &str = "spiffe://shop.internal/ns/default/sa/client";
 
@@ -59,17 +60,6 @@ fn pem(certificates: &[CertificateDer<'static>]) -> String {
             format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
         })
         .collect()
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting)
-        .await
-        .unwrap_or_else(|_| panic!("it never came true: {what}"));
 }
 
 #[tokio::test]
