@@ -16,6 +16,7 @@ use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
+use crate::balance::sticky::Outcome;
 use crate::cluster::members::View;
 use crate::cluster::{Cluster, Spec};
 use crate::core::{Cores, Open, Shared};
@@ -451,6 +452,10 @@ fn show_services(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>
                     is_probed: cluster.spec.health.is_some(),
                     probes_passed: summary.probes_passed,
                     probes_failed: summary.probes_failed,
+                    sessions: cluster.spec.sticky.as_ref().map(|_| {
+                        let mut counts = summary.sessions.into_iter();
+                        Outcome::ALL.map(|outcome| (outcome.as_str(), counts.next().unwrap_or(0)))
+                    }),
                     in_flight: cluster.in_flight() as u64,
                     waiting: cluster.waiting() as u64,
                     breaker: cluster
