@@ -174,16 +174,20 @@ fn every_test_that_a_page_names_is_there() {
 }
 
 #[test]
-fn every_whole_configuration_that_a_page_shows_is_good() {
+fn every_configuration_that_a_page_shows_is_good() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.yaml");
     let mut checked = 0;
     for (page, text) in pages() {
-        let whole = blocks(&text, "yaml")
-            .into_iter()
-            .filter(|block| block.starts_with("trust_domain:"));
-        for block in whole {
-            fs::write(&file, block).unwrap();
+        for block in blocks(&text, "yaml") {
+            // A part of one is shown without what every file begins with.
+            let is_whole = block.lines().any(|line| line.starts_with("trust_domain:"));
+            let before = if is_whole {
+                ""
+            } else {
+                "trust_domain: shop.internal\n"
+            };
+            fs::write(&file, format!("{before}{block}")).unwrap();
             let output = Command::new(env!("CARGO_BIN_EXE_weft"))
                 .arg("check")
                 .arg(&file)
@@ -220,4 +224,74 @@ fn the_two_commands_of_the_readme_are_there() {
             .unwrap();
         assert!(output.status.success(), "weft {role} --help");
     }
+}
+
+/// The rows of a page's tables that have a last column `shown by`, with what stands in it.
+fn shown_by(text: &str) -> Vec<(&str, &str)> {
+    let mut rows = Vec::new();
+    let mut is_in = false;
+    for line in text.lines() {
+        let Some(cells) = line
+            .strip_prefix("| ")
+            .and_then(|row| row.strip_suffix('|'))
+        else {
+            // A table ends with the first line that is none of its rows; the line below its head is `|---|`.
+            is_in &= line.starts_with("|-");
+            continue;
+        };
+        let (rest, last) = cells.rsplit_once('|').unwrap();
+        if last.trim() == "shown by" {
+            is_in = true;
+        } else if is_in {
+            rows.push((rest.split(" | ").next().unwrap(), last.trim()));
+        }
+    }
+    rows
+}
+
+/// Whether this is the name of a test: of a function with that attribute, or of a file with such functions.
+fn is_test(name: &str, code: &[(String, String)]) -> bool {
+    let marked = |text: &str| text.contains("#[test]") || text.contains("#[tokio::test");
+    if name.ends_with(".rs") {
+        return code.iter().any(|(path, text)| path == name && marked(text));
+    }
+    code.iter().any(|(_, text)| {
+        let at = text.find(&format!("fn {name}("));
+        at.is_some_and(|at| {
+            // Its attributes: what lies between the end of the item before and its name.
+            let before = &text[..at];
+            let begin = before.rfind('}').unwrap_or(0);
+            marked(&before[begin..])
+        })
+    })
+}
+
+/// Of a page that says what happens in which event: every row of its tables names a test that shows it, and there are so many.
+#[track_caller]
+fn every_row_names_a_test(page: &str, least: usize) {
+    let text = read(page);
+    let code: Vec<(String, String)> = files(&root(), "rs")
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix(root()).unwrap().display().to_string();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    let rows = shown_by(&text);
+    assert!(rows.len() >= least, "{page} has only {} events", rows.len());
+    let mut wrong = Vec::new();
+    for (event, shown) in rows {
+        let names: Vec<&str> = quoted(shown).collect();
+        if names.is_empty() {
+            wrong.push(format!("{event}: nothing shows it"));
+        }
+        let unknown = names.iter().filter(|name| !is_test(name, &code));
+        wrong.extend(unknown.map(|name| format!("{event}: {name} is no test")));
+    }
+    assert!(wrong.is_empty(), "{page}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_event_of_operations_names_the_test_that_shows_it() {
+    every_row_names_a_test("docs/operations.md", 50);
 }

@@ -30,7 +30,7 @@ pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "Open connections");
     describe_counter!(
         TURNED_AWAY,
-        "Connections closed before their first request, by reason"
+        "Connections closed before their first request, by reason; `refused_us` is for clients that refuse the authority's certificate"
     );
 }
 

@@ -10,6 +10,7 @@
 //!   not of the handshake, with an answer that says what is wrong instead of a TLS alert, and so that a service whose
 //!   certificate has expired can still come in with a new token.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    AlertDescription, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::Error;
@@ -160,5 +163,61 @@ impl ClientCertVerifier for AnybodyWithTheKey {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+/// What a client has against the authority's certificate, when that is why the handshake failed: its alert says so. The
+/// client's own log says more, but who looks for the reason of a mesh that renews nothing looks here first.
+pub(crate) fn objection(error: &io::Error) -> Option<&'static str> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::AlertReceived(alert) = error else {
+        return None;
+    };
+    match alert {
+        AlertDescription::UnknownCA => Some(
+            "it does not trust our root: it has joined another CA, or our state is not the one it knew",
+        ),
+        AlertDescription::CertificateExpired => Some(
+            "by its clock our certificate has expired or is not valid yet; check the clocks of both hosts",
+        ),
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::AccessDenied => {
+            Some("our certificate is not the one of a CA of its trust domain")
+        }
+        AlertDescription::DecryptError => Some("our signature did not check out"),
+        _ => None,
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(error: rustls::Error) -> Option<&'static str> {
+        objection(&io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    #[test]
+    fn what_a_client_has_against_us_is_told_by_its_alert() {
+        let check = |alert, expected: &str| {
+            let said = said(rustls::Error::AlertReceived(alert));
+            assert!(said.is_some_and(|said| said.contains(expected)), "{said:?}");
+        };
+        check(AlertDescription::UnknownCA, "does not trust our root");
+        check(AlertDescription::CertificateExpired, "check the clocks");
+        check(AlertDescription::BadCertificate, "of its trust domain");
+        check(AlertDescription::CertificateUnknown, "of its trust domain");
+        check(AlertDescription::DecryptError, "signature");
+    }
+
+    #[test]
+    fn other_failures_are_no_objection_to_our_certificate() {
+        assert_eq!(said(rustls::Error::NoCertificatesPresented), None);
+        let parameters = AlertDescription::ProtocolVersion;
+        assert_eq!(said(rustls::Error::AlertReceived(parameters)), None);
+        let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(objection(&gone), None);
     }
 }

@@ -142,6 +142,16 @@ async fn a_session_stays_at_its_replica_until_that_is_gone_and_the_log_says_so()
         assert_eq!(reply.text(), moved.text());
     }
 
+    // Since the gateway was started again.
+    let host = mesh.ingress_host();
+    for (outcome, count) in [("new", 1), ("kept", 11), ("moved", 1), ("unreadable", 1)] {
+        let labels = ["service=\"orders\"", &format!("outcome=\"{outcome}\"")];
+        let counted = mesh.metric(host, "weft_sessions_total", &labels).await;
+        assert_eq!(counted, f64::from(count), "{outcome}");
+    }
+    let page = mesh.page(host, "/metrics").await.text();
+    assert_eq!(page.matches("\nweft_sessions_total{").count(), 4, "{page}");
+
     let log = mesh.directory("ingress").join("access.log");
     eventually("the log tells what became of sessions", async || {
         let text = std::fs::read_to_string(&log).ok()?;
@@ -241,6 +251,86 @@ async fn the_second_tier_takes_over_when_the_first_is_gone_and_gives_back_late()
         let before = spare(&mesh);
         load.more(100).await;
         (spare(&mesh) == before).then_some(())
+    })
+    .await;
+    load.stop().await.assert_all_answered();
+}
+
+/// How many of the next exchanges, in per cent, go to replicas from this number on.
+async fn share_of_the_rest(mesh: &Mesh, load: &Load, first: usize) -> f64 {
+    for origin in mesh.origins("orders") {
+        origin.forget();
+    }
+    load.more(600).await;
+    let counts: Vec<usize> = mesh.origins("orders").iter().map(|o| o.total()).collect();
+    let rest: usize = counts[first..].iter().sum();
+    rest as f64 * 100.0 / counts.iter().sum::<usize>() as f64
+}
+
+/// Two zones of three replicas each, and the gateway in one of them. The other gets what the gateway's own has no capacity
+/// for, which is nothing while all are well, and the more the fewer are left.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_zone_takes_what_it_can_and_the_rest_spills_smoothly() {
+    let balance = "balance: { slow_start: 0s }";
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders").replicas(6).with(balance))
+        .route("/orders/*", "orders")
+        .with("zone: a")
+        .start()
+        .await;
+    // Only now is it known where they are.
+    let endpoints: Vec<String> = (0..6)
+        .map(|number| {
+            let zone = if number < 3 { "a" } else { "b" };
+            let address = mesh.inbound("orders", number);
+            format!("{{ address: \"{address}\", zone: {zone} }}")
+        })
+        .collect();
+    let line = format!("endpoints: [ {} ]", endpoints.join(", "));
+    let host = mesh.ingress_host();
+    let loads = mesh.metric(host, "weft_config_generation", &[]).await;
+    mesh.change(|spec| {
+        let service = spec.services.pop().unwrap();
+        spec.services.push(service.with(&line));
+    });
+    mesh.metric_reaches(host, "weft_config_generation", &[], loads + 1.0)
+        .await;
+    all_known(&mesh, 6).await;
+
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        4,
+        Duration::from_millis(1),
+    );
+    eventually("our own zone takes everything", async || {
+        (share_of_the_rest(&mesh, &load, 3).await == 0.0).then_some(())
+    })
+    .await;
+
+    // With n of six gone ours has (3 - n) of the (6 - n) that are left, and takes twice that, as there are two zones.
+    for (gone, expected) in [(1, 20.0), (2, 50.0), (3, 100.0)] {
+        mesh.replica_mut("orders", gone - 1).sidecar.kill();
+        let out = gone as f64;
+        eventually(&format!("{gone} are given up"), async || {
+            let healthy = mesh.metric(host, "weft_endpoint_state", &["state=\"healthy\""]);
+            (healthy.await <= 6.0 - out).then_some(())
+        })
+        .await;
+        let share = share_of_the_rest(&mesh, &load, 3).await;
+        assert!(
+            (share - expected).abs() <= 10.0,
+            "with {gone} gone the other zone gets {share} %, not {expected} %"
+        );
+    }
+
+    // They come back, and with them all of the load.
+    for number in 0..3 {
+        mesh.restart_sidecar("orders", number).await;
+    }
+    all_known(&mesh, 6).await;
+    eventually("our own zone takes everything", async || {
+        (share_of_the_rest(&mesh, &load, 3).await == 0.0).then_some(())
     })
     .await;
     load.stop().await.assert_all_answered();

@@ -101,3 +101,34 @@ async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
     load.more(10).await;
     load.stop().await.assert_all_answered();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_not_the_one_they_knew_is_told_that_they_refuse_it() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .without_ingress()
+        .ca("leaf_lifetime: 20s")
+        .start()
+        .await;
+    let host = mesh.replica("orders", 0).host;
+    mesh.ca.as_mut().unwrap().kill();
+    std::fs::remove_dir_all(mesh.directory("ca-state")).unwrap();
+    mesh.start_ca().await;
+    eventually("a renewal fails", async || {
+        let failures = certificate(&mesh, host, "renewal_failures").await;
+        (failures >= 1).then_some(())
+    })
+    .await;
+    mesh.ca
+        .as_ref()
+        .unwrap()
+        .says(&[
+            "a client refuses our certificate",
+            "does not trust our root",
+        ])
+        .await;
+    let ca = mesh.ca_host();
+    let labels = ["reason=\"refused_us\""];
+    mesh.metric_reaches(ca, "weft_ca_connections_turned_away_total", &labels, 1.0)
+        .await;
+}

@@ -314,6 +314,35 @@ async fn another_replica_takes_what_one_cannot() {
     refused(mesh.listen("shop", 0)).await;
 }
 
+/// Ejection is off: what keeps connections away from the one that cannot be reached is how long connecting took.
+#[tokio::test(flavor = "multi_thread")]
+async fn least_response_time_knows_how_long_connecting_takes() {
+    let database = Service::new("db")
+        .replicas(2)
+        .with("balance: { policy: least_response_time, slow_start: 0s }")
+        .with("outlier: { enabled: false }");
+    let mesh = shop(database).start().await;
+    for number in 0..2 {
+        mesh.origin("db", number).does(echo());
+    }
+    mesh.origin("db", 0).stop().await;
+    let host = mesh.replica("shop", 0).host;
+    let both = ["service=\"db\""];
+    mesh.metric_reaches(host, "weft_service_endpoints_available", &both, 2.0)
+        .await;
+    for round in 0..40 {
+        let mut client = Wire::connect(mesh.listen("shop", 0)).await;
+        said_back(&mut client, &format!("round {round}")).await;
+    }
+    let retries = mesh.metric(host, "weft_retries_total", &["destination=\"db\""]);
+    let retries = retries.await;
+    // By chance it would be tried first every other time.
+    assert!(
+        retries <= 4.0,
+        "{retries} of 40 went to the wrong one first"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_without_sidecars_is_reached_straight() {
     let mesh = shop(Service::new("db").with("mesh: false").replicas(0))

@@ -5,7 +5,10 @@ use std::net::Shutdown;
 
 use super::app::{App, Does, breaks, connect, connect_as, get, get_on, rest, take};
 use super::ground::{self, APP};
-use super::{ORDERS, ORDERS_V6, OUTSIDE, World, count_packets, counted, until, weft_says};
+use super::{
+    ORDERS, ORDERS_FROM_OUTSIDE, ORDERS_V6, OUTSIDE, World, count_packets, counted, until,
+    weft_says,
+};
 
 const CALLER: &str = "URI=spiffe://shop.internal/service/storefront";
 
@@ -199,4 +202,56 @@ fn the_user_who_runs_the_sidecar_is_not_redirected() {
     let redirected = connect_as(&world.storefront, APP, &address).unwrap();
     until("it arrives", || echo.callers().len() == 2);
     assert_ne!(echo.callers()[1], redirected.local_addr().unwrap());
+}
+
+#[test]
+fn where_the_sidecar_is_away_nothing_gets_around_it() {
+    if !ground::is_possible() {
+        return;
+    }
+    let mut world = World::new("", "");
+    let app = App::start(&world.orders, "0.0.0.0:8080", Does::Http("orders"));
+    let _web = App::start(&world.outside, &format!("{OUTSIDE}:80"), Does::Http("web"));
+    let refused = |host, to: &str| {
+        let error = connect(host, to).expect_err(to);
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+    };
+    // Of an app's own, neither to a service nor to anybody else.
+    world.storefront_sidecar.kill();
+    for to in [
+        format!("{ORDERS}:8080"),
+        format!("{ORDERS_V6}:8080"),
+        format!("{OUTSIDE}:80"),
+    ] {
+        refused(&world.storefront, &to);
+    }
+    // And what others want of it.
+    world.orders_sidecar.kill();
+    refused(&world.outside, &format!("{ORDERS_FROM_OUTSIDE}:8080"));
+    assert!(app.callers().is_empty(), "{:?}", app.callers());
+}
+
+/// A GET of `http://orders/` by prior knowledge, with its fields as the static table has them.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \x00\x00\x00\x04\x00\x00\x00\x00\x00\
+    \x00\x00\x0b\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x06orders";
+
+#[test]
+fn http2_to_an_address_that_nobody_knows_is_refused_by_the_service() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("", "");
+    let app = App::start(&world.orders, "0.0.0.0:8080", Does::Http("orders"));
+    world.orders.system("ip addr add 10.77.1.9/24 dev net1");
+    let mut stream = connect(&world.storefront, "10.77.1.9:8080").unwrap();
+    stream.write_all(HTTP2).unwrap();
+    let name = "weft_redirected_connections_total";
+    until("the service's sidecar refuses it", || {
+        let refused = ["outcome=\"plaintext_refused\""];
+        world.metric(&world.orders, name, &refused) == 1.0
+    });
+    let passed = ["outcome=\"passthrough\""];
+    assert_eq!(world.metric(&world.storefront, name, &passed), 1.0);
+    assert!(app.callers().is_empty(), "{:?}", app.callers());
 }

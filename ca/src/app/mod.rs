@@ -25,7 +25,7 @@ use crate::desk::Desk;
 use crate::journal::Journal;
 use crate::service::{Clock, Service};
 use crate::store::{self, Directory, Lock};
-use crate::tls::Own;
+use crate::tls::{Own, objection};
 use crate::token::Token;
 use crate::{Config, Error, Lifetimes, ServiceName, TrustDomain, telemetry};
 
@@ -257,10 +257,16 @@ async fn handshake(
             let _ = accepted.send(Connection::new(stream, seat)).await;
             return;
         }
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a TLS handshake failed");
-            "handshake_failed"
-        }
+        Ok(Err(error)) => match objection(&error) {
+            Some(problem) => {
+                tracing::warn!(%peer, problem, "a client refuses our certificate");
+                "refused_us"
+            }
+            None => {
+                tracing::debug!(%peer, %error, "a TLS handshake failed");
+                "handshake_failed"
+            }
+        },
         Err(_) => {
             tracing::debug!(%peer, "a TLS handshake took too long");
             "handshake_timeout"

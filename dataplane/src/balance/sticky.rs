@@ -13,6 +13,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -188,6 +189,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// In the order of [`Tally::counts`].
+    pub const ALL: [Self; 4] = [Self::New, Self::Kept, Self::Moved, Self::Unreadable];
+
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -196,6 +200,23 @@ impl Outcome {
             Self::Moved => "moved",
             Self::Unreadable => "unreadable",
         }
+    }
+}
+
+/// How often each has come about at a service. Only exchanges of services that keep sessions count here, so that its cores
+/// may share it.
+#[derive(Debug, Default)]
+pub struct Tally([AtomicU64; Outcome::ALL.len()]);
+
+impl Tally {
+    /// One exchange's session.
+    pub fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Of each outcome, in the order of [`Outcome::ALL`].
+    pub fn counts(&self) -> [u64; Outcome::ALL.len()] {
+        self.0.each_ref().map(|count| count.load(Relaxed))
     }
 }
 

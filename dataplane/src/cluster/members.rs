@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
+use crate::balance::sticky::{self, Tally};
 use crate::balance::{self, EndpointSet};
 use crate::endpoint::place::Place;
 use crate::endpoint::{Endpoint, InFlight, Outcome, SLOW_START, State};
@@ -43,6 +44,7 @@ pub struct Members {
     ejections: AtomicU64,
     probes_passed: AtomicU64,
     probes_failed: AtomicU64,
+    sessions: Tally,
     /// What is known of each address. Whoever changes a membership or ejects or takes back an endpoint holds this lock,
     /// so that no two do it at once and "never the last one" holds. Exchanges that go well never take it.
     known: Mutex<Known>,
@@ -92,6 +94,8 @@ pub struct Summary {
     pub probes_passed: u64,
     /// Probes that did not.
     pub probes_failed: u64,
+    /// What became of sessions, in the order of [`Outcome::ALL`](sticky::Outcome::ALL).
+    pub sessions: [u64; sticky::Outcome::ALL.len()],
 }
 
 /// One endpoint, and what probes say of it.
@@ -117,6 +121,7 @@ impl Members {
             ejections: AtomicU64::new(0),
             probes_passed: AtomicU64::new(0),
             probes_failed: AtomicU64::new(0),
+            sessions: Tally::default(),
             known: Mutex::new(Known {
                 balance,
                 present: HashMap::new(),
@@ -166,7 +171,13 @@ impl Members {
             panic_picks: known.panic_picks + set.panic_picks(),
             probes_passed: self.probes_passed.load(Relaxed),
             probes_failed: self.probes_failed.load(Relaxed),
+            sessions: self.sessions.counts(),
         }
+    }
+
+    /// What becomes of sessions, where they are kept.
+    pub fn sessions(&self) -> &Tally {
+        &self.sessions
     }
 
     /// Whether this endpoint is one of them.

@@ -7,13 +7,17 @@
 //!   broken, not that it is quick. One error in a thousand costs a healthy endpoint little and for a moment; an endpoint
 //!   that only fails is at five seconds after eight of them.
 //!
+//! An answer is the head of one, and of a service that is not HTTP the connection to its app (through its sidecar, so that
+//! the way there counts too): who speaks first afterwards, and when, is the protocol's business.
+//!
 //! Kept only for services that ask for it, because it needs the clock at each answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::Outcome;
 use super::window::stamp;
+use super::{Endpoint, Outcome};
 
 /// After so long without samples a third of it is left (1/e).
 const DECAY: Duration = Duration::from_secs(10);
@@ -70,6 +74,50 @@ impl Latency {
             let estimate = next(before).clamp(1.0, f64::from(u32::MAX)) as u64;
             Some(u64::from(at) << 32 | estimate)
         });
+    }
+}
+
+/// Times one attempt at an endpoint. One that nobody waits for any more is told too, when this is dropped: an endpoint that
+/// hangs would otherwise keep the latency of its better days.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    endpoint: Arc<Endpoint>,
+    began: Instant,
+    is_running: bool,
+}
+
+impl Stopwatch {
+    /// An attempt begins.
+    pub(crate) fn start(endpoint: &Arc<Endpoint>, now: Instant) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            began: now,
+            is_running: true,
+        }
+    }
+
+    /// What came before was not the endpoint's time.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.began = now;
+    }
+
+    /// It ended so; none when that says nothing of the endpoint.
+    pub(crate) fn stop(mut self, outcome: Option<Outcome>, now: Instant) {
+        self.is_running = false;
+        if let Some(outcome) = outcome {
+            let passed = now.saturating_duration_since(self.began);
+            self.endpoint.latency.answered(passed, outcome, now);
+        }
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        if self.is_running {
+            let now = Instant::now();
+            let passed = now.saturating_duration_since(self.began);
+            self.endpoint.latency.silent(passed, now);
+        }
     }
 }
 

@@ -267,7 +267,7 @@ async fn attempts(
             Judged::Answer(mut answered, outcome) => {
                 if let Some(steer) = &steer {
                     let entry = entry.as_deref_mut();
-                    steer.settle(spec, endpoint.address, &mut answered.headers, entry);
+                    steer.settle(cluster, endpoint.address, &mut answered.headers, entry);
                 }
                 carried.pending = outcome.is_none().then(|| Pending::new(cluster));
                 carried.flight = Some(flight);

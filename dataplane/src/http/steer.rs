@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use http::HeaderMap;
 use http::header::SET_COOKIE;
@@ -12,7 +12,8 @@ use super::Caller;
 use super::entry::Entry;
 use crate::balance::Ask;
 use crate::balance::sticky::{self, Session};
-use crate::cluster::Spec;
+use crate::cluster::{Cluster, Spec};
+use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, Outcome};
 use crate::head::Head;
 
@@ -56,43 +57,37 @@ impl Steer {
 
     /// An attempt begins.
     pub(super) fn begin(&mut self, spec: &Spec, endpoint: &Arc<Endpoint>, now: Instant) {
-        self.watch = spec.balance.is_timed().then(|| Stopwatch {
-            endpoint: Arc::clone(endpoint),
-            began: now,
-            is_running: true,
-        });
+        let is_timed = spec.balance.is_timed();
+        self.watch = is_timed.then(|| Stopwatch::start(endpoint, now));
     }
 
     /// A piece of the request had to be waited for: what the client takes is not the endpoint's time.
     pub(super) fn waited(&mut self) {
         if let Some(watch) = &mut self.watch {
-            watch.began = Instant::now();
+            watch.restart(Instant::now());
         }
     }
 
     /// An attempt ended so; none when that says nothing of the endpoint.
     pub(super) fn end(&mut self, outcome: Option<Outcome>) {
-        if let Some(mut watch) = self.watch.take() {
-            watch.is_running = false;
-            if let Some(outcome) = outcome {
-                let (passed, now) = watch.passed();
-                watch.endpoint.latency.answered(passed, outcome, now);
-            }
+        if let Some(watch) = self.watch.take() {
+            watch.stop(outcome, Instant::now());
         }
     }
 
     /// The exchange was answered by this endpoint: its session is there now.
     pub(super) fn settle(
         &self,
-        spec: &Spec,
+        cluster: &Cluster,
         endpoint: SocketAddr,
         answer: &mut HeaderMap,
         entry: Option<&mut Entry>,
     ) {
-        let Some(sticky) = &spec.sticky else {
+        let Some(sticky) = &cluster.spec.sticky else {
             return;
         };
         let outcome = self.session.outcome(endpoint);
+        cluster.members.sessions().count(outcome);
         if let Some(entry) = entry {
             entry.session = Some(outcome);
         }
@@ -100,35 +95,10 @@ impl Steer {
             return;
         }
         if let Session::At(before) = self.session {
-            tracing::debug!(service = %spec.name, %before, %endpoint, "a session moved");
+            tracing::debug!(service = %cluster.name, %before, %endpoint, "a session moved");
         }
         if let Some(cookie) = sticky.cookie(endpoint, self.tls, SystemTime::now()) {
             answer.append(SET_COOKIE, cookie);
-        }
-    }
-}
-
-/// How long an attempt has taken. One that nobody waits for any more is told too: an endpoint that hangs would otherwise
-/// keep the latency of its better days.
-#[derive(Debug)]
-struct Stopwatch {
-    endpoint: Arc<Endpoint>,
-    began: Instant,
-    is_running: bool,
-}
-
-impl Stopwatch {
-    fn passed(&self) -> (Duration, Instant) {
-        let now = Instant::now();
-        (now.saturating_duration_since(self.began), now)
-    }
-}
-
-impl Drop for Stopwatch {
-    fn drop(&mut self) {
-        if self.is_running {
-            let (passed, now) = self.passed();
-            self.endpoint.latency.silent(passed, now);
         }
     }
 }

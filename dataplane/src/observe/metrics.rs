@@ -64,6 +64,7 @@ names! {
     gauge SERVICE_PANIC = "weft_service_panic", "1 while under half of a service's endpoints are available, so that all are used.";
     counter SERVICE_PANICS = "weft_service_panics_total", "How often it came to that.";
     counter SERVICE_PANIC_PICKS = "weft_service_panic_picks_total", "Exchanges that were given to any endpoint for that reason.";
+    counter SESSIONS = "weft_sessions_total", "Answers of services that keep sessions, by what became of the session: new, kept, moved (its endpoint takes no exchanges or is gone) or unreadable (a cookie that was refused).";
     counter HEALTH_PROBES = "weft_health_probes_total", "Probes of endpoints by service and result: passed or failed.";
     gauge DISCOVERY_ENDPOINTS = "weft_discovery_endpoints", "Endpoints of a service that its source (DNS, a file, the configuration) names.";
     gauge DISCOVERY_FAILING = "weft_discovery_failing", "1 while a service's source cannot be asked, or not be understood; what it said last stays in use.";
@@ -326,6 +327,15 @@ impl Registry {
                 page.sample(BREAKER_OPENINGS, &[("service", service)], openings);
             }
         }
+        if rows.iter().any(|row| row.sessions.is_some()) {
+            page.family(SESSIONS, Kind::Counter, help(SESSIONS));
+            for row in &rows {
+                for (outcome, count) in row.sessions.iter().flatten() {
+                    let labels = [("service", &*row.service), ("outcome", outcome)];
+                    page.sample(SESSIONS, &labels, count);
+                }
+            }
+        }
         page.family(HEALTH_PROBES, Kind::Counter, help(HEALTH_PROBES));
         for row in rows.iter().filter(|row| row.is_probed) {
             for (result, count) in [("passed", row.probes_passed), ("failed", row.probes_failed)] {
@@ -472,6 +482,12 @@ mod tests {
                 is_probed,
                 probes_passed: 5,
                 probes_failed: 6,
+                sessions: is_probed.then_some([
+                    ("new", 7),
+                    ("kept", 8),
+                    ("moved", 9),
+                    ("unreadable", 10),
+                ]),
                 in_flight: 3,
                 waiting: 1,
                 breaker: is_probed.then_some(("open", 2)),
@@ -525,6 +541,7 @@ mod tests {
             "weft_service_panic{service=\"orders\"} 1".into(),
             "weft_service_panics_total{service=\"stock\"} 2".into(),
             "weft_service_panic_picks_total{service=\"stock\"} 7".into(),
+            "weft_sessions_total{service=\"orders\",outcome=\"moved\"} 9".into(),
             "weft_health_probes_total{service=\"orders\",result=\"passed\"} 5".into(),
             "weft_health_probes_total{service=\"orders\",result=\"failed\"} 6".into(),
             "weft_certificate_expiry_seconds 3000".into(),

@@ -86,6 +86,8 @@ pub struct ServiceRow {
     pub probes_passed: u64,
     /// Probes that did not.
     pub probes_failed: u64,
+    /// What became of sessions and how often, where they are kept.
+    pub sessions: Option<[(&'static str, u64); 4]>,
     /// Exchanges in flight.
     pub in_flight: u64,
     /// Exchanges that wait because there are as many in flight as there may be.

@@ -17,6 +17,7 @@ use crate::cluster::limits::Patience;
 use crate::cluster::retry::{self, Tried};
 use crate::cluster::{Cluster, connect};
 use crate::core::Core;
+use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::{Error, Retry};
 use crate::gate::Slot;
@@ -89,8 +90,17 @@ async fn attempts(
         let now = ask.now;
         let endpoint = Arc::clone(flight.endpoint());
         account.tries(endpoint.address, tried.count() + 1);
+        let is_timed = spec.balance.is_timed();
+        let watch = is_timed.then(|| Stopwatch::start(&endpoint, now));
         let attempt = attempt(core, cluster, &endpoint, now, patience).await;
         let random = fastrand::u64(..);
+        if let Some(watch) = watch {
+            let outcome = match &attempt {
+                Ok(_) => Some(Outcome::Success),
+                Err(failed) => failed.outcome(),
+            };
+            watch.stop(outcome, Instant::now());
+        }
         let failed = match attempt {
             Ok(end) => {
                 cluster

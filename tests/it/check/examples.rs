@@ -1,6 +1,6 @@
-//! Every configuration in `deploy/examples/` is good: where its files are there, `weft check` says so.
+//! Every configuration in `deploy/` is good: where its files are there, `weft check` says so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::fixtures::Fixtures;
 use super::{root, text, weft};
@@ -15,17 +15,39 @@ const FILES: [(&str, &str); 6] = [
     ("/run/weft/identity/bundle.pem", "bundle.pem"),
 ];
 
+/// The files of ours below a folder: those that name a trust domain. Beside them are Prometheus', Grafana's and Docker's.
+fn configurations(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(configurations(&path));
+        } else if path
+            .extension()
+            .is_some_and(|own| own == "yaml" || own == "yml")
+        {
+            let file = std::fs::read_to_string(&path).unwrap();
+            if file.lines().any(|line| line.starts_with("trust_domain:")) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 #[test]
-fn every_example_is_good() {
+fn every_configuration_that_we_deliver_is_good() {
     let fixtures = Fixtures::new();
-    let mut examples: Vec<_> = std::fs::read_dir(root().join("deploy/examples"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    examples.sort();
-    assert!(examples.len() >= 4, "{examples:?}");
-    for example in examples {
-        let file = std::fs::read_to_string(&example).unwrap();
+    let deploy = root().join("deploy");
+    let all = configurations(&deploy);
+    let examples = all
+        .iter()
+        .filter(|path| path.starts_with(deploy.join("examples")));
+    assert!(examples.count() >= 4, "{all:?}");
+    assert!(all.contains(&deploy.join("compose/weft.yaml")), "{all:?}");
+    for path in all {
+        let file = std::fs::read_to_string(&path).unwrap();
         let directory = fixtures.with(&file);
         let at = directory.path();
         for (named, fixture) in FILES {
@@ -39,12 +61,7 @@ fn every_example_is_good() {
         std::fs::write(at.join("weft.yaml"), moved).unwrap();
         let output = weft(at, &["check", "weft.yaml"]);
         let said = text(&output.stderr);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{}:\n{said}",
-            example.display()
-        );
+        assert_eq!(output.status.code(), Some(0), "{}:\n{said}", path.display());
         assert!(text(&output.stdout).starts_with("weft.yaml: good ("));
     }
 }

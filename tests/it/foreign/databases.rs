@@ -1,10 +1,12 @@
-//! Redis, and a MariaDB that speaks first and then turns to TLS, as bytes that nobody looks at.
+//! Redis, a MariaDB that speaks first and then turns to TLS, and a PostgreSQL that is asked whether it does, as bytes that
+//! nobody looks at.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::harness::mesh::Builder;
-use crate::harness::tools::{Foreign, output, program, says};
-use crate::harness::{Mesh, Service};
+use crate::harness::tools::{Foreign, file, output, program, says};
+use crate::harness::{Mesh, Service, eventually};
 
 /// A database that is not there yet, and a shop that uses it.
 fn shop() -> Builder {
@@ -141,4 +143,152 @@ async fn mariadb_speaks_first_and_turns_to_tls() {
     let text = ask("SELECT text FROM orders;").await;
     assert!(text.trim_end() == large, "{} bytes", text.len());
     carried(&mesh, 1e6).await;
+}
+
+/// PostgreSQL's programs do not run as root: then they are run, and their directory is owned, by nobody.
+struct Postgres {
+    wrapper: Vec<String>,
+    directory: tempfile::TempDir,
+}
+
+impl Postgres {
+    /// `nobody` in Debian, and everywhere else.
+    const NOBODY: u32 = 65_534;
+
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut wrapper = Vec::new();
+        if rustix::process::geteuid().is_root() {
+            let own = Some(Self::NOBODY);
+            std::os::unix::fs::chown(directory.path(), own, own).unwrap();
+            let as_nobody = format!("--reuid {0} --regid {0} --clear-groups", Self::NOBODY);
+            wrapper = words(&as_nobody);
+        }
+        // Who changes who he is forgets that he is to end with us; and he may not be let into where the tests are run.
+        wrapper.extend(words("--pdeathsig KILL -- env -C"));
+        wrapper.push(directory.path().display().to_string());
+        Self { wrapper, directory }
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// A file that only they read.
+    fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = self.directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(Self::NOBODY), Some(Self::NOBODY)).unwrap();
+        }
+    }
+
+    /// The words for `setpriv` that run one of them.
+    fn words(&self, program: &Path, arguments: &str) -> Vec<String> {
+        let mut all = self.wrapper.clone();
+        all.push(program.display().to_string());
+        all.extend(words(arguments));
+        all
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_asked_for_tls_and_turns_to_it() {
+    let package = "Debian's package postgresql";
+    let part = |name: &str| file(["/usr/lib/postgresql", name], package);
+    let all = ["initdb", "postgres", "pg_ctl", "pg_isready", "psql"];
+    let all: Option<Vec<_>> = all
+        .iter()
+        .map(|name| part(&format!("bin/{name}")))
+        .collect();
+    let setpriv = program("setpriv", "Debian's package util-linux");
+    let (Some(all), Some(setpriv)) = (all, setpriv) else {
+        return;
+    };
+    let [initdb, server, control, ready, client] = &all[..] else {
+        unreachable!("five were asked for")
+    };
+    let mesh = shop().start().await;
+    let postgres = Postgres::new();
+    let data = postgres.at("data");
+    postgres.write("password", "secret\n");
+    let made = format!(
+        "-D {data} -U shop --auth=scram-sha-256 --pwfile={} --no-locale --encoding=UTF8 --no-sync",
+        postgres.at("password")
+    );
+    output(&setpriv, &postgres.words(initdb, &made), b"").await;
+    let leaf = mesh.authority.website(&["db"]);
+    postgres.write("cert.pem", &leaf.certificate_pem);
+    postgres.write("key.pem", &leaf.key_pem);
+    // By TLS or not at all.
+    postgres.write("hba.conf", "hostssl all all all scram-sha-256\n");
+    let at = app(&mesh);
+    let arguments = format!(
+        "-D {data} -h {} -p {} -k -c fsync=off -c ssl=on -c ssl_cert_file={} -c ssl_key_file={} -c hba_file={}",
+        at.ip(),
+        at.port(),
+        postgres.at("cert.pem"),
+        postgres.at("key.pem"),
+        postgres.at("hba.conf")
+    );
+    let mut arguments = postgres.words(server, &arguments);
+    // No socket in the file system: an empty word.
+    let place = arguments.iter().position(|word| word == "-k").unwrap();
+    arguments.insert(place + 1, String::new());
+    let directory = postgres.directory.path();
+    let _server = Foreign::start(directory, &setpriv, &arguments)
+        .listens(at)
+        .await;
+
+    let roots = directory.join("ca.pem");
+    std::fs::write(&roots, mesh.authority.bundle_pem()).unwrap();
+    let door = mesh.listen("shop", 0);
+    let login = |tls: &str| {
+        format!(
+            "host=db hostaddr={} port={} user=shop password=secret dbname=postgres sslmode={tls} sslrootcert={}",
+            door.ip(),
+            door.port(),
+            roots.display()
+        )
+    };
+    let ask = async |sql: &str| {
+        let mut arguments = words("-X -q -t -A -v ON_ERROR_STOP=1 -d");
+        arguments.push(login("verify-full"));
+        says(client, &arguments, sql).await
+    };
+    // It takes connections before it takes logins.
+    eventually("the database is there", async || {
+        let arguments = ["-d", &login("verify-full")];
+        let asked = tokio::process::Command::new(ready).args(arguments).output();
+        asked.await.unwrap().status.success().then_some(())
+    })
+    .await;
+    let mine = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid();";
+    assert_eq!(ask(mine).await, "t|TLSv1.3\n");
+    let large = "x".repeat(1 << 20);
+    let sql = format!(
+        "CREATE TABLE orders (id INT PRIMARY KEY, text TEXT); INSERT INTO orders VALUES (1, '{large}'); \
+         SELECT id, length(text) FROM orders;"
+    );
+    assert_eq!(ask(&sql).await, "1|1048576\n");
+    let text = ask("SELECT text FROM orders;").await;
+    assert!(text.trim_end() == large, "{} bytes", text.len());
+    // In bulk, and the other way round.
+    let rows: String = (2..20_002)
+        .map(|id| format!("{id}\torder {id}\n"))
+        .collect();
+    let copied = ask(&format!(
+        "COPY orders FROM STDIN;\n{rows}\\.\nSELECT count(*) FROM orders;\n"
+    ))
+    .await;
+    assert_eq!(copied, "20001\n");
+    let back = ask("COPY (SELECT * FROM orders WHERE id > 1 ORDER BY id) TO STDOUT;").await;
+    assert!(back == rows, "{} bytes, not {}", back.len(), rows.len());
+    carried(&mesh, 1e6).await;
+
+    // Killed, it would leave its shared memory to the host.
+    let stop = format!("-D {data} -m immediate stop");
+    output(&setpriv, &postgres.words(control, &stop), b"").await;
 }

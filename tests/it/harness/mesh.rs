@@ -334,8 +334,16 @@ impl Mesh {
         self.ingress.as_ref().expect("an ingress")
     }
 
+    pub(crate) fn ca_host(&self) -> IpAddr {
+        self.host(ground::CA)
+    }
+
     pub(crate) fn ingress_host(&self) -> IpAddr {
         self.host(ground::INGRESS)
+    }
+
+    pub(crate) fn ca_host(&self) -> IpAddr {
+        self.host(ground::CA)
     }
 
     /// Where an app reaches its sidecar.
