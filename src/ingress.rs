@@ -40,7 +40,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
             false => None,
         };
         let (publisher, designs) = watched(design);
-        pages::add(running, &start, &designs);
+        pages::add(running, &designs);
         let host = start.host;
         role::follow(running, &start, publisher, move |name, base, text| {
             config::check(name, text, base, host, Reader::Ingress)?

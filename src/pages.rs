@@ -6,11 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use weft_runtime::config::Watched;
 
-use crate::role::{Running, Start};
+use crate::role::Running;
 
 pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
     running: &mut Running,
-    _: &Start,
     designs: &Watched<T>,
 ) {
     let designs = designs.clone();

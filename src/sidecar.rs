@@ -53,7 +53,7 @@ pub(crate) fn work(
         .take()
         .ok_or("this file has no such sidecar")?;
     let (publisher, designs) = watched(design);
-    pages::add(running, &start, &designs);
+    pages::add(running, &designs);
     let (service, host) = (args.service.clone(), start.host);
     role::follow(running, &start, publisher, move |name, base, text| {
         let checked = config::check(

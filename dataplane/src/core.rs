@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
@@ -32,6 +32,7 @@ use crate::identity::Identity;
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
+use crate::plan::current::Current;
 use crate::plan::{Plan, Purpose, Rule, Site};
 
 /// Commands to a core that are under way at most; a core takes them at once.
@@ -284,6 +285,8 @@ pub struct Core {
     wired: RefCell<HashMap<u64, Rc<Wired>, RandomState>>,
     inbound: RefCell<HashMap<Arc<str>, Arc<EdgeCells>, RandomState>>,
     routes: RefCell<HashMap<u64, Arc<RouteCells>, RandomState>>,
+    /// Of the listeners that have connections here.
+    currents: RefCell<Vec<Weak<Current>>>,
 }
 
 impl Core {
@@ -309,12 +312,20 @@ impl Core {
             wired: RefCell::default(),
             inbound: RefCell::default(),
             routes: RefCell::default(),
+            currents: RefCell::default(),
         })
     }
 
     /// The plan of this moment.
     pub(crate) fn plan(&self) -> Arc<Plan> {
         Arc::clone(self.plan.borrow_mut().load())
+    }
+
+    /// The listener `site` of `plan`, and of those that come after it.
+    pub(crate) fn follow(&self, plan: Arc<Plan>, site: Arc<Site>) -> Rc<Current> {
+        let current = Rc::new(Current::new(plan, site));
+        self.currents.borrow_mut().push(Rc::downgrade(&current));
+        current
     }
 
     /// Whether peers are to be told that this process is about to stop.
@@ -514,6 +525,13 @@ impl Core {
             .borrow_mut()
             .retain(|id, _| plan.has_cluster(*id));
         self.routes.borrow_mut().retain(|id, _| plan.has_rule(*id));
+        self.currents.borrow_mut().retain(|current| {
+            let current = current.upgrade();
+            current.is_some_and(|current| {
+                current.site(Arc::clone(&plan));
+                true
+            })
+        });
     }
 }
 

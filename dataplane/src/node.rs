@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use weft_runtime::config::{Problems, Watched};
 use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
@@ -29,6 +30,8 @@ use crate::observe::{
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
 
+/// How often it is looked whether a plan that is over is still in use.
+const RETIRED: Duration = Duration::from_secs(2);
 /// How long the first answers of discovery are waited for before a plan is put in force.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -197,12 +200,21 @@ pub async fn run<D: Design>(
     listening.ready();
 
     let mut leaving = false;
+    // Whoever lets go of a plan last takes it apart, and that is not to be a core: exchanges would wait for thousands of
+    // routes to be freed. Cores let go of it within a second.
+    let mut retired: Vec<Arc<Plan>> = Vec::new();
+    let mut looks = tokio::time::interval(RETIRED);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let design = tokio::select! {
             () = process.drain.draining() => break,
             () = process.drain.leaving(), if !leaving => {
                 leaving = true;
                 cores.leave().await;
+                continue;
+            }
+            _ = looks.tick(), if !retired.is_empty() => {
+                retired.retain(|plan| Arc::strong_count(plan) > 1);
                 continue;
             }
             design = changes.next() => match design {
@@ -221,7 +233,7 @@ pub async fn run<D: Design>(
                 if plan.captures() {
                     shared.dials.watch();
                 }
-                shared.plan.store(Arc::new(plan));
+                retired.push(shared.plan.swap(Arc::new(plan)));
                 if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
                     tracing::error!(%problem, "a listener of the new configuration could not be opened");
                 }

@@ -69,6 +69,7 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     registry: Arc<Registry>,
     open: Arc<Open>,
+    plan: Arc<ArcSwap<Plan>>,
     listening: Option<accept::Listening>,
 }
 
@@ -109,7 +110,7 @@ impl Stage {
         let plan = Arc::new(ArcSwap::from_pointee(plan(setting.site, &cluster)));
         let registry = Registry::new();
         let shared = Shared {
-            plan,
+            plan: Arc::clone(&plan),
             identity: setting.identity,
             registry: Arc::clone(&registry),
             open: Arc::new(Open::default()),
@@ -129,6 +130,7 @@ impl Stage {
             address,
             registry,
             open: shared.open,
+            plan,
             listening: Some(listening),
         }
     }
@@ -141,6 +143,11 @@ impl Stage {
     /// A client that speaks HTTP/2.
     pub(crate) async fn h2_client(&self) -> H2Client {
         H2Client::connect(self.address, |_| ()).await
+    }
+
+    /// Makes this the plan that holds from now on.
+    pub(crate) fn put_in_force(&self, plan: Plan) {
+        self.plan.store(Arc::new(plan));
     }
 
     /// Closes the listener as a core does.

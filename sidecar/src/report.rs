@@ -443,7 +443,7 @@ mod tests {
         let (dial, asked) = counting(|| async { Err(io::ErrorKind::ConnectionRefused.into()) });
         run_for(dial, some_tls(), Duration::from_secs(600)).await;
         let asked = asked.load(Ordering::Relaxed);
-        // Waits of at most 10 s, and on average of half of that.
+        // Waits of at most 10 s, and on average of three quarters of that.
         assert!((60..300).contains(&asked), "{asked}");
     }
 

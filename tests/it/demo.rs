@@ -29,7 +29,7 @@ async fn an_unattended_demo_shows_everything_and_leaves_nothing_behind() {
         .tempdir()
         .unwrap();
     let path = directory.path().to_str().unwrap().to_owned();
-    let mut command = tokio::process::Command::new(WEFT);
+    let mut command = tokio::process::Command::new(WEFT.as_str());
     command
         .args(["demo", "--for", "30s"])
         // Everything that it writes goes there, and its children inherit the mark.

@@ -8,6 +8,7 @@ mod amplification;
 mod authz;
 mod balance;
 mod check;
+mod churn;
 mod collector;
 mod demo;
 mod discovery;

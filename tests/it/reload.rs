@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
+use crate::harness::process::told;
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
 
 async fn generation(mesh: &Mesh, host: std::net::IpAddr) -> f64 {
@@ -189,16 +190,25 @@ async fn a_service_that_moves_to_another_name_loses_nothing() {
 /// What callers saw while the file changed.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The time each exchange took, in turn.
-    took: Mutex<Vec<Duration>>,
+    /// Whether the file is being changed.
+    busy: AtomicBool,
+    /// How often that has begun and ended.
+    phase: AtomicU64,
+    /// The time each exchange took while the file rested, and while it changed; of those that saw a phase end neither is said.
+    took: [Mutex<Vec<Duration>>; 2],
     wrong: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
 
 impl Seen {
-    /// The time that 99 of 100 exchanges took at most, of those since the last time.
-    fn p99(&self) -> Duration {
-        let mut took = std::mem::take(&mut *self.took.lock().unwrap());
+    fn begin(&self, busy: bool) {
+        self.busy.store(busy, Relaxed);
+        self.phase.fetch_add(1, Relaxed);
+    }
+
+    /// The time that 99 of 100 exchanges took at most.
+    fn p99(&self, busy: bool) -> Duration {
+        let mut took = self.took[usize::from(busy)].lock().unwrap().clone();
         took.sort_unstable();
         assert!(took.len() >= 100, "only {} exchanges", took.len());
         took[took.len() * 99 / 100]
@@ -209,10 +219,14 @@ impl Seen {
 /// one under the limit of the other would be of two plans.
 async fn ask(client: Client, url: String, seen: Arc<Seen>) {
     while !seen.stop.load(Relaxed) {
+        let (phase, busy) = (seen.phase.load(Relaxed), seen.busy.load(Relaxed));
         let begun = Instant::now();
         let request = http::Request::get(&url).body(crate::harness::client::whole(""));
         let reply = client.try_send(request.unwrap()).await;
-        seen.took.lock().unwrap().push(begun.elapsed());
+        let took = begun.elapsed();
+        if seen.phase.load(Relaxed) == phase {
+            seen.took[usize::from(busy)].lock().unwrap().push(took);
+        }
         let good = reply.as_ref().is_ok_and(|reply| {
             let policy = reply.header("ratelimit-policy").unwrap_or_default();
             match (reply.code(), reply.text().as_str()) {
@@ -228,17 +242,17 @@ async fn ask(client: Client, url: String, seen: Arc<Seen>) {
     }
 }
 
-/// How often the file changes here, and where there is time for it: `WEFT_RELOADS=500`.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a test is told by whoever starts it"
-)]
-fn reloads() -> u64 {
-    std::env::var("WEFT_RELOADS").map_or(100, |count| count.parse().unwrap())
-}
+/// How often the file changes.
+const RELOADS: u64 = 500;
+/// How many of them follow one another before there is a rest of the same length.
+const PHASE: u64 = 25;
 
+/// Where `WEFT_TIMES` is set, on a machine of its own and with an optimised binary, the file also rests for as long as it
+/// changes, in turns, and the times of the ones are held against those of the others. Elsewhere others' tests run beside,
+/// and the very same tenth of a second may be theirs or ours.
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_reloads_are_felt_by_nobody() {
+async fn five_hundred_reloads_are_felt_by_nobody() {
+    let timed = told("WEFT_TIMES").is_some();
     let echo = Behaviour::script(async |mut wire| {
         let Some(head) = wire.head().await else {
             return;
@@ -302,11 +316,25 @@ async fn hundreds_of_reloads_are_felt_by_nobody() {
             Arc::clone(&seen),
         ));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let quiet = seen.p99();
 
-    let (begun, reloads) = (Instant::now(), reloads());
-    for round in 1..=reloads {
+    let (mut changing, mut last) = (Duration::ZERO, Duration::ZERO);
+    for round in 1..=RELOADS {
+        if round % PHASE == 1 {
+            if timed {
+                // Everything is done that is done below, but the change.
+                seen.begin(false);
+                for _ in 0..PHASE {
+                    let until = Instant::now() + last;
+                    std::hint::black_box(mesh.yaml());
+                    while Instant::now() < until {
+                        mesh.get("/shop").await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+            seen.begin(true);
+        }
+        let begun = Instant::now();
         let to = if round % 2 == 0 { "orders" } else { "stock" };
         mesh.change(|spec| {
             spec.routes[2] = format!("{{ match: {{ path: /shop }}, limits: [of_{to}], to: {to} }}");
@@ -320,13 +348,14 @@ async fn hundreds_of_reloads_are_felt_by_nobody() {
             (mesh.get("/shop").await.text() == now).then_some(())
         })
         .await;
-        for talk in &mut talks {
-            talk.write(round.to_be_bytes()).await;
-            let back = soon("the echo", talk.exactly(8)).await;
-            assert_eq!(back.unwrap(), round.to_be_bytes());
-        }
+        let place = usize::try_from(round).unwrap() % talks.len();
+        talks[place].write(round.to_be_bytes()).await;
+        let back = soon("the echo", talks[place].exactly(8)).await;
+        assert_eq!(back.unwrap(), round.to_be_bytes());
+        last = begun.elapsed();
+        changing += last;
     }
-    let (took, busy) = (begun.elapsed(), seen.p99());
+    seen.begin(true);
     for stream in &mut streams {
         for _ in 0..20 {
             let tick = soon("a tick", stream.chunk()).await;
@@ -335,13 +364,18 @@ async fn hundreds_of_reloads_are_felt_by_nobody() {
     }
     seen.stop.store(true, Relaxed);
     callers.join_all().await;
-    assert!(seen.wrong.lock().unwrap().is_empty(), "{seen:#?}");
-    let ratio = busy.as_secs_f64() / quiet.as_secs_f64();
-    println!(
-        "{reloads} reloads in {took:.1?}: p99 {busy:?}, {quiet:?} when quiet, ratio {ratio:.2}"
-    );
-    // The promise is 1.5 on a machine of one's own. Here, others' tests run beside, and the very same tenth of a second
-    // may be theirs or ours.
-    let slack = Duration::from_millis(100);
-    assert!(busy <= quiet.mul_f64(1.5) + slack, "{busy:?} and {quiet:?}");
+    let wrong = std::mem::take(&mut *seen.wrong.lock().unwrap());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // The mesh has made as many plans as there were changes, and none was passed over.
+    let made = generation(&mesh, mesh.ingress_host()).await;
+    assert!(made > RELOADS as f64, "{made}");
+    if timed {
+        let (busy, quiet) = (seen.p99(true), seen.p99(false));
+        let ratio = busy.as_secs_f64() / quiet.as_secs_f64();
+        println!(
+            "{RELOADS} reloads in {changing:.1?}: p99 {busy:?}, {quiet:?} when quiet, ratio {ratio:.2}"
+        );
+        assert!(changing <= Duration::from_secs(60), "{changing:?}");
+        assert!(ratio <= 1.5, "{busy:?} and {quiet:?}");
+    }
 }

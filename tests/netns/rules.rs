@@ -79,7 +79,7 @@ fn path_with(commands: &[&str]) -> tempfile::TempDir {
 /// `weft intercept WORDS` with this PATH: whether it worked, and all that it said.
 fn with_path(host: &Host, path: &tempfile::TempDir, words: &str) -> (bool, String) {
     let output = host.run(|| {
-        Command::new(WEFT)
+        Command::new(WEFT.as_str())
             .arg("intercept")
             .args(words.split_whitespace())
             .env("PATH", path.path())
@@ -151,7 +151,7 @@ fn what_is_missing_is_said() {
         let output = host.run(|| {
             Command::new("setpriv")
                 .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
-                .args([WEFT, "intercept"])
+                .args([WEFT.as_str(), "intercept"])
                 .args(words.split(' '))
                 .output()
                 .unwrap()

@@ -104,6 +104,7 @@ pub(crate) fn listen(
         let mut starved = false;
         let mut spare = Spare::new();
         let mut last_call = None;
+        let mut current = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -146,6 +147,8 @@ pub(crate) fn listen(
                 cells.refused();
                 continue;
             };
+            let current = current.get_or_insert_with(|| core.follow(plan, Arc::clone(&found)));
+            let current = Rc::clone(current);
             let open = cells.accepted();
             let (core, cells) = (Rc::clone(&core), Arc::clone(&cells));
             tokio::task::spawn_local(async move {
@@ -161,9 +164,12 @@ pub(crate) fn listen(
                     version,
                     original,
                 } = entered;
-                let tls = io.is_tls();
-                let caller =
-                    Caller::new(core, plan, found, address, original, identity, tls, cells);
+                let (tls, outlasts) = (io.is_tls(), found.outlasts);
+                // The plan of its first exchange may be another.
+                drop(found);
+                let caller = Caller::new(
+                    core, current, outlasts, address, original, identity, tls, cells,
+                );
                 converse(io, caller, seat, version, open).await;
             });
         }
@@ -229,9 +235,9 @@ async fn converse(
 ) {
     match version {
         detect::Version::Http1 => http1::server::serve(io, caller, seat).await,
-        // Boxed: much larger than the other, and it would make every idle connection as large.
-        detect::Version::Http2 => Box::pin(http2::server::serve(io, caller, seat)).await,
-        detect::Version::Opaque => Box::pin(tcp::serve(io, caller, seat)).await,
+        // Neither is boxed: both are smaller than the first, and a box would come on top of the room that is there for it.
+        detect::Version::Http2 => http2::server::serve(io, caller, seat).await,
+        detect::Version::Opaque => tcp::serve(io, caller, seat).await,
         detect::Version::Broken => {
             caller.connections.parse_error();
             let _: Result<_, _> = timeout(GOODBYE, http2::server::refuse_preface(io)).await;

@@ -33,7 +33,8 @@ pub use replay::Replayed;
 use crate::core::Core;
 use crate::identity::SpiffeId;
 use crate::observe::ConnectionCells;
-use crate::plan::{Plan, Site};
+use crate::plan::Site;
+use crate::plan::current::Current;
 
 /// Who is on the other end of a downstream connection, and what the plan says about the listener it came in by.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub(crate) struct Caller {
     pub(crate) connections: Arc<ConnectionCells>,
     /// Whether its listener outlasts the others in a drain.
     outlasts: bool,
-    current: RefCell<(Arc<Plan>, Arc<Site>)>,
+    current: Rc<Current>,
     /// What endpoints are told of the client's identity, spelled once for all exchanges, and our name in it.
     client_cert: RefCell<Option<(Arc<str>, HeaderValue)>>,
 }
@@ -65,8 +66,8 @@ impl Caller {
     )]
     pub(crate) fn new(
         core: Rc<Core>,
-        plan: Arc<Plan>,
-        site: Arc<Site>,
+        current: Rc<Current>,
+        outlasts: bool,
         address: SocketAddr,
         original: Option<SocketAddr>,
         identity: Option<Arc<SpiffeId>>,
@@ -82,8 +83,8 @@ impl Caller {
             identity,
             tls,
             connections,
-            outlasts: site.outlasts,
-            current: RefCell::new((plan, site)),
+            outlasts,
+            current,
             client_cert: RefCell::new(None),
         })
     }
@@ -94,17 +95,9 @@ impl Caller {
     }
 
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it
-    /// never sees two plans. A listener that a new plan no longer has stays as it was for its last connections.
+    /// never sees two plans.
     pub(crate) fn site(&self) -> Arc<Site> {
-        let plan = self.core.plan();
-        let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(&current.0, &plan) {
-            if let Some(site) = plan.site(&current.1.name) {
-                current.1 = Arc::clone(site);
-            }
-            current.0 = plan;
-        }
-        Arc::clone(&current.1)
+        self.current.site(self.core.plan())
     }
 }
 

@@ -65,8 +65,10 @@ struct Server {
 impl Server {
     /// The next request; `None` when the connection ends between two.
     async fn next(&mut self) -> Option<Result<parse::Request, Error>> {
+        // Copied: a listener that is held here is not let go of as long as the connection idles.
         let site = self.caller.site();
-        let (timeouts, limits) = (&site.timeouts, &site.http1);
+        let (timeouts, limits) = (site.timeouts, site.http1);
+        drop(site);
         // The last exchange was timed to its end just now, and the connection when it came.
         self.timer.set(timer::recent() + timeouts.idle);
         let (connection, caller, seat, timer) =
@@ -81,7 +83,7 @@ impl Server {
                     if parse::may_complete(&guard.wire.input[seen..])
                         || guard.wire.input.len() > limits.head_bytes
                     {
-                        match parse::request(&guard.wire.input, limits) {
+                        match parse::request(&guard.wire.input, &limits) {
                             Ok(Some(request)) => {
                                 guard.wire.input.advance(request.consumed);
                                 return Poll::Ready(Some(Ok(request)));

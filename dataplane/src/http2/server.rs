@@ -69,20 +69,27 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
-    let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
-    let connection = poll_fn(|cx| {
-        let done = handshake.as_mut().poll(cx);
-        let flushed = flusher.poll_flush(cx);
-        if timer.poll_expired(cx).is_ready() || matches!(flushed, Poll::Ready(Err(_))) {
-            return Poll::Ready(None);
-        }
-        done.map(Result::ok)
-    })
-    .await;
+    // Copied: a listener that is held here is not let go of as long as the connection lives.
+    let (places, idle) = (site.http2.streams as usize, site.timeouts.idle);
+    drop(site);
+    // In a block of its own, whose room the connection takes over: an idle one holds no more than it needs.
+    let connection = {
+        let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
+        poll_fn(|cx| {
+            let done = handshake.as_mut().poll(cx);
+            let flushed = flusher.poll_flush(cx);
+            if timer.poll_expired(cx).is_ready() || matches!(flushed, Poll::Ready(Err(_))) {
+                return Poll::Ready(None);
+            }
+            done.map(Result::ok)
+        })
+        .await
+    };
     let Some(mut connection) = connection else {
         return;
     };
-    let mut streams = FuturesUnordered::new();
+    // None while there are none: even an empty set has room for an exchange.
+    let mut streams = None;
     let mut resets = Resets::new(std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
@@ -97,7 +104,8 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         loop {
             let mut progressed = false;
             while !closed {
-                if streams.len() >= site.http2.streams as usize {
+                let open = streams.as_ref().map_or(0, FuturesUnordered::len);
+                if open >= places {
                     // All places are taken, also by what was taken back a moment ago: the others wait.
                     closed = connection.poll_closed(cx).is_ready();
                     break;
@@ -105,6 +113,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         let caller = Rc::clone(&caller);
+                        let streams = streams.get_or_insert_with(FuturesUnordered::new);
                         streams.push(match *request.method() {
                             // Boxed: rare, and it would make every exchange as large.
                             Method::CONNECT => Either::Right(
@@ -130,7 +139,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                     Poll::Pending => break,
                 }
             }
-            while let Poll::Ready(Some(ended)) = Pin::new(&mut streams).poll_next(cx) {
+            while let Some(Poll::Ready(Some(ended))) =
+                streams.as_mut().map(|open| Pin::new(open).poll_next(cx))
+            {
                 progressed = true;
                 match ended {
                     Ended::Whole => resets.completed(),
@@ -159,10 +170,11 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         if closed {
             return Poll::Ready(());
         }
-        if streams.is_empty() {
+        if streams.as_ref().is_none_or(FuturesUnordered::is_empty) {
+            streams = None;
             if busy {
                 busy = false;
-                timer.set(Instant::now() + site.timeouts.idle);
+                timer.set(Instant::now() + idle);
             }
             if timer.poll_expired(cx).is_ready() {
                 if told {
@@ -171,7 +183,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                 // GOAWAY first; the connection ends when the peer has taken note, or after one more such time.
                 told = true;
                 connection.graceful_shutdown();
-                timer.set(Instant::now() + site.timeouts.idle);
+                timer.set(Instant::now() + idle);
                 cx.waker().wake_by_ref();
             }
         } else {

@@ -1,10 +1,11 @@
 //! The compiled configuration that one exchange runs under: immutable, swapped whole.
 //!
 //! Programs build a [`Plan`] from their part of the file; the data path only reads it. What a reload takes over from the
-//! plan before (clusters with their endpoints, connections and health) is in [`carry`].
+//! plan before (clusters with their endpoints, connections and health) is in [`carry`], and how connections follow the plans in [`current`].
 
 pub mod capture;
 pub mod carry;
+pub mod current;
 pub mod services;
 
 use std::collections::HashSet;

@@ -70,7 +70,7 @@ fn attempt(
     match applied {
         Ok(()) => {
             status.loaded(now);
-            tracing::info!(generation = status.generation(), "configuration loaded");
+            tracing::debug!(generation = status.generation(), "configuration loaded");
         }
         Err(why) => {
             tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");

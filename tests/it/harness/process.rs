@@ -3,13 +3,25 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{eventually, soon};
 
-/// The binary under test.
-pub(crate) const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+/// The binary under test: the one that cargo made with the tests, unless `WEFT_BINARY` names another, such as an optimised
+/// one whose times are to be measured.
+pub(crate) static WEFT: LazyLock<String> =
+    LazyLock::new(|| told("WEFT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weft").to_owned()));
+
+/// What whoever starts the tests says by a variable of the environment.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test is told by whoever starts it"
+)]
+pub(crate) fn told(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
 
 /// A running `weft ROLE …`. Killed when dropped; it also ends when the test process does.
 #[derive(Debug)]
@@ -41,7 +53,7 @@ impl Process {
         arguments: &[String],
         environment: &[(&str, &str)],
     ) -> Self {
-        let words = wrapper.iter().copied().chain([WEFT]);
+        let words = wrapper.iter().copied().chain([WEFT.as_str()]);
         let words: Vec<&str> = words.chain(arguments.iter().map(String::as_str)).collect();
         let log = directory.join(format!("{name}.log"));
         let output = File::options()
@@ -138,6 +150,21 @@ impl Process {
         let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
         kilobytes.unwrap() * 1024
     }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.entries("fd")
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        self.entries("task")
+    }
+
+    fn entries(&self, of: &str) -> usize {
+        let directory = std::fs::read_dir(format!("/proc/{}/{of}", self.id()));
+        directory.unwrap().count()
+    }
 }
 
 impl Drop for Process {
@@ -156,7 +183,7 @@ impl Drop for Process {
 
 /// Runs `weft ARGUMENTS` to its end: whether it succeeded, its output and its errors.
 pub(crate) async fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
-    let mut command = tokio::process::Command::new(WEFT);
+    let mut command = tokio::process::Command::new(WEFT.as_str());
     command
         .args(arguments)
         .stdin(Stdio::null())

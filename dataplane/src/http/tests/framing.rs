@@ -7,10 +7,10 @@ use crate::testing::{answer, asked, collect, request, retries, scene, scene_with
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
-/// What the client reads, to the end of the connection, when it asks with `asked` and the endpoint answers so.
-async fn told(asked: &str, answered: &str) -> String {
+/// What the client reads, to the end of the connection, when it sends `request` and the endpoint answers so.
+async fn told(request: &str, answered: &str) -> String {
     let (origin, stage) = scene(Speaks::Http1).await;
-    let (mut client, mut endpoint) = asked(&stage, &origin, asked).await;
+    let (mut client, mut endpoint) = asked(&stage, &origin, request).await;
     endpoint.send(answered).await;
     drop(endpoint);
     client.finish().await;

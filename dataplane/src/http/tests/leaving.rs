@@ -36,7 +36,7 @@ fn a_client_that_breaks_off_ends_the_attempt_at_once() {
 fn a_client_that_closes_its_connection_ends_the_attempt_too() {
     story(async {
         let (origin, stage) = scene(Speaks::Http1).await;
-        let (mut client, mut endpoint) = asked(&stage, &origin, GET).await;
+        let (client, mut endpoint) = asked(&stage, &origin, GET).await;
         // Its kernel says the same as for one that only ends its side.
         drop(client);
         assert_eq!(endpoint.rest().await, "", "the connection ends");

@@ -9,6 +9,7 @@ mod framing;
 mod interim;
 mod leaving;
 mod peers;
+mod plans;
 mod pressure;
 mod requests;
 mod retries;

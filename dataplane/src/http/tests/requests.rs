@@ -38,7 +38,7 @@ fn crumbs_of_cookies_are_one_field_again() {
 #[test]
 fn too_many_fields_are_refused_over_http2_too() {
     story(async {
-        let (origin, stage) = scene(Speaks::Http1).await;
+        let (_origin, stage) = scene(Speaks::Http1).await;
         let mut client = stage.h2_client().await;
         let mut asked = request("GET", "/");
         for field in 0..129 {

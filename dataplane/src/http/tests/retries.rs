@@ -58,7 +58,7 @@ fn a_post_that_was_read_is_never_sent_again() {
 fn when_our_own_certificate_has_ended_no_endpoint_is_blamed() {
     story(async {
         let (identity, orders) = crate::identity::testing::ended();
-        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
+        let (_origin, stage) = scene_with(Speaks::Http2, |setting| {
             setting.spec.mesh = Some(orders);
             setting.identity = Some(identity);
         })
@@ -118,7 +118,7 @@ fn a_body_larger_than_what_is_kept_is_not_sent_again() {
 fn a_client_that_stalls_its_upload_is_told_so_and_the_endpoint_is_not_blamed() {
     story(async {
         for attempts in [0, 1] {
-            let (origin, stage) = scene_with(Speaks::Http1, |setting| {
+            let (_origin, stage) = scene_with(Speaks::Http1, |setting| {
                 setting.spec.timeout = Duration::from_millis(300);
                 setting.spec.retry = retries(attempts);
             })
@@ -162,7 +162,7 @@ fn an_upload_that_moves_may_take_longer_than_the_timeout() {
 #[test]
 fn an_endpoint_that_does_not_answer_is_blamed() {
     story(async {
-        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
+        let (_origin, stage) = scene_with(Speaks::Http1, |setting| {
             setting.spec.timeout = Duration::from_millis(200);
         })
         .await;
