@@ -219,9 +219,9 @@ async fn postgresql_is_asked_for_tls_and_turns_to_it() {
         postgres.at("password")
     );
     output(&setpriv, &postgres.words(initdb, &made), b"").await;
-    let leaf = mesh.authority.website(&["db"]);
-    postgres.write("cert.pem", &leaf.certificate_pem);
-    postgres.write("key.pem", &leaf.key_pem);
+    let leaf = mesh.authority.website("db");
+    postgres.write("cert.pem", &leaf.chain_pem());
+    postgres.write("key.pem", &leaf.key_pem());
     // By TLS or not at all.
     postgres.write("hba.conf", "hostssl all all all scram-sha-256\n");
     let at = app(&mesh);
@@ -243,7 +243,7 @@ async fn postgresql_is_asked_for_tls_and_turns_to_it() {
         .await;
 
     let roots = directory.join("ca.pem");
-    std::fs::write(&roots, mesh.authority.bundle_pem()).unwrap();
+    std::fs::write(&roots, mesh.authority.bundle()).unwrap();
     let door = mesh.listen("shop", 0);
     let login = |tls: &str| {
         format!(
