@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use crate::harness::certs::nobody;
 use crate::harness::client::whole;
 use crate::harness::process::{Process, told};
 use crate::harness::{Behaviour, Client, Mesh, Service, Wire, mesh::sample, soon, within};
@@ -302,11 +303,7 @@ async fn strangers(mesh: &Mesh, number: u64) {
     let inbound = mesh.inbound("orders", 0);
     let _: Result<_, _> = soon(
         "an end",
-        Client::handshake(
-            inbound,
-            crate::harness::certs::stranger(None, &[b"h2"]),
-            "mesh.test",
-        ),
+        Client::handshake(inbound, nobody(rustls::ALL_VERSIONS, &["h2"]), "mesh.test"),
     )
     .await;
     let mut noise = Wire::connect(mesh.public()).await;
