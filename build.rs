@@ -1,4 +1,4 @@
-//! Has the linker put side by side what a proxy runs (`link.ld`, which `tests/bench/order.py` makes): a third of an idle
+//! Has the linker put side by side what a proxy runs (`link.ld`, which `tests/bench/order` makes): a third of an idle
 //! sidecar's memory was code that it never uses, mapped with its neighbours.
 //!
 //! In optimised builds with the toolchain's own linker only: others do not all understand it, and nothing but memory depends

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use weft_dataplane::foreign::{Row, Snapshot};
+use weft_dataplane::observe::PermitRow;
 use weft_runtime::config::Watched;
 
 use crate::role::Running;
@@ -76,6 +78,17 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
     );
 
     let registry = Arc::clone(&running.process.registry);
+    let peers = move || {
+        let page = peers(&registry.foreign(), &registry.permits());
+        ("application/json", format!("{page:#}\n"))
+    };
+    running.admin.page(
+        "/peers",
+        "who is not of the mesh and came to us, or did not prove who it is, or refused us; and where plaintext is let in",
+        Arc::new(peers),
+    );
+
+    let registry = Arc::clone(&running.process.registry);
     let certs = move || {
         let certificate = registry.certificate().map(|row| {
             json!({
@@ -95,6 +108,31 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
     running
         .admin
         .page("/certs", "the certificate in use", Arc::new(certs));
+}
+
+fn peers(foreign: &Snapshot, permits: &[PermitRow]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "direction": row.end.as_str(),
+            "kind": row.kind.as_str(),
+            "service": &*row.service,
+            "peer": row.peer.to_string(),
+            "address": row.address,
+            "port": row.port,
+            "identity_unproven": row.identity.as_deref(),
+            "count": row.count,
+            "first_seen_unix": unix(row.first),
+            "last_seen_unix": unix(row.last),
+            "refused_from_unix": row.until.map(unix),
+        })
+    };
+    let permit =
+        |row: &PermitRow| json!({ "port": row.port, "refused_from_unix": unix(row.until) });
+    json!({
+        "peers": foreign.rows.iter().map(row).collect::<Vec<_>>(),
+        "left_out": foreign.left_out,
+        "plaintext": permits.iter().map(permit).collect::<Vec<_>>(),
+    })
 }
 
 fn unix(time: SystemTime) -> u64 {

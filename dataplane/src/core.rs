@@ -25,6 +25,7 @@ use crate::accept;
 use crate::cluster::dials::Dials;
 use crate::cluster::{Pool, Wired};
 use crate::error::Error;
+use crate::foreign::Sighting;
 use crate::http::{Caller, Settled};
 use crate::http1::encode;
 use crate::http2::client::Peers;
@@ -335,6 +336,13 @@ impl Core {
 
     pub(crate) fn announce(&self) {
         self.leaving.set(true);
+    }
+
+    /// Notes somebody with whom something is wrong.
+    pub(crate) fn foreign(&self, sighting: &Sighting<'_>) {
+        if let Some(identity) = &self.identity {
+            identity.foreigners().saw(sighting, SystemTime::now());
+        }
     }
 
     /// What the time of day is at `at`.

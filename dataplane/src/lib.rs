@@ -10,6 +10,7 @@
 pub mod dial;
 pub mod endpoint;
 pub mod error;
+pub mod foreign;
 pub mod gate;
 pub mod head;
 pub mod path;

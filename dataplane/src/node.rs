@@ -145,6 +145,10 @@ pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>
             renewal_failures: status.renewal_failures,
         })
     }));
+    let foreigners = Arc::clone(identity.foreigners());
+    process
+        .registry
+        .foreign_from(Box::new(move || foreigners.snapshot()));
     let kept = Arc::clone(&identity);
     process.tasks.spawn("identity", async move {
         source.keep(kept, stopping).await;

@@ -12,6 +12,7 @@ const WORDS: &[&str] = &[
     "dial",
     "endpoint",
     "error",
+    "foreign",
     "gate",
     "head",
     "path",

@@ -35,6 +35,7 @@ pub async fn run(
             .await
             .map_err(|error| format!("the collector on {address}: {error}"))?;
         tracing::info!(%address, "collecting reports");
+        let foreigners = Arc::clone(identity.foreigners());
         let identity = Arc::clone(identity);
         let tls: collector::Tls = Arc::new(move || Some(identity.server_config()));
         let drain = process.drain.clone();
@@ -47,10 +48,10 @@ pub async fn run(
                     identity: Arc::from(identity.as_str()),
                 })
             });
-            collector::serve(collector, listener, tls, identify, async move {
+            let stop = async move {
                 drain.ended().await;
-            })
-            .await
+            };
+            collector::serve(collector, listener, tls, identify, foreigners, stop).await
         });
     }
     node::run(process, size, resolver, designs, identity, listening).await

@@ -52,10 +52,11 @@ pub async fn run(
              dial,
          }| {
             let identity = Arc::clone(&identity);
+            let foreigners = Arc::clone(identity.foreigners());
             let tls: report::Tls =
                 Arc::new(move || Some(identity.client_config(&collector, Alpn::H2)));
             let registry = Arc::clone(&process.registry);
-            report::run(settings, registry, dial, tls, async move {
+            report::run(settings, registry, foreigners, dial, tls, async move {
                 // Nothing is sent: the other end goes away.
                 let _: Result<(), _> = is_done.await;
             })

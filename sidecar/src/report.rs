@@ -7,8 +7,9 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ use metrics::counter;
 use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -25,13 +27,20 @@ use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
+use weft_dataplane::foreign::{
+    Count, End, Foreign as Kind, Foreigners, Peer, Row, Sighting, Snapshot,
+};
+use weft_dataplane::identity::{PeerProblem, noting};
 use weft_dataplane::observe::{
     self, BOUNDS_US, CertificateRow, EdgeTotals, EndpointRow, EndpointState, Registry,
     metrics as names,
 };
+use weft_dataplane::plan::services;
 use weft_dataplane::reason::Reason;
 use weft_proto::report::collector_client::CollectorClient;
-use weft_proto::report::{Certificate, Direction, Edge, ReportRequest, ReportResponse};
+use weft_proto::report::{
+    Certificate, Direction, Edge, Foreign, ForeignCount, ForeignPeer, ReportRequest, ReportResponse,
+};
 use weft_runtime::backoff::Backoff;
 
 /// What one step may take: connecting with its handshakes, or a report with its answer.
@@ -44,6 +53,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
 /// Endpoints in one report; the sick ones come first.
 const MAX_ENDPOINTS: usize = 2_048;
+/// Foreign peers in one report; the latest.
+const MAX_FOREIGN: usize = 64;
 /// What the collector takes: bytes in a report, and in a name.
 const MAX_REPORT: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
@@ -83,10 +94,12 @@ pub fn dial(address: &str) -> Dial {
 /// while we have no certificate.
 pub type Tls = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
 
-/// Reports until `stop` is done, then once more if that is possible within a second. Dropping it just ends it.
+/// Reports until `stop` is done, then once more if that is possible within a second. Dropping it just ends it. A collector
+/// that is not of the mesh, or does not take us for one of it, is noted among `foreigners`.
 pub async fn run(
     settings: Settings,
     registry: Arc<Registry>,
+    foreigners: Arc<Foreigners>,
     dial: Dial,
     tls: Tls,
     stop: impl Future<Output = ()>,
@@ -94,10 +107,12 @@ pub async fn run(
     let mut reporter = Reporter {
         settings,
         registry,
+        foreigners,
         dial,
         tls,
         sequence: 0,
         failures: 0,
+        collector: None,
         stream: None,
     };
     tokio::select! {
@@ -113,10 +128,13 @@ pub async fn run(
 struct Reporter {
     settings: Settings,
     registry: Arc<Registry>,
+    foreigners: Arc<Foreigners>,
     dial: Dial,
     tls: Tls,
     sequence: u64,
     failures: u32,
+    /// Where the collector was that was dialled last.
+    collector: Option<SocketAddr>,
     stream: Option<Stream>,
 }
 
@@ -147,10 +165,16 @@ impl Reporter {
     fn failed(&mut self, error: &Error) {
         counter!(names::REPORTS, "result" => "failed").increment(1);
         self.stream = None;
+        let cause = error.kind();
+        if let (Some(kind), Some(address)) = (cause, self.collector) {
+            self.foreigners
+                .saw(&stranger(kind, address, error), SystemTime::now());
+        }
         // Said once, not every few seconds: nothing is lost, and nothing else depends on it.
         if self.failures == 0 {
             let collector = &self.settings.address;
-            tracing::warn!(collector, %error, "the collector takes no reports; trying on");
+            let cause = cause.map(Kind::as_str);
+            tracing::warn!(collector, cause, %error, "the collector takes no reports; trying on");
         }
         self.failures = self.failures.saturating_add(1);
     }
@@ -164,7 +188,8 @@ impl Reporter {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
-                let fresh = timeout(STEP, Stream::open(&self.dial, &self.tls)).await;
+                let opening = Stream::open(&self.dial, &self.tls, &mut self.collector);
+                let fresh = timeout(STEP, opening).await;
                 none.insert(fresh.map_err(|_| Error::Timeout("connecting"))??)
             }
         };
@@ -184,7 +209,7 @@ enum Error {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("TLS handshake failed: {0}")]
-    Handshake(io::Error),
+    Handshake(io::Error, Option<String>),
     #[error("connection failed: {0}")]
     Transport(#[from] tonic::transport::Error),
     #[error("refused: {}", .0.message())]
@@ -193,6 +218,35 @@ enum Error {
     Ended,
     #[error("no answer in time while {0}")]
     Timeout(&'static str),
+}
+
+impl Error {
+    /// What is wrong with the collector, or with us in its eyes, where that is the reason.
+    fn kind(&self) -> Option<Kind> {
+        let Self::Handshake(error, _) = self else {
+            return None;
+        };
+        let problem = PeerProblem::from_io_error(error);
+        Some(PeerProblem::kind_of(problem.as_ref(), error))
+    }
+}
+
+/// The collector, as a peer with whom something is wrong.
+fn stranger<'a>(kind: Kind, address: SocketAddr, error: &'a Error) -> Sighting<'a> {
+    static INGRESS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(services::INGRESS));
+    Sighting {
+        end: End::Outbound,
+        kind,
+        service: &INGRESS,
+        peer: Peer::Endpoint(address),
+        address: None,
+        port: None,
+        identity: match error {
+            Error::Handshake(_, claim) => claim.as_deref(),
+            _ => None,
+        },
+        until: None,
+    }
 }
 
 impl From<Status> for Error {
@@ -210,14 +264,25 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(dial: &Dial, tls: &Tls) -> Result<Self, Error> {
+    async fn open(dial: &Dial, tls: &Tls, at: &mut Option<SocketAddr>) -> Result<Self, Error> {
         let config = tls().ok_or(Error::NoIdentity)?;
         let tcp = dial().await.map_err(Error::Connect)?;
+        *at = tcp.peer_addr().ok();
         tcp.set_nodelay(true).map_err(Error::Connect)?;
         // Who the collector is, is decided by its SPIFFE ID; the name only has to be one.
         let name = ServerName::try_from("collector").expect("a valid DNS name");
-        let tls = TlsConnector::from(config).connect(name, tcp).await;
-        let channel = channel(tls.map_err(Error::Handshake)?).await?;
+        let (tls, claim) = noting(TlsConnector::from(config).connect(name, tcp)).await;
+        let mut tls = tls.map_err(|error| Error::Handshake(error, claim))?;
+        // In TLS 1.3 our handshake is over before the collector has looked at our certificate, and what reads next would
+        // not tell us its verdict. The collector speaks first, so there is something to read in any case.
+        let first = tls.fill_buf().await;
+        if first
+            .map_err(|error| Error::Handshake(error, None))?
+            .is_empty()
+        {
+            return Err(Error::Ended);
+        }
+        let channel = channel(tls).await?;
         let (requests, queue) = mpsc::channel(1);
         let mut client = CollectorClient::new(channel);
         let responses = client
@@ -293,6 +358,7 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
         edges: registry.totals().iter().map(edge).collect(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         certificate: registry.certificate().as_ref().map(certificate),
+        foreign: Some(foreign(&registry.foreign())),
     };
     slim(request)
 }
@@ -301,6 +367,12 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
 fn slim(mut request: ReportRequest) -> ReportRequest {
     if request.encoded_len() > MAX_REPORT {
         request.endpoints.clear();
+    }
+    if request.encoded_len() > MAX_REPORT
+        && let Some(foreign) = &mut request.foreign
+    {
+        foreign.left_out += foreign.peers.len() as u64;
+        foreign.peers.clear();
     }
     if request.encoded_len() > MAX_REPORT {
         request
@@ -351,6 +423,48 @@ fn endpoint(row: &EndpointRow) -> weft_proto::report::Endpoint {
     }
 }
 
+fn foreign(snapshot: &Snapshot) -> Foreign {
+    let listed = snapshot.rows.len().min(MAX_FOREIGN);
+    let unlisted = snapshot.rows.len() - listed;
+    Foreign {
+        counts: snapshot.counts.iter().map(foreign_count).collect(),
+        peers: snapshot.rows[..listed].iter().map(foreign_peer).collect(),
+        left_out: snapshot.left_out + unlisted as u64,
+    }
+}
+
+fn foreign_count(count: &Count) -> ForeignCount {
+    ForeignCount {
+        direction: direction(count.end).into(),
+        kind: count.kind.as_str().to_owned(),
+        service: short(&count.service),
+        count: count.count,
+    }
+}
+
+fn foreign_peer(row: &Row) -> ForeignPeer {
+    ForeignPeer {
+        direction: direction(row.end).into(),
+        kind: row.kind.as_str().to_owned(),
+        service: short(&row.service),
+        peer: row.peer.to_string(),
+        address: row.address.map(|ip| ip.to_string()).unwrap_or_default(),
+        port: row.port.unwrap_or_default().into(),
+        identity: row.identity.as_deref().map(short).unwrap_or_default(),
+        count: row.count,
+        first_seen_unix: unix(row.first),
+        last_seen_unix: unix(row.last),
+        until_unix: row.until.map(unix).unwrap_or_default(),
+    }
+}
+
+fn direction(end: End) -> Direction {
+    match end {
+        End::Inbound => Direction::Inbound,
+        End::Outbound => Direction::Outbound,
+    }
+}
+
 fn certificate(row: &CertificateRow) -> Certificate {
     Certificate {
         spiffe_id: row.spiffe_id.to_string(),
@@ -374,6 +488,7 @@ fn unix(time: SystemTime) -> i64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::sync::oneshot;
     use weft_dataplane::observe::EdgeKey;
@@ -426,9 +541,16 @@ mod tests {
     /// Runs the reporter for so long, then stops it; how long stopping took.
     async fn run_for(dial: Dial, tls: Tls, time: Duration) -> Duration {
         let (stop, stopped) = oneshot::channel::<()>();
-        let reporter = run(settings(), Registry::new(), dial, tls, async {
-            let _ = stopped.await;
-        });
+        let reporter = run(
+            settings(),
+            Registry::new(),
+            Arc::default(),
+            dial,
+            tls,
+            async {
+                let _ = stopped.await;
+            },
+        );
         let end = async {
             sleep(time).await;
             stop.send(()).unwrap();
@@ -541,9 +663,56 @@ mod tests {
         assert_eq!(report.endpoints[0].address, "127.0.0.1:4999");
     }
 
+    fn strangers(registry: &Registry, service: &str, count: usize) {
+        let foreigners = Foreigners::default();
+        let service = Arc::from(service);
+        for n in 0..count {
+            let address = IpAddr::from(Ipv4Addr::from_bits(n as u32));
+            let sighting = Sighting {
+                end: End::Inbound,
+                kind: Kind::PlaintextPermitted,
+                service: &service,
+                peer: Peer::from_address(address),
+                address: Some(address),
+                port: Some(8080),
+                identity: Some("spiffe://other.internal/x\n"),
+                until: Some(UNIX_EPOCH + Duration::from_secs(30)),
+            };
+            foreigners.saw(&sighting, UNIX_EPOCH + Duration::from_secs(n as u64));
+        }
+        registry.foreign_from(Box::new(move || foreigners.snapshot()));
+    }
+
+    #[test]
+    fn a_report_names_the_foreign_peers_that_were_seen_last() {
+        let registry = Registry::new();
+        let count = weft_dataplane::foreign::MAX_PEERS + 5;
+        strangers(&registry, "orders", count);
+        let foreign = compose(&registry, &settings(), 1).foreign.unwrap();
+        assert_eq!(foreign.peers.len(), MAX_FOREIGN);
+        assert_eq!(foreign.left_out as usize, count - MAX_FOREIGN);
+        let [counted] = &foreign.counts[..] else {
+            panic!("{:?}", foreign.counts)
+        };
+        assert_eq!(
+            (counted.kind.as_str(), counted.count as usize),
+            ("plaintext_permitted", count)
+        );
+        assert_eq!(counted.direction(), Direction::Inbound);
+        let last = &foreign.peers[0];
+        assert_eq!(
+            last.address,
+            Ipv4Addr::from_bits(count as u32 - 1).to_string()
+        );
+        assert_eq!(last.identity, "spiffe://other.internal/x?");
+        assert_eq!((last.port, last.count, last.until_unix), (8080, 1, 30));
+        assert_eq!(last.last_seen_unix, count as i64 - 1);
+    }
+
     /// As many edges as a registry keeps apart, with names of this length.
     fn full(length: usize) -> Arc<Registry> {
         let registry = Registry::new();
+        strangers(&registry, &"s".repeat(length), 5_000);
         let name = |side: &str, n: usize| format!("{side}-{n:04}-{:x<length$}", "");
         for n in 0..2_000 {
             let cells = registry.edge(EdgeKey {

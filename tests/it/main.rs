@@ -36,6 +36,7 @@ mod renewal;
 mod retry;
 mod rolling;
 mod run;
+mod strangers;
 mod tcp;
 mod timeouts;
 mod websocket;

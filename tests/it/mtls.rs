@@ -233,7 +233,7 @@ impl Drop for Impostor {
 }
 
 impl Impostor {
-    async fn tls(address: SocketAddr, config: Arc<ServerConfig>) -> Self {
+    pub(crate) async fn tls(address: SocketAddr, config: Arc<ServerConfig>) -> Self {
         Self::start(address, move |stream| {
             let acceptor = TlsAcceptor::from(Arc::clone(&config));
             tokio::spawn(async move { acceptor.accept(stream).await.map(drop) });

@@ -57,7 +57,8 @@ struct World {
     storefront: Host,
     orders: Host,
     outside: Host,
-    _files: TempDir,
+    authority: Authority,
+    files: TempDir,
 }
 
 /// Addresses in the order of [`World`]'s cables.
@@ -112,7 +113,8 @@ impl World {
             storefront,
             orders: orders_host,
             outside,
-            _files: files,
+            authority,
+            files,
         };
         for host in [&world.storefront, &world.orders] {
             until("a sidecar is ready", || {
@@ -120,6 +122,33 @@ impl World {
             });
         }
         world
+    }
+
+    /// An ingress on the host outside, with the collector that `collector` tells the sidecars of.
+    fn ingress(&self, collector: &str) -> Process {
+        let directory = self.files.path().join("ingress");
+        std::fs::create_dir_all(&directory).unwrap();
+        self.authority
+            .write(&self.authority.service("ingress"), &directory);
+        let yaml = format!(
+            "trust_domain: {domain}\n\
+             identity: {{ cert: cert.pem, key: key.pem, bundle: bundle.pem }}\n{collector}\
+             services:\n  plain: {{ mesh: false, endpoints: [ \"127.0.0.1:9\" ] }}\n\
+             ingress:\n  listeners: [ {{ name: public, address: \"127.0.0.1:18080\" }} ]\n  \
+             routes: [ {{ match: {{ host: x }}, to: plain }} ]\n",
+            domain = crate::harness::certs::DOMAIN,
+        );
+        let file = directory.join("weft.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut arguments = vec!["ingress".to_owned(), "--config".to_owned()];
+        arguments.push(file.display().to_string());
+        let started = self
+            .outside
+            .run(|| Process::start(self.files.path(), "ingress", &arguments, &[]));
+        until("the ingress is ready", || {
+            app::get_on_admin(&self.outside, "/ready").is_ok_and(|answer| answer.status == 200)
+        });
+        started
     }
 
     /// The sum of a metric of the sidecar on this host.

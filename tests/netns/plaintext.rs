@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use super::app::{App, Does, breaks, connect, get, take};
+use serde_json::Value;
+
+use super::app::{App, Does, breaks, connect, get, get_on_admin, take};
 use super::ground;
 use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World};
 
@@ -131,4 +133,92 @@ fn after_the_last_day_it_is_refused_again() {
     assert!(left < 0.0, "{left}");
     let log = world.orders_sidecar.log();
     assert!(log.contains("is over: it is refused"), "{log}");
+}
+
+/// A row of a page about foreign peers: what happened, on which port, who it was, and from when on it will be refused.
+fn row<'a>(rows: &'a Value, kind: &str, port: u16, peer: &str) -> Option<&'a Value> {
+    rows.as_array().unwrap().iter().find(|row| {
+        row["kind"] == kind
+            && row["port"] == port
+            && row["peer"] == peer
+            && row["service"] == "orders"
+    })
+}
+
+fn page(host: &super::ground::Host, path: &str) -> Value {
+    serde_json::from_str(&get_on_admin(host, path).unwrap().body).unwrap()
+}
+
+#[test]
+fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress() {
+    if !ground::is_possible() {
+        return;
+    }
+    let collector = "collector: { address: \"10.77.3.1:15010\", interval: 100ms }\n";
+    let world = World::new(
+        "    mtls: { permissive: { until: 2999-12-31, ports: [8080, 9090] } }\n",
+        collector,
+    );
+    let _ingress = world.ingress(collector);
+    let _app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+    let _other = App::start(&world.orders, "127.0.0.1:9090", Does::Greet("metrics"));
+    for _ in 0..3 {
+        get(
+            &world.outside,
+            &format!("{ORDERS_FROM_OUTSIDE}:8080"),
+            "orders",
+        )
+        .unwrap();
+    }
+    let address = format!("{ORDERS_FROM_OUTSIDE_V6}:9090");
+    let mut stream = connect(&world.outside, &address).unwrap();
+    assert_eq!(take(&mut stream, 7).unwrap(), "metrics");
+    let address = format!("{ORDERS_FROM_OUTSIDE}:9091");
+    assert!(breaks(&world.outside, &address, b"\x00"));
+
+    // 3000-01-01 in UTC.
+    let end = 32_503_680_000_i64;
+    let seen = [
+        (
+            "plaintext_permitted",
+            8080,
+            "10.77.3.1",
+            "10.77.3.1",
+            3,
+            Some(end),
+        ),
+        (
+            "plaintext_permitted",
+            9090,
+            "fd77:3::/64",
+            "fd77:3::1",
+            1,
+            Some(end),
+        ),
+        ("plaintext_refused", 9091, "10.77.3.1", "10.77.3.1", 1, None),
+    ];
+    let here = page(&world.orders, "/peers");
+    assert_eq!(here["plaintext"][0]["refused_from_unix"], end, "{here}");
+    for (kind, port, peer, address, count, until) in seen {
+        let check = |row: &Value| {
+            assert_eq!(row["direction"], "inbound", "{row}");
+            assert_eq!(row["address"], address, "{row}");
+            assert_eq!(row["count"], count, "{row}");
+            assert_eq!(row["refused_from_unix"].as_i64(), until, "{row}");
+        };
+        check(row(&here["peers"], kind, port, peer).unwrap_or_else(|| panic!("{here}")));
+        super::until("the ingress knows it", || {
+            let mesh = page(&world.outside, "/mesh");
+            row(&mesh["foreign"], kind, port, peer).map(check).is_some()
+        });
+    }
+    for (kind, count) in [("plaintext_permitted", 4.0), ("plaintext_refused", 1.0)] {
+        let kind = format!("kind=\"{kind}\"");
+        let own = ["service=\"orders\"", "direction=\"inbound\"", &kind];
+        let name = "weft_foreign_peers_total";
+        assert_eq!(world.metric(&world.orders, name, &own), count);
+        let meshwide = ["source=\"unknown\"", "destination=\"orders\"", &kind];
+        let name = "weft_mesh_foreign_peers_total";
+        assert_eq!(world.metric(&world.outside, name, &meshwide), count);
+    }
 }

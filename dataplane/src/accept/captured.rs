@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::detect::{self, OPAQUE_PORTS, Version};
 use super::{Io, name};
 use crate::core::{Core, Seat};
+use crate::foreign::{self, Foreign, Peer, Sighting};
 use crate::observe::{ConnectionCells, Detected, Redirected};
 use crate::plan::Site;
 use crate::plan::capture::{Capture, Inbound, Outbound, Permitted};
@@ -55,6 +56,7 @@ pub(super) async fn enter(
         // Only a redirection says which port of the app is meant.
         (Capture::Inbound(_), None) => {
             cells.redirected(Redirected::PlaintextRefused);
+            door.foreign(Foreign::PlaintextRefused, site.address.port(), None);
             tracing::warn!(listener = %site.name, peer = %came.from, "refused a connection that was not redirected here: \
                  nobody is to connect to this port, and peers speak mutual TLS with the mesh's");
             io.reset();
@@ -136,14 +138,18 @@ impl Door<'_> {
     ) -> Option<(Io, Version)> {
         let now = SystemTime::now();
         let permit = inbound.permit(to.port(), now);
+        if permit.is_some() {
+            self.cells.redirected(Redirected::PlaintextPermitted);
+            // Who comes like this will be refused after that.
+            let until = inbound.ports.get(&to.port()).map(|permit| permit.until);
+            self.foreign(Foreign::PlaintextPermitted, to.port(), until);
+        }
         match permit {
             Some(Permitted::Connections(app)) => {
-                self.cells.redirected(Redirected::PlaintextPermitted);
                 self.pass_on(io, *app).await;
                 return None;
             }
             Some(Permitted::Exchanges(rule)) => {
-                self.cells.redirected(Redirected::PlaintextPermitted);
                 // The app says in the file what it speaks.
                 let version = match rule.target.spec.authority {
                     Some(_) => Version::Opaque,
@@ -156,6 +162,7 @@ impl Door<'_> {
         // What it speaks only makes a difference to how it is told.
         let detected = self.protocol(&mut io, self.site.timeouts.head).await?;
         self.cells.redirected(Redirected::PlaintextRefused);
+        self.foreign(Foreign::PlaintextRefused, to.port(), None);
         let refusal = inbound.refusal(to.port(), now);
         tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
             "refused a peer");
@@ -187,6 +194,20 @@ impl Door<'_> {
                 None
             }
         }
+    }
+
+    /// Notes who came in plaintext to this port.
+    fn foreign(&self, kind: Foreign, port: u16, until: Option<SystemTime>) {
+        self.core.foreign(&Sighting {
+            end: foreign::End::Inbound,
+            kind,
+            service: &self.site.service,
+            peer: Peer::from_address(self.from.ip()),
+            address: Some(self.from.ip().to_canonical()),
+            port: Some(port),
+            identity: None,
+            until,
+        });
     }
 
     /// Whether it is a connection of our own that came back.

@@ -83,6 +83,18 @@ impl Io {
         !matches!(stream.take_error(), Ok(None))
     }
 
+    /// Whether the peer has sent nothing and has not gone, as far as the reactor knows; not known under TLS, where what
+    /// comes may be no data. What there is of a peer that is not silent is lost.
+    pub(crate) fn is_silent(&self) -> Option<bool> {
+        match &self.stream {
+            Stream::Plain(stream) => {
+                let read = stream.try_read(&mut [0]);
+                Some(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
+            }
+            Stream::Tls(_) => None,
+        }
+    }
+
     /// Puts back bytes that were read too early.
     pub fn unread(&mut self, bytes: Bytes) {
         debug_assert!(

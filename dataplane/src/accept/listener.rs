@@ -20,8 +20,9 @@ use super::original::original;
 use super::{Io, detect};
 use crate::cluster::connect::is_starved;
 use crate::core::{Core, Seat};
+use crate::foreign::{End, Foreign, Peer, Sighting};
 use crate::http::Caller;
-use crate::identity::{PeerProblem, SpiffeId, peer_identity};
+use crate::identity::{PeerProblem, SpiffeId, noting, peer_identity};
 use crate::observe::{ConnectionCells, HandshakeFailure, OpenConnection};
 use crate::plan::capture::Capture;
 use crate::plan::{Door, Opaque, Site};
@@ -308,17 +309,20 @@ async fn enter(
             }
         },
     };
-    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
+    let port = stream.local_addr().ok().map(|local| local.port());
+    let client = Client {
+        core,
+        site,
+        address,
+        port,
+        cells,
+    };
+    let accepting = noting(TlsAcceptor::from(config).accept(stream).into_fallible());
     let stream = match timeout(site.timeouts.handshake, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err((error, stream))) => {
-            refused(
-                site,
-                address,
-                cells,
-                PeerProblem::from_io_error(&error),
-                &error,
-            );
+        Ok((Ok(stream), _)) => stream,
+        Ok((Err((error, stream)), claim)) => {
+            let problem = PeerProblem::from_io_error(&error);
+            client.refused(problem.as_ref(), &error, claim.as_deref());
             let _: Result<_, _> = timeout(GOODBYE, let_alert_arrive(stream)).await;
             return None;
         }
@@ -338,7 +342,7 @@ async fn enter(
             Ok(identity) => Some(identity),
             Err(problem) => {
                 let error = io::Error::other("no identity");
-                refused(site, address, cells, Some(problem), &error);
+                client.refused(Some(&problem), &error, None);
                 return None;
             }
         },
@@ -366,45 +370,53 @@ async fn let_alert_arrive(mut stream: TcpStream) {
     }
 }
 
-/// Notes why a handshake failed. At the edge that is everyday; in the mesh somebody should look.
-fn refused(
-    site: &Site,
+/// Somebody who came to us.
+struct Client<'a> {
+    core: &'a Core,
+    site: &'a Site,
     address: SocketAddr,
-    cells: &ConnectionCells,
-    problem: Option<PeerProblem>,
-    error: &io::Error,
-) {
-    let cause = match &problem {
-        Some(problem) => cause(problem),
-        None if error.kind() == io::ErrorKind::UnexpectedEof
-            || error.kind() == io::ErrorKind::ConnectionReset =>
-        {
-            HandshakeFailure::Closed
+    /// The port that it came to.
+    port: Option<u16>,
+    cells: &'a ConnectionCells,
+}
+
+impl Client<'_> {
+    /// Notes why a handshake failed, and with whom. At the edge that is everyday; in the mesh somebody should look.
+    fn refused(&self, problem: Option<&PeerProblem>, error: &io::Error, claim: Option<&str>) {
+        let kind = PeerProblem::kind_of(problem, error);
+        self.cells.handshake_failed(cause(kind));
+        let (site, peer, cause) = (&self.site.name, &self.address, kind.as_str());
+        let words = problem.map_or_else(|| error.to_string(), ToString::to_string);
+        if matches!(self.site.door, Door::Mesh) {
+            tracing::warn!(listener = %site, %peer, cause, claim, problem = %words, "refused a peer");
+            self.core.foreign(&Sighting {
+                end: End::Inbound,
+                kind,
+                service: &self.site.service,
+                peer: Peer::from_address(peer.ip()),
+                address: Some(peer.ip().to_canonical()),
+                port: self.port,
+                identity: claim,
+                until: None,
+            });
+        } else {
+            tracing::debug!(listener = %site, %peer, cause, problem = %words, "refused a client");
         }
-        None => HandshakeFailure::Other,
-    };
-    cells.handshake_failed(cause);
-    let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
-    if matches!(site.door, Door::Mesh) {
-        tracing::warn!(listener = %site.name, peer = %address, cause = cause.as_str(), problem = %words, "refused a peer");
-    } else {
-        tracing::debug!(listener = %site.name, peer = %address, cause = cause.as_str(), problem = %words, "refused a client");
     }
 }
 
-fn cause(problem: &PeerProblem) -> HandshakeFailure {
-    match problem {
-        PeerProblem::NoCertificate => HandshakeFailure::NoCertificate,
-        PeerProblem::Expired { .. } => HandshakeFailure::Expired,
-        PeerProblem::NotYetValid { .. } => HandshakeFailure::NotYetValid,
-        PeerProblem::ForeignRoot => HandshakeFailure::UnknownAuthority,
-        PeerProblem::TrustDomain { .. } => HandshakeFailure::TrustDomain,
-        PeerProblem::BadSvid(_) | PeerProblem::WrongService { .. } => {
-            HandshakeFailure::NotAnIdentity
-        }
-        PeerProblem::Plaintext => HandshakeFailure::Plaintext,
-        PeerProblem::OldTls => HandshakeFailure::Protocol,
-        PeerProblem::Hangup => HandshakeFailure::Closed,
-        PeerProblem::Refused(_) | PeerProblem::Tls(_) => HandshakeFailure::Other,
+/// The metric's word for it, which knows of clients what they may do wrong as such.
+fn cause(kind: Foreign) -> HandshakeFailure {
+    match kind {
+        Foreign::NoCertificate => HandshakeFailure::NoCertificate,
+        Foreign::Expired => HandshakeFailure::Expired,
+        Foreign::NotYetValid => HandshakeFailure::NotYetValid,
+        Foreign::UnknownAuthority => HandshakeFailure::UnknownAuthority,
+        Foreign::TrustDomain => HandshakeFailure::TrustDomain,
+        Foreign::NotAnIdentity | Foreign::WrongService => HandshakeFailure::NotAnIdentity,
+        Foreign::Plaintext => HandshakeFailure::Plaintext,
+        Foreign::Protocol => HandshakeFailure::Protocol,
+        Foreign::Closed => HandshakeFailure::Closed,
+        _ => HandshakeFailure::Other,
     }
 }

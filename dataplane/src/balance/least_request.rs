@@ -155,6 +155,9 @@ impl LeastRequest {
 
 impl Picker for LeastRequest {
     fn pick(&self, ask: &Ask<'_>, among: Among) -> Option<&Arc<Endpoint>> {
+        if let [only] = &*self.group.endpoints {
+            return among.fits(only, ask).then_some(only);
+        }
         let mut dice = Dice::new(ask.random);
         if self.group.is_weighted() {
             return self.weighted(ask, among, &mut dice);

@@ -20,8 +20,9 @@ use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::http1::{Connection, Handle, Peer, Wire};
-use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, server_name};
+use crate::foreign::{End, Foreign, Peer, Sighting};
+use crate::http1::{self, Connection, Handle};
+use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, noting, server_name};
 use crate::reason::Reason;
 
 /// How long a peer may leave what we sent without an acknowledgement.
@@ -56,8 +57,8 @@ async fn wait_or_open(
             .holding(held),
     };
     Ok(Rc::new(RefCell::new(Connection::new(
-        Wire::new(io),
-        Peer::Endpoint,
+        io,
+        http1::Peer::Endpoint,
     ))))
 }
 
@@ -165,10 +166,9 @@ async fn dial(
         return Err(Error::new(Reason::IdentityMissing, problem));
     }
     let config = identity.client_config(expected, alpn);
-    match TlsConnector::from(config)
-        .connect(server_name(), stream)
-        .await
-    {
+    let connecting = TlsConnector::from(config).connect(server_name(), stream);
+    let (connected, claim) = noting(connecting).await;
+    match connected {
         Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
@@ -176,8 +176,9 @@ async fn dial(
                 Some(problem) if problem.is_identity() => Reason::PeerIdentity,
                 _ => Reason::TlsFailed,
             };
+            let kind = PeerProblem::kind_of(problem.as_ref(), &error);
             let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
-            warn(spec, address, &words);
+            tell(identity, spec, address, kind, &words, claim.as_deref());
             Err(Error::not_processed(reason, format!("{address}: {words}")))
         }
     }
@@ -185,13 +186,40 @@ async fn dial(
 
 /// Notes that a peer refused us, if that is what the error says. In TLS 1.3 our handshake is over before the peer has looked
 /// at our certificate, and exchanges that are answered elsewhere leave no trace of its verdict.
-pub(crate) fn refused(spec: &Spec, address: SocketAddr, error: &(dyn std::error::Error + 'static)) {
-    if let Some(problem @ PeerProblem::Refused(_)) = PeerProblem::from_error(error) {
-        warn(spec, address, &problem.to_string());
+pub(crate) fn refused(
+    identity: Option<&Identity>,
+    spec: &Spec,
+    address: SocketAddr,
+    error: &(dyn std::error::Error + 'static),
+) {
+    if let Some(problem @ PeerProblem::Refused(_)) = PeerProblem::from_error(error)
+        && let Some(identity) = identity
+    {
+        let (kind, words) = (problem.kind(), problem.to_string());
+        tell(identity, spec, address, kind, &words, None);
     }
 }
 
-fn warn(spec: &Spec, address: SocketAddr, words: &str) {
+/// Names a peer with whom something is wrong: in the log, and where the rest is read from.
+fn tell(
+    identity: &Identity,
+    spec: &Spec,
+    address: SocketAddr,
+    kind: Foreign,
+    words: &str,
+    claim: Option<&str>,
+) {
+    let sighting = Sighting {
+        end: End::Outbound,
+        kind,
+        service: &spec.name,
+        peer: Peer::Endpoint(address),
+        address: None,
+        port: None,
+        identity: claim,
+        until: None,
+    };
+    identity.foreigners().saw(&sighting, SystemTime::now());
     let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
-    tracing::warn!(service = %spec.name, endpoint = %address, expected, problem = words, "the handshake with a peer failed");
+    tracing::warn!(service = %spec.name, endpoint = %address, expected, cause = kind.as_str(), claim, problem = words, "the handshake with a peer failed");
 }

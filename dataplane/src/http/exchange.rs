@@ -1,6 +1,7 @@
 //! The spine: what happens to a request between its head and its answer, in order. Cheap refusals come first, and
 //! nothing is forwarded before everything was decided.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -40,22 +41,23 @@ pub(crate) struct Answer {
     pub(crate) upgraded: Option<Box<End>>,
 }
 
-/// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason.
+/// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason. `site` is
+/// the listener as the plan had it when the head was there.
 ///
 /// The request is borrowed, here and below, because a future that takes a large argument holds it twice.
 pub(crate) async fn exchange(
     caller: &Caller,
+    site: Arc<Site>,
     request: &mut Request,
     interim: &Interim<'_>,
 ) -> Answer {
     let started = timer::now();
-    let site = caller.site();
-    let grpc = request.head.is_grpc();
+    let site = &*site;
     let mut extra = HeaderMap::new();
     let mut rule = None;
-    let mut entry = Entry::begin(caller, &site, &request.head);
+    let mut entry = Entry::begin(caller, site, &request.head);
     let admitted = admit(
-        &site,
+        site,
         caller,
         &mut request.head,
         started,
@@ -67,11 +69,12 @@ pub(crate) async fn exchange(
         // Boxed: rare, and each exchange would carry the room for it.
         Ok(rule) if rule.purpose == Purpose::Knock => Box::pin(knock(&caller.core, rule)).await,
         // And away.
-        Ok(rule) => forward(caller, &site, rule, request, interim, started, &mut entry).await,
+        Ok(rule) => forward(caller, site, rule, request, interim, started, &mut entry).await,
         Err(error) => Err(error),
     };
     let mut answer = outcome.unwrap_or_else(|error| {
-        let answer = answer::made(&site, caller, rule, &error, grpc, started);
+        let grpc = request.head.is_grpc();
+        let answer = answer::made(site, caller, rule, &error, grpc, started);
         if let Some(mut entry) = entry {
             let bytes = match answer.body.length() {
                 Length::Exact(bytes) => bytes,
@@ -121,7 +124,7 @@ fn admit<'a>(
     // Who.
     let principal = match (&rule.authn, &caller.identity) {
         (Some(authn), _) => Principal::Bearer(authn.identify(&head.headers, SystemTime::now())?),
-        (None, Some(identity)) => Principal::Workload(std::sync::Arc::clone(identity)),
+        (None, Some(identity)) => Principal::Workload(Arc::clone(identity)),
         (None, None) => Principal::Anonymous,
     };
     if let Some(entry) = entry {

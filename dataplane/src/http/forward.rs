@@ -14,6 +14,7 @@ use super::Caller;
 use super::answer::REASON;
 use super::entry::Entry;
 use super::exchange::{Answer, Request};
+use super::headers::Forwarded;
 use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
 use super::relay::{Failed, Relay};
@@ -58,6 +59,14 @@ pub(crate) async fn forward(
         body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
     };
     let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
+    let authority = &request.head.authority;
+    let mut forwarded = site.is_edge.then(|| Forwarded::new(caller, authority));
+    if cluster.spec.balance.wants_key()
+        && let Some(forwarded) = forwarded.take()
+    {
+        // One of these fields may be the key.
+        forwarded.write(&mut request.head.headers);
+    }
     let deadline = Deadline::new(&said, cluster.spec.timeout, started);
     let terms = Terms {
         is_retry: said.is_retry,
@@ -94,7 +103,7 @@ pub(crate) async fn forward(
             let answer = &mut answer;
             let steer = Steer::of(&cluster.spec, &request.head, caller);
             let attempted = attempts(
-                core, cluster, &wired, request, steer, interim, started, entry, answer,
+                core, cluster, &wired, request, forwarded, steer, interim, started, entry, answer,
             )
             .await;
             if let Some(pass) = pass
@@ -114,7 +123,7 @@ pub(crate) async fn forward(
                 upload.forget();
             }
             answer.account.entry = entry.take();
-            Ok(beginning.answer(cluster, answer))
+            Ok(beginning.answer(answer))
         }
         Err(mut error) => {
             match answer.terms.settled {
@@ -158,6 +167,7 @@ async fn attempts(
     cluster: &Arc<Cluster>,
     wired: &Wired,
     request: &Request,
+    forwarded: Option<Forwarded<'_>>,
     mut steer: Option<Box<Steer>>,
     interim: &Interim<'_>,
     started: Instant,
@@ -217,7 +227,8 @@ async fn attempts(
             is_open,
             carried.terms.is_retry || retries > 0,
             |at| core.wall(at),
-        );
+        )
+        .with(forwarded);
         let mut outcome = {
             let patience = &mut carried.terms.patience;
             let attempt = pin!(attempt(
@@ -337,7 +348,7 @@ fn judge(
     let random = chance.random;
     match outcome {
         Ok(mut answered) => {
-            let Some(failure) = answered.failure(cluster, head.is_grpc()) else {
+            let Some(failure) = answered.failure(cluster, head) else {
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
                 let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
@@ -500,7 +511,7 @@ async fn attempt(
     upgrade: bool,
     interim: &Interim<'_>,
     now: Instant,
-    told: &Told,
+    told: &Told<'_>,
     patience: &mut Patience,
 ) -> Result<Answered, Error> {
     if upgrade {
@@ -562,6 +573,13 @@ impl Answered {
 
     /// Takes note of what only Weft says to Weft, and keeps it from everybody else.
     fn hear(&mut self, core: &Rc<Core>, cluster: &Cluster, endpoint: &Endpoint) {
+        if !hop::has_ours(&self.headers) {
+            return;
+        }
+        if !cluster.is_mesh() {
+            // Only Weft gives reasons; an app that says so is not believed.
+            self.headers.remove(REASON);
+        }
         // An app that says so is not believed: there is no sidecar that would have taken it out.
         if self.headers.remove(departure::DRAINING).is_some() && cluster.is_mesh() {
             departure::noticed(core, cluster, endpoint);
@@ -570,7 +588,7 @@ impl Answered {
 
     /// The failure behind an answer: one that the peer's own sidecar made in place of its app, or one that the
     /// configuration says to try again after.
-    fn failure(&self, cluster: &Cluster, grpc: bool) -> Option<Failure> {
+    fn failure(&self, cluster: &Cluster, head: &Head) -> Option<Failure> {
         let is_whole = self.body.is_end();
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         if !is_error && !is_whole {
@@ -614,8 +632,7 @@ impl Answered {
         }
         let wall = SystemTime::now();
         let again = answers.ask(self.status, &self.headers, is_whole, wall);
-        let outcome = verdict::of_head(grpc, self.status, &self.headers, is_whole)
-            .unwrap_or(Outcome::Success);
+        let outcome = self.outcome(head).unwrap_or(Outcome::Success);
         let error = match again {
             Again::No if !self.headers.contains_key(hop::RETRY) => return None,
             Again::No => Error::new(Reason::UpstreamReset, "the endpoint's own failure"),
@@ -705,11 +722,7 @@ impl Beginning {
             || grpc.is_some_and(|status| status != "0")
     }
 
-    fn answer(mut self, cluster: &Cluster, body: Box<UpstreamBody>) -> Answer {
-        if !cluster.is_mesh() {
-            // Only Weft gives reasons; an app that says so is not believed.
-            self.headers.remove(REASON);
-        }
+    fn answer(self, body: Box<UpstreamBody>) -> Answer {
         Answer {
             status: self.status,
             headers: self.headers,

@@ -1,12 +1,13 @@
 //! What a forwarded request says about where it came from, and what it may not say by itself.
 
-use http::Method;
 use http::header::{HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, Method};
 
 use super::Caller;
 use crate::error::Error;
 use crate::head::Head;
+use crate::http1::encode;
 use crate::path;
 use crate::plan::Site;
 
@@ -35,25 +36,67 @@ pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what only we may say and says it.
+/// Removes what only we may say, and says who calls where that was proved. What is said of everybody at the edge is said
+/// with each attempt: [`Forwarded`].
 pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
-    head.headers.remove(CLIENT_CERT);
+    // One look at all names costs less than one search, and hardly any request has one of these.
+    if head.headers.keys().any(is_of_caller) {
+        head.headers.remove(CLIENT_CERT);
+        if site.is_edge {
+            // Nobody in front of us is trusted to have told the truth about these.
+            for name in [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST] {
+                head.headers.remove(name);
+            }
+        }
+    }
     if site.tells_identity
         && let Some(value) = caller.client_cert(site)
     {
         head.headers.insert(CLIENT_CERT, value);
     }
-    if site.is_edge {
-        // Nobody in front of us is trusted to have told the truth about these.
-        head.headers.remove(FORWARDED);
-        if let Some(value) = &caller.forwarded_for {
-            head.headers.insert(FORWARDED_FOR, value.clone());
+}
+
+/// Whether a field of this name says where a request came from.
+fn is_of_caller(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || *name == FORWARDED
+}
+
+/// What endpoints are told of a request that came in at the edge. Written with the head, because a place in the map of its
+/// fields costs more than the line does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forwarded<'a> {
+    client: Option<&'a HeaderValue>,
+    proto: &'static str,
+    host: &'a Authority,
+}
+
+impl<'a> Forwarded<'a> {
+    /// Of a caller that asked for this host.
+    pub(crate) fn new(caller: &'a Caller, host: &'a Authority) -> Self {
+        Self {
+            client: caller.forwarded_for.as_ref(),
+            proto: if caller.tls { "https" } else { "http" },
+            host,
         }
-        let proto = if caller.tls { "https" } else { "http" };
-        head.headers
-            .insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
-        if let Ok(value) = HeaderValue::from_str(head.authority.as_str()) {
-            head.headers.insert(FORWARDED_HOST, value);
+    }
+
+    /// Among other fields.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        if let Some(client) = self.client {
+            headers.insert(FORWARDED_FOR, client.clone());
         }
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.proto));
+        if let Ok(host) = HeaderValue::from_str(self.host.as_str()) {
+            headers.insert(FORWARDED_HOST, host);
+        }
+    }
+
+    /// As lines of a head.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(client) = self.client {
+            encode::field(out, FORWARDED_FOR.as_str(), client.as_bytes());
+        }
+        encode::field(out, FORWARDED_PROTO.as_str(), self.proto.as_bytes());
+        encode::field(out, FORWARDED_HOST.as_str(), self.host.as_str().as_bytes());
     }
 }

@@ -19,11 +19,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::headers::Forwarded;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::head::Head;
+use crate::http1::encode;
 use crate::reason::Reason;
 
+/// What the names of our own fields begin with.
+const OURS: &str = "weft-";
 const TIMEOUT: HeaderName = HeaderName::from_static("weft-timeout");
 const ATTEMPT: HeaderName = HeaderName::from_static("weft-attempt");
 /// On an answer that nobody is to ask for again.
@@ -49,8 +53,10 @@ pub(crate) struct Said {
 impl Said {
     /// Takes it out of the head. Nothing of `weft-` that an outsider says is believed.
     pub(crate) fn take(head: &mut Head, outsider: bool, wall: impl FnOnce() -> SystemTime) -> Self {
-        let timeout = head.headers.remove(TIMEOUT);
-        let attempt = head.headers.remove(ATTEMPT);
+        let (timeout, attempt) = match has_ours(&head.headers) {
+            true => (head.headers.remove(TIMEOUT), head.headers.remove(ATTEMPT)),
+            false => (None, None),
+        };
         let call = match head.is_grpc() {
             true => head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout),
             false => None,
@@ -71,6 +77,11 @@ impl Said {
             is_retry: attempt.is_some(),
         }
     }
+}
+
+/// Whether one of these fields is a matter of Weft's. One look at all names costs less than a search for one of them.
+pub(crate) fn has_ours(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(OURS))
 }
 
 /// `800` or `800;by=1732240000123`, as the time that is left now.
@@ -222,7 +233,7 @@ impl Next {
 
 /// What one attempt says of itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Told {
+pub(crate) struct Told<'a> {
     next: Next,
     left: Duration,
     /// The moment at which nothing is left.
@@ -230,9 +241,10 @@ pub(crate) struct Told {
     call: Option<Duration>,
     is_near: bool,
     is_retry: bool,
+    forwarded: Option<Forwarded<'a>>,
 }
 
-impl Told {
+impl<'a> Told<'a> {
     /// For an attempt that begins `now` and has until `until`. `is_open` is whether more of the request's body may come,
     /// which would move that.
     pub(crate) fn new(
@@ -254,30 +266,34 @@ impl Told {
                 .map(|call| call.saturating_duration_since(now)),
             is_near: left + NEAR >= deadline.timeout,
             is_retry,
+            forwarded: None,
         }
+    }
+
+    /// The same, with where the request came from.
+    pub(crate) fn with(self, forwarded: Option<Forwarded<'a>>) -> Self {
+        Self { forwarded, ..self }
     }
 
     /// Says it in the head of the attempt.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        if let Some(forwarded) = &self.forwarded {
+            forwarded.write(headers);
+        }
         self.each(|name, value| {
             headers.insert(name, value);
         });
     }
 
-    /// The fields to be said, and how many they are.
-    pub(crate) fn fields(&self) -> ([(HeaderName, HeaderValue); 3], usize) {
-        let nothing = || (TIMEOUT, HeaderValue::from_static(""));
-        let (mut fields, mut count) = ([nothing(), nothing(), nothing()], 0);
-        self.each(|name, value| {
-            if let Some(field) = fields.get_mut(count) {
-                *field = (name, value);
-                count += 1;
-            }
-        });
-        (fields, count)
+    /// Says it in lines of the head of the attempt.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(forwarded) = &self.forwarded {
+            forwarded.encode(out);
+        }
+        self.each(|name, value| encode::field(out, name.as_str(), value.as_bytes()));
     }
 
-    /// Each field that is to be said: three at most.
+    /// Each field that is to be said of time and attempts.
     fn each(&self, mut say: impl FnMut(HeaderName, HeaderValue)) {
         if let Some(call) = self.call {
             say(GRPC_TIMEOUT, to_grpc_timeout(call));

@@ -93,6 +93,8 @@ impl Relay {
             match self.source.poll_frame(cx) {
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                     self.moved += data.len() as u64;
+                    // Nearly always that was all, and there is no need to ask.
+                    self.ended = self.source.is_end();
                     let wire = &mut connection.borrow_mut().wire;
                     if *framing == Framing::Chunked {
                         encode::chunk_start(wire.stage(), data.len());

@@ -45,7 +45,7 @@ pub(super) async fn attempt(
     head: &Head,
     interim: &Interim<'_>,
     now: Instant,
-    told: &Told,
+    told: &Told<'_>,
     patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     if cluster.spec.speaks == Speaks::Http2 {
@@ -60,7 +60,12 @@ pub(super) async fn attempt(
     over_http1(core, cluster, endpoint, head, interim, told, patience).await
 }
 
-async fn over_http2(room: Room, head: &Head, mesh: bool, told: &Told) -> Result<Answered, Error> {
+async fn over_http2(
+    room: Room,
+    head: &Head,
+    mesh: bool,
+    told: &Told<'_>,
+) -> Result<Answered, Error> {
     let mut head = head.clone();
     let key = websocket::take_key(&mut head.headers)?;
     let http2::client::Connected {
@@ -109,7 +114,7 @@ async fn over_http1(
     endpoint: &Arc<Endpoint>,
     head: &Head,
     interim: &Interim<'_>,
-    told: &Told,
+    told: &Told<'_>,
     patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
     let limits = http1::Limits::default();

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::connection::Peer;
 use crate::accept::Io;
 use crate::cluster::limits::Held;
 
@@ -27,25 +28,33 @@ const COPY_BELOW: usize = 4 * 1024;
 const FREE_BUFFERS: usize = 64;
 
 /// Small messages are kept in blocks of this size, several in one: one allocation for all of them and their slices. A
-/// message that is held for long holds its block, so it is no larger.
+/// message that is held for long holds its block, so it is no larger. Those of clients and those of endpoints have blocks
+/// of their own: a request is held until its exchange is over, an answer nearly always only until it was passed on, and
+/// when all of a block were, it is used again.
 const BLOCK: usize = 8 * 1024;
 /// A message up to this size goes into a block.
 const SMALL: usize = BLOCK / 4;
 
 thread_local! {
-    static KEPT: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static FROM_CLIENTS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static FROM_ENDPOINTS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A copy of what was received, in memory that it shares with other small messages.
-fn keep(received: &[u8]) -> Bytes {
+fn keep(received: &[u8], from: Peer) -> Bytes {
     if received.len() > SMALL {
         return Bytes::copy_from_slice(received);
     }
-    KEPT.with_borrow_mut(|block| {
+    let block = match from {
+        Peer::Client => &FROM_CLIENTS,
+        Peer::Endpoint => &FROM_ENDPOINTS,
+    };
+    block.with_borrow_mut(|block| {
         if block.capacity() < received.len() {
-            *block = BytesMut::with_capacity(BLOCK);
+            // The same one, when nobody holds a message in it any more.
+            block.reserve(BLOCK);
         }
         block.extend_from_slice(received);
         block.split().freeze()
@@ -56,6 +65,8 @@ fn keep(received: &[u8]) -> Bytes {
 #[derive(Debug)]
 pub(crate) struct Wire {
     io: Io,
+    /// Who is at the other end.
+    from: Peer,
     /// Received and not consumed.
     pub(crate) input: Bytes,
     /// Where bodies are received; empty but for its capacity between reads.
@@ -76,9 +87,10 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new(io: Io) -> Self {
+    pub(crate) fn new(io: Io, from: Peer) -> Self {
         Self {
             io,
+            from,
             input: Bytes::new(),
             space: BytesMut::new(),
             staged: Vec::new(),
@@ -100,7 +112,7 @@ impl Wire {
             if received.is_empty() {
                 self.ended = true;
             } else if self.input.is_empty() {
-                self.input = keep(received);
+                self.input = keep(received, self.from);
             } else {
                 // Grows by doubling while this is the only handle, so a head that drips in costs no quadratic copying.
                 let mut input = match std::mem::take(&mut self.input).try_into_mut() {
@@ -130,7 +142,7 @@ impl Wire {
         }
         if length < COPY_BELOW {
             // Whoever keeps this piece must not keep the whole space for it.
-            self.input = keep(&self.space);
+            self.input = keep(&self.space, self.from);
             self.space.clear();
         } else {
             self.input = self.space.split().freeze();
@@ -150,19 +162,27 @@ impl Wire {
 
     /// Gives up the space for bodies; called between messages.
     pub(crate) fn release_space(&mut self) {
-        self.space = BytesMut::new();
+        if self.space.capacity() > 0 {
+            self.space = BytesMut::new();
+        }
+        // What is left when all was consumed still holds the buffer.
         if self.input.is_empty() {
             self.input = Bytes::new();
         }
     }
 
-    /// Whether the peer has sent something, or has gone, while we expected nothing. Costs no system call when the
-    /// reactor has seen nothing.
+    /// Whether the peer has sent something, or has gone, while we expected nothing: then the connection is of no more use,
+    /// and what it sent may be lost. Costs no system call when the reactor has seen nothing. Who is told that it has not
+    /// is not always woken when it does.
     pub(crate) fn poll_disturbed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.input.is_empty() || self.ended {
             return Poll::Ready(());
         }
-        self.poll_fill(cx).map(|_| ())
+        match self.io.is_silent() {
+            Some(true) => Poll::Pending,
+            Some(false) => Poll::Ready(()),
+            None => self.poll_fill(cx).map(|_| ()),
+        }
     }
 
     /// The connection itself, which has become a tunnel. What is buffered here comes before it, both ways.
@@ -283,7 +303,7 @@ mod tests {
             .await
             .unwrap();
         let (theirs, _) = listener.accept().await.unwrap();
-        (Wire::new(Io::plain(ours)), theirs)
+        (Wire::new(Io::plain(ours), Peer::Client), theirs)
     }
 
     #[tokio::test]
@@ -299,6 +319,25 @@ mod tests {
             kept.push(std::mem::take(&mut wire.input));
         }
         assert!(kept.iter().all(|piece| piece == "x"));
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_nobody_holds_a_message_in_it() {
+        let message = [b'x'; SMALL];
+        let whole = BLOCK / SMALL;
+        let filled =
+            || -> Vec<Bytes> { (0..whole).map(|_| keep(&message, Peer::Endpoint)).collect() };
+        let first = filled();
+        let at = first[0].as_ptr();
+        drop(first);
+        let second = filled();
+        assert_eq!(second[0].as_ptr(), at, "the same block");
+        let held = filled();
+        assert_ne!(held[0].as_ptr(), at, "another one, while it is held");
+        assert!(second.iter().chain(&held).all(|kept| kept[..] == message));
+        let client = keep(&message, Peer::Client);
+        drop(held);
+        assert_eq!(client[..], message);
     }
 
     #[tokio::test]

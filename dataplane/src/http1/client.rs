@@ -39,7 +39,7 @@ pub(crate) async fn exchange(
     upgrade: bool,
     limits: &Limits,
     interim: &Interim<'_>,
-    told: &Told,
+    told: &Told<'_>,
 ) -> Result<Answered, Error> {
     let framing = match body.length() {
         Length::None => Framing::None,
@@ -53,9 +53,8 @@ pub(crate) async fn exchange(
         } else {
             encode::Connection::KeepAlive
         };
-        let (fields, count) = told.fields();
-        let fields = &fields[..count];
-        encode::request_head(wire.stage(), head, framing, connection, fields);
+        let told = |out: &mut Vec<u8>| told.encode(out);
+        encode::request_head(wire.stage(), head, framing, connection, told);
         wire.delivered
     };
     let mut sending = match framing {
@@ -161,7 +160,9 @@ fn poll_head(
 ) -> Poll<Result<parse::Response, Error>> {
     let mut guard = connection.borrow_mut();
     loop {
-        if guard.wire.input.len() > *seen && parse::may_complete(&guard.wire.input[*seen..]) {
+        let length = guard.wire.input.len();
+        // What comes first is looked at as it is: nearly always it is a whole head.
+        if length > *seen && (*seen == 0 || parse::may_complete(&guard.wire.input[*seen..])) {
             match parse::response(&guard.wire.input, &head.method, upgrade, limits) {
                 Ok(Some(response)) => {
                     bytes::Buf::advance(&mut guard.wire.input, response.consumed);

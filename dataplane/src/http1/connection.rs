@@ -12,6 +12,7 @@ use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
 use super::parse::Framing;
 use super::parse::Limits;
+use crate::accept::Io;
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
 use crate::http::pace::Pace;
@@ -50,9 +51,9 @@ enum Receiving {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire, peer: Peer) -> Self {
+    pub(crate) fn new(io: Io, peer: Peer) -> Self {
         Self {
-            wire,
+            wire: Wire::new(io, peer),
             peer,
             keeps: None,
             receiving: Receiving::Nothing,

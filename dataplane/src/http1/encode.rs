@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 
 use super::parse::{Framing, Kind, kind, may_trail};
 use crate::head::Head;
@@ -30,7 +30,7 @@ pub enum Connection {
     Websocket,
 }
 
-/// Writes the head of a request, with `extra` fields after its own.
+/// Writes the head of a request, and after its own fields those that `extra` writes.
 ///
 /// Chunks cannot be spoken to an HTTP/1.0 server, but we only learn of one by its answer; RFC 9112 §6.1 allows it.
 pub fn request_head(
@@ -38,7 +38,7 @@ pub fn request_head(
     head: &Head,
     framing: Framing,
     connection: Connection,
-    extra: &[(HeaderName, HeaderValue)],
+    extra: impl FnOnce(&mut Vec<u8>),
 ) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
@@ -49,14 +49,12 @@ pub fn request_head(
     let mut te = false;
     for (name, value) in &head.headers {
         match kind(name.as_str().as_bytes()) {
-            Kind::Ordinary | Kind::Expect => field(out, name, value),
+            Kind::Ordinary | Kind::Expect => field(out, name.as_str(), value.as_bytes()),
             Kind::Te => te |= value == "trailers",
             _ => {}
         }
     }
-    for (name, value) in extra {
-        field(out, name, value);
-    }
+    extra(out);
     // RFC 9110 §10.1.4: whoever sends `TE` lists it in `Connection`.
     out.extend_from_slice(match (te, connection) {
         (false, Connection::KeepAlive) => b"",
@@ -101,10 +99,10 @@ pub fn response_head(
         match kind(name.as_str().as_bytes()) {
             Kind::Ordinary | Kind::Host | Kind::Expect => {
                 dated |= *name == header::DATE;
-                field(out, name, value);
+                field(out, name.as_str(), value.as_bytes());
             }
             Kind::ContentLength if framing == Framing::None && may_tell_length(status) => {
-                field(out, name, value);
+                field(out, name.as_str(), value.as_bytes());
             }
             _ => {}
         }
@@ -164,10 +162,13 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    out.extend_from_slice(name.as_str().as_bytes());
+/// Writes one field; both halves of it are known to be what they have to be.
+pub(crate) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    // Once, and not for each of the four pieces.
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -209,7 +210,7 @@ pub fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
         if may_trail(name.as_str().as_bytes()) {
-            field(out, name, value);
+            field(out, name.as_str(), value.as_bytes());
         }
     }
     out.extend_from_slice(b"\r\n");

@@ -62,7 +62,7 @@ fn check_request(message: &Bytes, cut: usize) {
         None => Connection::Close,
     };
     let mut out = Vec::new();
-    encode::request_head(&mut out, &request.head, request.framing, connection, &[]);
+    encode::request_head(&mut out, &request.head, request.framing, connection, |_| {});
     let written = Bytes::from(out);
     // What we write may be a little longer than what we read.
     let again = match parse::request(&written, &Limits::default()) {

@@ -2,7 +2,7 @@
 //!
 //! [`parse`], [`frame`] and [`encode`] turn bytes into heads and bodies and back, without I/O: they are where requests
 //! are smuggled or not. On top of them, `buffer` holds the bytes of a connection, [`server`] runs the downstream side and
-//! [`client`] the upstream side. What they hand out and take are the words of this crate and the `http` crate's types.
+//! [`client`] the upstream side; `spare` has the maps of fields that are used again and again. What they hand out and take are the words of this crate and the `http` crate's types.
 
 mod buffer;
 pub mod client;
@@ -17,8 +17,8 @@ pub mod frame;
 pub mod fuzz;
 pub mod parse;
 pub mod server;
+pub(crate) mod spare;
 
-pub(crate) use buffer::Wire;
 pub use connection::Incoming;
 pub(crate) use connection::{Connection, Handle, Peer};
 pub use parse::{Framing, Limits, Malformed};

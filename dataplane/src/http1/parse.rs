@@ -28,6 +28,7 @@ use self::field::{Role, Special};
 pub(super) use self::lines::is_token;
 use self::target::Target;
 pub(crate) use self::target::{authority, check_authority};
+use super::spare;
 use crate::head::Head;
 use crate::reason::Reason;
 
@@ -201,7 +202,7 @@ pub fn request(bytes: &Bytes, limits: &Limits) -> Result<Option<Request>, Malfor
     let target = target::parse(bytes.slice(at..at + path.len()), &method, limits)?;
 
     let mut special = Special::new(Role::Request, version);
-    let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
+    let mut headers = spare::take(raw.headers.len() + ROOM);
     let mut walk = lines::Walk::new(window, at - start + path.len() + lines::VERSION_END);
     let mut host = None;
     for field in raw.headers.iter() {
@@ -293,7 +294,7 @@ fn parse_response(
     };
 
     let mut special = Special::new(Role::Response, version);
-    let mut headers = HeaderMap::with_capacity(raw.headers.len() + ROOM);
+    let mut headers = spare::take(raw.headers.len() + ROOM);
     let mut walk = lines::Walk::new(window, lines::status_line(window)?);
     let mut length = None;
     for field in raw.headers.iter() {

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::parse::{self, Framing};
-use super::{Connection, Handle, Incoming, Peer, Wire, encode};
+use super::{Connection, Handle, Incoming, Peer, encode, spare};
 use crate::accept::Io;
 use crate::body::{Body, Frame, Length};
 use crate::core::{LEAVE, Seat};
@@ -36,17 +36,18 @@ const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
-    let connection: Handle = Rc::new(RefCell::new(Connection::new(Wire::new(io), Peer::Client)));
+    let connection: Handle = Rc::new(RefCell::new(Connection::new(io, Peer::Client)));
     timer::now();
     let mut server = Server {
         connection,
         caller,
         seat,
         timer: Timer::new(),
+        request: None,
     };
     while let Some(next) = server.next().await {
         let ended = match next {
-            Ok(request) => server.run(request).await,
+            Ok(terms) => server.run(terms).await,
             Err(error) => server.refuse(error).await,
         };
         if ended.is_break() {
@@ -60,11 +61,20 @@ struct Server {
     caller: Rc<Caller>,
     seat: Seat,
     timer: Timer,
+    /// What the exchange under way has asked for. Here, because each function that it is handed through would copy it.
+    request: Option<Request>,
+}
+
+/// What the head of a request says of the connection.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    framing: Framing,
+    keep_alive: bool,
 }
 
 impl Server {
-    /// The next request; `None` when the connection ends between two.
-    async fn next(&mut self) -> Option<Result<parse::Request, Error>> {
+    /// Receives the next request; `None` when the connection ends between two.
+    async fn next(&mut self) -> Option<Result<Terms, Error>> {
         // Copied: a listener that is held here is not let go of as long as the connection idles.
         let site = self.caller.site();
         let (timeouts, limits) = (site.timeouts, site.http1);
@@ -73,6 +83,7 @@ impl Server {
         self.timer.set(timer::recent() + timeouts.idle);
         let (connection, caller, seat, timer) =
             (&self.connection, &self.caller, &self.seat, &mut self.timer);
+        let slot = &mut self.request;
         let mut seen = 0;
         let mut leaving = false;
         connection.borrow_mut().wire.release_space();
@@ -80,13 +91,23 @@ impl Server {
             let mut guard = connection.borrow_mut();
             loop {
                 if guard.wire.input.len() > seen {
-                    if parse::may_complete(&guard.wire.input[seen..])
+                    // What comes first is looked at as it is: nearly always it is a whole head.
+                    if seen == 0
+                        || parse::may_complete(&guard.wire.input[seen..])
                         || guard.wire.input.len() > limits.head_bytes
                     {
                         match parse::request(&guard.wire.input, &limits) {
                             Ok(Some(request)) => {
                                 guard.wire.input.advance(request.consumed);
-                                return Poll::Ready(Some(Ok(request)));
+                                *slot = Some(Request {
+                                    head: request.head,
+                                    body: Body::Empty,
+                                    upgrade: request.upgrade.is_some(),
+                                });
+                                return Poll::Ready(Some(Ok(Terms {
+                                    framing: request.framing,
+                                    keep_alive: request.keep_alive,
+                                })));
                             }
                             Ok(None) => {}
                             Err(malformed) => {
@@ -124,21 +145,22 @@ impl Server {
     }
 
     /// One exchange, from its head to the last byte of its answer.
-    async fn run(&mut self, request: parse::Request) -> ControlFlow<()> {
-        let parse::Request {
-            head,
+    async fn run(&mut self, terms: Terms) -> ControlFlow<()> {
+        let Terms {
             framing,
             keep_alive,
-            upgrade,
-            ..
-        } = request;
+        } = terms;
+        let Some(request) = &mut self.request else {
+            return ControlFlow::Break(());
+        };
+        let head = &request.head;
         let site = self.caller.site();
         self.connection
             .borrow_mut()
             .begin_body(framing, &site.http1);
         let head_bytes = site.http1.head_bytes;
         let (version, is_head) = (head.version, head.method == Method::HEAD);
-        let body = match framing {
+        request.body = match framing {
             Framing::None | Framing::Length(0) => Body::Empty,
             framing => {
                 let body = Incoming::new(self.connection.clone(), framing);
@@ -149,19 +171,13 @@ impl Server {
                 })
             }
         };
-        drop(site);
         let interim = if version == Version::HTTP_10 {
             Interim::Nowhere
         } else {
             Interim::Http1(&self.connection)
         };
-        let mut request = Request {
-            head,
-            body,
-            upgrade: upgrade.is_some(),
-        };
         let answer = {
-            let exchange = pin!(exchange(&self.caller, &mut request, &interim));
+            let exchange = pin!(exchange(&self.caller, site, request, &interim));
             while_there(
                 exchange,
                 &self.connection,
@@ -171,6 +187,9 @@ impl Server {
             )
             .await
         };
+        spare::put(std::mem::take(&mut request.head.headers));
+        // With it goes its part of the buffer.
+        self.request = None;
         let Some(answer) = answer else {
             // Nobody is left to be answered; the attempt has gone with the exchange.
             return ControlFlow::Break(());
@@ -178,7 +197,8 @@ impl Server {
         if answer.upgraded.is_some() {
             return Box::pin(self.tunnel(answer)).await;
         }
-        self.respond(answer, version, is_head, keep_alive).await
+        let (relay, keep_alive) = self.begin(answer, version, is_head, keep_alive);
+        self.finish(&mut Some(relay), keep_alive).await
     }
 
     /// The exchange has become a tunnel, and with it the connection: to its end.
@@ -212,19 +232,9 @@ impl Server {
             self.caller.connections.parse_error();
         }
         let answer = answer::refused(&self.caller, &error);
-        let _: ControlFlow<()> = self.respond(answer, Version::HTTP_11, false, false).await;
+        let (relay, keep_alive) = self.begin(answer, Version::HTTP_11, false, false);
+        let _: ControlFlow<()> = self.finish(&mut Some(relay), keep_alive).await;
         ControlFlow::Break(())
-    }
-
-    async fn respond(
-        &mut self,
-        answer: Answer,
-        version: Version,
-        is_head: bool,
-        keep_alive: bool,
-    ) -> ControlFlow<()> {
-        let (relay, keep_alive) = self.begin(answer, version, is_head, keep_alive);
-        self.finish(relay, keep_alive).await
     }
 
     /// Stages the head of an answer; returns its body on its way, and whether another request may follow.
@@ -265,6 +275,7 @@ impl Server {
             keep_alive,
             &self.caller.core.date(),
         );
+        spare::put(headers);
         // An answer without a body has nothing to relay, but its exchange may have more to settle.
         let body = if bodiless { Body::Empty } else { body };
         let connection = self.connection.clone();
@@ -278,8 +289,12 @@ impl Server {
         (relay, keep_alive)
     }
 
-    /// Sends what is staged and the body behind it.
-    async fn finish(&mut self, mut relay: Relay, keep_alive: bool) -> ControlFlow<()> {
+    /// Sends what is staged and the body behind it, which is gone then. Borrowed, because a future that takes a large
+    /// argument holds it twice.
+    async fn finish(&mut self, slot: &mut Option<Relay>, keep_alive: bool) -> ControlFlow<()> {
+        let Some(relay) = slot else {
+            return ControlFlow::Break(());
+        };
         let (caller, timer) = (&self.caller, &mut self.timer);
         let mut idle = None;
         let mut moved = 0;
@@ -298,7 +313,7 @@ impl Server {
             outcome
         })
         .await;
-        drop(relay);
+        *slot = None;
         if let Err(failed) = sent {
             // The answer's end is missing: only a closed connection can say so. What there is of it arrives, or the
             // client might take this for a connection that was closed before its request.

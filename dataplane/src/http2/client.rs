@@ -24,7 +24,7 @@ use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
-use crate::cluster::{Cluster, Spec, connect, departure};
+use crate::cluster::{Cluster, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -339,6 +339,7 @@ impl Peer {
 /// Connects and then drives the connection to its end.
 async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
     let connected = handshake(&core, &cluster, &endpoint).await;
+    let identity = core.identity.clone();
     // Nothing that lives as long as a connection may keep the core.
     let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());
@@ -370,7 +371,8 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
         return;
     };
     let (spec, address) = (&cluster.spec, endpoint.address);
-    let in_order = drive(connection, &flusher, &load, spec, address).await;
+    let tell = |error: &h2::Error| connect::refused(identity.as_deref(), spec, address, error);
+    let in_order = drive(connection, &flusher, &load, address, tell).await;
     load.hear();
     let was_used = load.peer.upgrade().is_some_and(|peer| {
         let open = peer.open.borrow();
@@ -434,8 +436,8 @@ async fn drive(
     mut connection: Connection,
     flusher: &Flusher,
     load: &Load,
-    spec: &Spec,
     address: std::net::SocketAddr,
+    tell: impl Fn(&h2::Error),
 ) -> bool {
     let mut watch = Watch::new(connection.ping_pong());
     poll_fn(|cx| {
@@ -460,8 +462,7 @@ async fn drive(
             tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
             return Poll::Ready(false);
         }
-        let tell = |error: &h2::Error| connect::refused(spec, address, error);
-        ended.map(|ended| ended.inspect_err(tell).is_ok())
+        ended.map(|ended| ended.inspect_err(&tell).is_ok())
     })
     .await
 }
@@ -491,7 +492,7 @@ pub(crate) fn ask(
     head: &Head,
     body: Body,
     tls: bool,
-    told: &Told,
+    told: &Told<'_>,
 ) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
@@ -591,7 +592,7 @@ pub(crate) async fn extended_connect(
     room: Room,
     head: &Head,
     tls: bool,
-    told: &Told,
+    told: &Told<'_>,
 ) -> Result<Connected, Error> {
     let side = Side::Endpoint;
     let mut request = request(head, Length::None, tls, told)?;
@@ -617,7 +618,7 @@ pub(crate) async fn extended_connect(
     })
 }
 
-fn request(head: &Head, length: Length, tls: bool, told: &Told) -> Result<Request<()>, Error> {
+fn request(head: &Head, length: Length, tls: bool, told: &Told<'_>) -> Result<Request<()>, Error> {
     let mut parts = Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(head.authority.clone());

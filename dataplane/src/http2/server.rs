@@ -271,7 +271,7 @@ async fn exchanged(
     let answer = match request {
         Ok(request) => {
             let interim = Interim::Http2(&respond);
-            let mut exchange = pin!(exchange(caller, request, &interim));
+            let mut exchange = pin!(exchange(caller, caller.site(), request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // Whoever asked has gone away, and so does the attempt.
@@ -360,7 +360,7 @@ async fn websocket_exchange(
                 body: Body::Empty,
                 upgrade: true,
             };
-            let mut exchange = pin!(exchange(caller, &mut request, &interim));
+            let mut exchange = pin!(exchange(caller, caller.site(), &mut request, &interim));
             let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
                 Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
                     Poll::Ready(None)

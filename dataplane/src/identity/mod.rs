@@ -6,6 +6,7 @@
 //! what is current, old connections live on.
 
 mod bundle;
+mod claim;
 pub mod client;
 pub mod files;
 mod id;
@@ -31,7 +32,10 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::foreign::Foreigners;
+
 pub use bundle::{Bundle, MAX_ROOTS};
+pub use claim::noting;
 pub use files::Config;
 pub use id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 pub use keys::Key;
@@ -54,6 +58,8 @@ pub struct Identity {
     renewals: AtomicU64,
     renewal_failures: AtomicU64,
     last_error: ArcSwapOption<String>,
+    /// Those who could not prove to us who they are, or we to them.
+    foreigners: Arc<Foreigners>,
 }
 
 /// All that hangs on one generation, and goes with it.
@@ -98,7 +104,13 @@ impl Identity {
             renewals: AtomicU64::new(0),
             renewal_failures: AtomicU64::new(0),
             last_error: ArcSwapOption::empty(),
+            foreigners: Arc::default(),
         })
+    }
+
+    /// Those who could not prove to us who they are, or we to them.
+    pub fn foreigners(&self) -> &Arc<Foreigners> {
+        &self.foreigners
     }
 
     /// What we are at the moment.

@@ -12,6 +12,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible};
 
 use super::id::{SpiffeId, TrustDomain};
+use crate::foreign::Foreign;
 
 /// Why a handshake with a peer failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,21 +121,32 @@ pub enum Refusal {
 }
 
 impl PeerProblem {
-    /// A short stable name, for metric labels and the admin page.
-    pub fn code(&self) -> &'static str {
+    /// What it is called in log, metrics, pages and reports.
+    pub fn kind(&self) -> Foreign {
         match self {
-            Self::NoCertificate => "no_certificate",
-            Self::Expired { .. } => "expired",
-            Self::NotYetValid { .. } => "not_yet_valid",
-            Self::ForeignRoot => "foreign_root",
-            Self::TrustDomain { .. } => "trust_domain",
-            Self::WrongService { .. } => "wrong_service",
-            Self::BadSvid(_) => "bad_svid",
-            Self::Plaintext => "plaintext",
-            Self::OldTls => "old_tls",
-            Self::Hangup => "hangup",
-            Self::Refused(refusal) => refusal.code(),
-            Self::Tls(_) => "tls",
+            Self::NoCertificate => Foreign::NoCertificate,
+            Self::Expired { .. } => Foreign::Expired,
+            Self::NotYetValid { .. } => Foreign::NotYetValid,
+            Self::ForeignRoot => Foreign::UnknownAuthority,
+            Self::TrustDomain { .. } => Foreign::TrustDomain,
+            Self::WrongService { .. } => Foreign::WrongService,
+            Self::BadSvid(_) => Foreign::NotAnIdentity,
+            Self::Plaintext => Foreign::Plaintext,
+            Self::OldTls => Foreign::Protocol,
+            Self::Hangup => Foreign::Closed,
+            Self::Refused(refusal) => refusal.kind(),
+            Self::Tls(_) => Foreign::Other,
+        }
+    }
+
+    /// The same of any failed handshake, also where TLS is not to blame.
+    pub fn kind_of(problem: Option<&Self>, error: &io::Error) -> Foreign {
+        match (problem, error.kind()) {
+            (Some(problem), _) => problem.kind(),
+            (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                Foreign::Closed
+            }
+            (None, _) => Foreign::Other,
         }
     }
 
@@ -294,21 +306,21 @@ fn between(early: UnixTime, late: UnixTime) -> Duration {
 }
 
 impl Refusal {
-    /// A short stable name; each begins with `refused_`, because it is the peer that found fault.
-    pub fn code(&self) -> &'static str {
+    /// What it is called; each name begins with `refused_`, because it is the peer that found fault.
+    pub fn kind(&self) -> Foreign {
         match self {
-            Self::NoCertificate => "refused_no_certificate",
-            Self::OutOfDate => "refused_out_of_date",
-            Self::ForeignRoot => "refused_foreign_root",
-            Self::TrustDomain => "refused_trust_domain",
-            Self::Identity => "refused_identity",
-            Self::Purpose => "refused_purpose",
-            Self::Revoked => "refused_revoked",
-            Self::Denied => "refused_denied",
-            Self::Crypto => "refused_crypto",
-            Self::Parameters => "refused_parameters",
-            Self::Protocol => "refused_protocol",
-            Self::Other(_) => "refused_other",
+            Self::NoCertificate => Foreign::RefusedNoCertificate,
+            Self::OutOfDate => Foreign::RefusedOutOfDate,
+            Self::ForeignRoot => Foreign::RefusedUnknownAuthority,
+            Self::TrustDomain => Foreign::RefusedTrustDomain,
+            Self::Identity => Foreign::RefusedIdentity,
+            Self::Purpose => Foreign::RefusedPurpose,
+            Self::Revoked => Foreign::RefusedRevoked,
+            Self::Denied => Foreign::RefusedDenied,
+            Self::Crypto => Foreign::RefusedCrypto,
+            Self::Parameters => Foreign::RefusedParameters,
+            Self::Protocol => Foreign::RefusedProtocol,
+            Self::Other(_) => Foreign::RefusedOther,
         }
     }
 

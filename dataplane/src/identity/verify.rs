@@ -15,6 +15,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
 
 use super::bundle::{self, Bundle};
+use super::claim;
 use super::id::{SpiffeId, TrustDomain};
 use super::problem::PeerProblem;
 use super::svid::{Purpose, Svid};
@@ -109,6 +110,7 @@ impl ClientCertVerifier for MembersOnly {
         check_chain(leaf, others, self.bundle.anchors(), Purpose::Client, now)
             .and_then(|svid| expect_member(&svid.id, &self.trust_domain))
             .map(|()| ClientCertVerified::assertion())
+            .inspect_err(|_| claim::refused(leaf))
             .map_err(|problem| problem.into_tls(now))
     }
 
@@ -190,6 +192,7 @@ impl ServerCertVerifier for ExactService {
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.check(leaf, others, now)
             .map(|()| ServerCertVerified::assertion())
+            .inspect_err(|_| claim::refused(leaf))
             .map_err(|problem| problem.into_tls(now))
     }
 

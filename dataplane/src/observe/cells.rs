@@ -178,7 +178,12 @@ pub fn bucket_of(us: u64) -> usize {
 
 /// Rounded and not cut, so that the sum of many short latencies is not too small.
 fn micros(latency: Duration) -> u64 {
-    u64::try_from((latency.as_nanos() + 500) / 1_000).unwrap_or(u64::MAX)
+    // Not by the nanoseconds of all of it, whose division takes 128 bits.
+    let below = u64::from((latency.subsec_nanos() + 500) / 1_000);
+    latency
+        .as_secs()
+        .saturating_mul(1_000_000)
+        .saturating_add(below)
 }
 
 /// What a number of [`ExchangeCells`] counted together.

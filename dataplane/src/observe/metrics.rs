@@ -48,6 +48,8 @@ names! {
     gauge CONNECTIONS_ACTIVE = "weft_connections_active", "Connections open now, by listener.";
     counter CONNECTIONS_REFUSED = "weft_connections_refused_total", "Connections closed at once because a limit was reached, by listener.";
     counter HANDSHAKE_FAILURES = "weft_tls_handshake_failures_total", "Failed TLS handshakes of clients, by listener and cause.";
+    counter FOREIGN_PEERS = "weft_foreign_peers_total", "Peers that are not of the mesh, that could not prove it, or that refused us, by service, direction (who went to whom) and kind; `plaintext_permitted` is for those that are let in for now.";
+    counter FOREIGN_PEERS_LEFT_OUT = "weft_foreign_peers_left_out_total", "Foreign peers that /peers shows no longer, because there was no room.";
     counter DETECTED = "weft_detected_connections_total", "Connections to ports that take anything, by listener and what they were found to speak; `timeout` is for those that said nothing.";
     counter REDIRECTED = "weft_redirected_connections_total", "Connections that were redirected to us, by listener and what became of them.";
     counter PASSED_ON_BYTES = "weft_passed_on_bytes_total", "Bytes of redirected connections that are none of ours to understand, by listener and direction: out of or into who made them.";
@@ -79,12 +81,14 @@ names! {
     counter MESH_REQUEST_BYTES = "weft_mesh_request_bytes_total", "Body bytes from callers in the whole mesh.";
     counter MESH_RESPONSE_BYTES = "weft_mesh_response_bytes_total", "Body bytes to callers in the whole mesh.";
     counter MESH_ANSWERS = "weft_mesh_answers_total", "Answers that the sidecars made themselves, by edge and reason.";
+    counter MESH_FOREIGN_PEERS = "weft_mesh_foreign_peers_total", "Foreign peers in the whole mesh by source and destination (`unknown` for who came), direction and kind, as the sidecars report them.";
     gauge MESH_ENDPOINT_STATE = "weft_mesh_endpoint_state", "Reporters that see an endpoint in a state: healthy, ejected, probing, draining or unhealthy.";
     gauge MESH_ENDPOINT_EJECTIONS = "weft_mesh_endpoint_ejections", "Ejections of an endpoint, as the reporters that are there now count them together.";
     gauge MESH_CERTIFICATE_EXPIRY = "weft_mesh_certificate_expiry_seconds", "Seconds until a reporter's certificate ends; negative after that.";
     gauge MESH_REPORTERS = "weft_mesh_reporters", "Sidecars that reported in the last minutes, by service.";
     counter COLLECTOR_REPORTS = "weft_collector_reports_total", "Reports by what became of them: taken, stale or refused.";
     counter COLLECTOR_REFUSED_EDGES = "weft_collector_refused_edges_total", "Edges in reports that the reporter may not speak for.";
+    counter COLLECTOR_FOREIGN_LEFT_OUT = "weft_collector_foreign_left_out_total", "Foreign peers in reports that were not taken, because there was no room.";
     counter COLLECTOR_CONNECTIONS_REFUSED = "weft_collector_connections_refused_total", "Connections to the collector that were not taken, by cause.";
     gauge COLLECTOR_CONNECTIONS = "weft_collector_connections", "Connections to the collector now.";
 }
@@ -221,11 +225,25 @@ impl Registry {
             }
         }
         self.publish_connections();
+        self.publish_foreign();
         counter!(ACCESS_LOG_DROPPED).absolute(self.access_log_dropped.load(Ordering::Relaxed));
         if let Some(certificate) = self.certificate() {
             counter!(CERTIFICATE_RENEWALS).absolute(certificate.renewals);
             counter!(CERTIFICATE_RENEWAL_FAILURES).absolute(certificate.renewal_failures);
         }
+    }
+
+    fn publish_foreign(&self) {
+        let foreign = self.foreign();
+        for count in &foreign.counts {
+            let labels = vec![
+                Label::new("service", Arc::clone(&count.service)),
+                Label::new("direction", count.end.as_str()),
+                Label::new("kind", count.kind.as_str()),
+            ];
+            counter!(FOREIGN_PEERS, labels).absolute(count.count);
+        }
+        counter!(FOREIGN_PEERS_LEFT_OUT).absolute(foreign.left_out);
     }
 
     fn publish_connections(&self) {
@@ -423,6 +441,7 @@ pub fn seconds_until(then: SystemTime, now: SystemTime) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::foreign::{End, Foreign, Foreigners, MAX_PEERS, Peer, Sighting};
     use crate::observe::{CertificateRow, Direction, EndpointRow, EndpointState, HandshakeFailure};
     use metrics_exporter_prometheus::PrometheusBuilder;
     use std::time::Duration;
@@ -505,6 +524,41 @@ mod tests {
             })
         }));
         registry
+    }
+
+    #[test]
+    fn foreign_peers_are_counted_by_service_direction_and_kind() {
+        let registry = Registry::new();
+        let foreigners = Arc::new(Foreigners::default());
+        let shown = Arc::clone(&foreigners);
+        registry.foreign_from(Box::new(move || shown.snapshot()));
+        let service = Arc::from("orders");
+        for n in 0..MAX_PEERS + 7 {
+            let address = std::net::Ipv4Addr::from_bits(n as u32);
+            let sighting = Sighting {
+                end: End::Inbound,
+                kind: Foreign::Expired,
+                service: &service,
+                peer: Peer::from_address(address.into()),
+                address: Some(address.into()),
+                port: Some(15_008),
+                identity: Some("spiffe://x"),
+                until: None,
+            };
+            foreigners.saw(&sighting, SystemTime::UNIX_EPOCH);
+        }
+        let page = page(&registry, SystemTime::UNIX_EPOCH);
+        let lines: Vec<_> = page
+            .lines()
+            .filter(|line| line.starts_with("weft_foreign"))
+            .collect();
+        let count = MAX_PEERS + 7;
+        let series = format!(
+            "weft_foreign_peers_total{{service=\"orders\",direction=\"inbound\",kind=\"expired\"}} {count}"
+        );
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.contains(&series.as_str()), "{lines:?}");
+        assert!(lines.contains(&"weft_foreign_peers_left_out_total 7"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
 };
 use super::rows::{CertificateRow, EndpointRow, PermitRow, ServiceRow, SourceRow};
+use crate::foreign::Snapshot;
 
 /// Keys of one kind that are kept apart; with the overflow keys a report and a page stay within 1,024.
 pub const MAX_KEYS: usize = 1_000;
@@ -240,6 +241,7 @@ pub struct Registry {
     sources: Mutex<Option<Provide<Vec<SourceRow>>>>,
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
     permits: Mutex<Option<Provide<Vec<PermitRow>>>>,
+    foreign: Mutex<Option<Provide<Snapshot>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
 }
@@ -329,6 +331,19 @@ impl Registry {
     /// Who knows where plaintext is let in. Called when somebody reads; must not call the registry.
     pub fn permits_from(&self, provide: Box<dyn Fn() -> Vec<PermitRow> + Send + Sync>) {
         *lock(&self.permits) = Some(provide);
+    }
+
+    /// Who knows the foreign peers. Called when somebody reads; must not call the registry.
+    pub fn foreign_from(&self, provide: Box<dyn Fn() -> Snapshot + Send + Sync>) {
+        *lock(&self.foreign) = Some(provide);
+    }
+
+    /// The foreign peers that came to us and to which we came.
+    pub fn foreign(&self) -> Snapshot {
+        lock(&self.foreign)
+            .as_ref()
+            .map(|provide| provide())
+            .unwrap_or_default()
     }
 
     /// Where plaintext is let in, and until when.

@@ -106,7 +106,10 @@ impl<T> Table<T> {
                 .filter_map(|(dot, _)| self.below.get(&host[dot + 1..]))
                 .find_map(in_tree)
         };
-        lowered(host, named)
+        let has_hosts = !(self.exact.is_empty() && self.below.is_empty());
+        has_hosts
+            .then(|| lowered(host, named))
+            .flatten()
             .or_else(|| in_tree(&self.any))
             .map(|index| &self.routes[index].target)
     }

@@ -5,10 +5,11 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt, unfold};
@@ -22,7 +23,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
+use weft_dataplane::foreign::{self, End, Foreigners, Sighting};
+use weft_dataplane::identity::{PeerProblem, noting};
 use weft_dataplane::observe::metrics::COLLECTOR_CONNECTIONS_REFUSED;
+use weft_dataplane::plan::services::INGRESS;
 
 use super::ledger::Peer;
 
@@ -47,6 +51,8 @@ pub(super) struct Door {
     pub(super) identify: Identify,
     pub(super) places: Arc<Semaphore>,
     pub(super) handshake: Duration,
+    /// Where those are noted who are not of the mesh.
+    pub(super) foreigners: Arc<Foreigners>,
 }
 
 /// Connections whose peer is known. Never ends; everything under way ends when it is dropped.
@@ -56,7 +62,7 @@ pub(super) fn incoming(door: Door) -> impl Stream<Item = Result<Secured, Infalli
         loop {
             tokio::select! {
                 accepted = door.listener.accept() => match accepted {
-                    Ok((tcp, _)) => handshakes.extend(door.begin(tcp)),
+                    Ok((tcp, address)) => handshakes.extend(door.begin(tcp, address)),
                     Err(error) => {
                         tracing::warn!(%error, "the collector cannot accept a connection");
                         sleep(ACCEPT_REST).await;
@@ -71,7 +77,11 @@ pub(super) fn incoming(door: Door) -> impl Stream<Item = Result<Secured, Infalli
 }
 
 impl Door {
-    fn begin(&self, tcp: TcpStream) -> Option<BoxFuture<'static, Option<Secured>>> {
+    fn begin(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+    ) -> Option<BoxFuture<'static, Option<Secured>>> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             refused("too_many_connections");
             return None;
@@ -81,14 +91,17 @@ impl Door {
             return None;
         };
         let (identify, limit) = (Arc::clone(&self.identify), self.handshake);
+        let foreigners = Arc::clone(&self.foreigners);
+        let port = tcp.local_addr().ok().map(|local| local.port());
         Some(Box::pin(async move {
-            match timeout(limit, secure(tcp, config, &identify, place)).await {
-                Ok(Ok(secured)) => return Some(secured),
-                Ok(Err(Refused::Handshake(error))) => {
-                    tracing::debug!(%error, "handshake at the collector failed");
+            let securing = noting(secure(tcp, config, &identify, place));
+            match timeout(limit, securing).await {
+                Ok((Ok(secured), _)) => return Some(secured),
+                Ok((Err(Refused::Handshake(error)), claim)) => {
+                    stranger(&foreigners, address, port, &error, claim.as_deref());
                     refused("handshake");
                 }
-                Ok(Err(Refused::Peer(reason))) => {
+                Ok((Err(Refused::Peer(reason)), _)) => {
                     tracing::warn!(reason, "a peer may not report to the collector");
                     refused("identity");
                 }
@@ -97,6 +110,31 @@ impl Door {
             None
         }))
     }
+}
+
+/// Names somebody whose handshake failed: a sidecar that cannot prove who it is can report nothing of it.
+fn stranger(
+    foreigners: &Foreigners,
+    address: SocketAddr,
+    port: Option<u16>,
+    error: &io::Error,
+    claim: Option<&str>,
+) {
+    let problem = PeerProblem::from_io_error(error);
+    let kind = PeerProblem::kind_of(problem.as_ref(), error);
+    let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
+    tracing::warn!(listener = "collector", peer = %address, cause = kind.as_str(), claim, problem = %words, "refused a peer");
+    let sighting = Sighting {
+        end: End::Inbound,
+        kind,
+        service: &Arc::from(INGRESS),
+        peer: foreign::Peer::from_address(address.ip()),
+        address: Some(address.ip().to_canonical()),
+        port,
+        identity: claim,
+        until: None,
+    };
+    foreigners.saw(&sighting, SystemTime::now());
 }
 
 fn refused(cause: &'static str) {

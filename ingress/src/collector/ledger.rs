@@ -19,6 +19,8 @@ use weft_dataplane::observe::{
 use weft_dataplane::reason::Reason;
 use weft_proto::report::{self, ReportRequest};
 
+use super::foreign::{self, Said, Strangers};
+
 /// After this time without a report a run is no longer shown and may be forgotten.
 pub const SILENT: Duration = Duration::from_secs(600);
 /// Runs remembered.
@@ -60,6 +62,8 @@ pub enum Outcome {
     Taken {
         /// Edges that the reporter may not speak for, or for which there was no room.
         refused_edges: usize,
+        /// Foreign peers and counts of them for which there was no room.
+        foreign_left_out: u64,
     },
     /// It was no newer than the last one of its run.
     Stale,
@@ -94,6 +98,8 @@ pub struct Run {
     pub endpoints: Vec<report::Endpoint>,
     /// Its certificate.
     pub certificate: Option<report::Certificate>,
+    /// The foreign peers that it saw.
+    pub foreign: Said,
     sequence: u64,
     edges: HashMap<EdgeKey, Remembered>,
 }
@@ -115,6 +121,7 @@ pub struct Ledger {
     remembered: usize,
     /// Sum over all runs' endpoints.
     endpoints: usize,
+    foreign: Strangers,
     /// When no run was silent long enough to be forgotten.
     looked_in_vain: Option<Instant>,
     forgotten: HashSet<u64>,
@@ -154,6 +161,7 @@ impl Ledger {
                     seen: now,
                     endpoints: Vec::new(),
                     certificate: None,
+                    foreign: Said::default(),
                     sequence: request.sequence,
                     edges: HashMap::new(),
                 };
@@ -172,7 +180,12 @@ impl Ledger {
             .endpoints
             .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
         self.state(&key, request.endpoints, request.certificate, now);
-        Ok(Outcome::Taken { refused_edges })
+        let foreign = request.foreign.unwrap_or_default();
+        let foreign_left_out = self.foreign(&key, foreign, begins_here, now);
+        Ok(Outcome::Taken {
+            refused_edges,
+            foreign_left_out,
+        })
     }
 
     /// Whether an edge of this run is remembered or can be.
@@ -255,6 +268,23 @@ impl Ledger {
         }
     }
 
+    /// Takes the foreign peers of a run; gives how many there was no room for.
+    fn foreign(
+        &mut self,
+        run: &RunKey,
+        foreign: report::Foreign,
+        begins_here: bool,
+        now: Instant,
+    ) -> u64 {
+        while self.foreign.is_full() && self.forget_silent(now) {}
+        let Some(run) = self.runs.get_mut(run) else {
+            return 0;
+        };
+        let (said, all) = (&mut run.foreign, &mut self.foreign);
+        let uncounted = all.count(said, &run.service, &foreign.counts, begins_here);
+        uncounted + all.show(said, foreign)
+    }
+
     /// Forgets the run that has been silent longest, if that is long enough.
     fn forget_silent(&mut self, now: Instant) -> bool {
         // Looking costs a walk over all runs; when it was in vain, it is so for a while.
@@ -276,6 +306,7 @@ impl Ledger {
         if let Some(run) = self.runs.remove(&key) {
             self.remembered -= run.edges.len();
             self.endpoints -= run.endpoints.len();
+            self.foreign.forget(&run.foreign);
         }
         self.note_forgotten(name);
         true
@@ -295,6 +326,11 @@ impl Ledger {
     /// The mesh's series.
     pub fn series(&self) -> &[EdgeTotals] {
         &self.series
+    }
+
+    /// The foreign peers of the mesh.
+    pub fn strangers(&self) -> &Strangers {
+        &self.foreign
     }
 
     /// The runs that are there now: identity, instance, and what they said.
@@ -367,6 +403,9 @@ fn check(request: &ReportRequest) -> Result<(), Refusal> {
             "an endpoint's name is empty or too long",
         )?;
     }
+    if let Some(foreign) = &request.foreign {
+        check_foreign(foreign)?;
+    }
     if let Some(certificate) = &request.certificate {
         rule(
             certificate.spiffe_id.len() <= 2_048,
@@ -375,6 +414,38 @@ fn check(request: &ReportRequest) -> Result<(), Refusal> {
         rule(fits(&certificate.serial), "the serial number is too long")?;
     }
     Ok(())
+}
+
+fn check_foreign(foreign: &report::Foreign) -> Result<(), Refusal> {
+    let fits = |name: &String| name.len() <= MAX_NAME;
+    let good = foreign.counts.len() <= foreign::MAX_COUNTS
+        && foreign.peers.len() <= foreign::MAX_PEERS
+        && foreign.left_out <= MAX_COUNT;
+    if !good {
+        return Err(Refusal::Malformed("too many foreign peers"));
+    }
+    let counts = foreign.counts.iter().all(|count| {
+        fits(&count.kind)
+            && fits(&count.service)
+            && !count.service.is_empty()
+            && count.count <= MAX_COUNT
+    });
+    let peers = foreign.peers.iter().all(|peer| {
+        let names = [
+            &peer.kind,
+            &peer.service,
+            &peer.peer,
+            &peer.address,
+            &peer.identity,
+        ];
+        names.into_iter().all(fits) && peer.count <= MAX_COUNT && u16::try_from(peer.port).is_ok()
+    });
+    match counts && peers {
+        true => Ok(()),
+        false => Err(Refusal::Malformed(
+            "a foreign peer's name or count is out of bounds",
+        )),
+    }
 }
 
 /// The key of an edge that this service may speak for: what it called, and who called it.

@@ -5,6 +5,7 @@
 //! it: a collector that is away costs no exchange anything, and when it is back the next reports make up for all.
 
 pub mod accept;
+pub mod foreign;
 pub mod ledger;
 pub mod page;
 mod series;
@@ -22,6 +23,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use weft_dataplane::foreign::Foreigners;
 use weft_dataplane::observe::metrics as names;
 use weft_dataplane::observe::{EdgeTotals, Registry};
 use weft_proto::report::collector_server::{Collector as Service, CollectorServer};
@@ -137,19 +139,26 @@ impl Collector {
             Err(_) => "refused",
         };
         counter!(names::COLLECTOR_REPORTS, "result" => result).increment(1);
-        if let Ok(Outcome::Taken { refused_edges }) = outcome {
+        if let Ok(Outcome::Taken {
+            refused_edges,
+            foreign_left_out,
+        }) = outcome
+        {
             counter!(names::COLLECTOR_REFUSED_EDGES).increment(refused_edges as u64);
+            counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(foreign_left_out);
         }
         outcome
     }
 }
 
-/// Takes reports on this listener until `stop` is done; then ends all streams, for a second at most.
+/// Takes reports on this listener until `stop` is done; then ends all streams, for a second at most. Whoever is not of
+/// the mesh is noted among `foreigners`.
 pub async fn serve(
     collector: Arc<Collector>,
     listener: TcpListener,
     tls: Tls,
     identify: Identify,
+    foreigners: Arc<Foreigners>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let connections = incoming(Door {
@@ -158,6 +167,7 @@ pub async fn serve(
         identify,
         places: Arc::clone(&collector.places),
         handshake: collector.bounds.handshake,
+        foreigners,
     });
     // Nothing is ever sent: streams end when the sender is gone.
     let (ended, ending) = watch::channel(());
@@ -265,7 +275,7 @@ impl Session {
 
     /// Once a stream: a sidecar that reports for others does so in every report.
     fn warn(&mut self, outcome: Outcome) {
-        if let Outcome::Taken { refused_edges } = outcome
+        if let Outcome::Taken { refused_edges, .. } = outcome
             && refused_edges > 0
             && !std::mem::replace(&mut self.warned, true)
         {

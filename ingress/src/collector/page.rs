@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use weft_dataplane::foreign::{End, Row};
 use weft_dataplane::observe::cells::quantile;
 use weft_dataplane::observe::{BOUNDS_US, CLASSES, CertificateRow, EdgeTotals, EndpointRow};
 use weft_dataplane::reason::Reason;
@@ -14,6 +15,9 @@ use weft_proto::report;
 use super::ledger::Run;
 use super::{Collector, Local, lock};
 
+/// Foreign peers on the page.
+pub const MAX_FOREIGN_SHOWN: usize = 1_024;
+
 /// The page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeshPage {
@@ -21,6 +25,12 @@ pub struct MeshPage {
     pub edges: Vec<EdgeView>,
     /// Every sidecar that reports, sorted by service and instance.
     pub reporters: Vec<ReporterView>,
+    /// The foreign peers that those reporters saw, the latest first.
+    #[serde(default)]
+    pub foreign: Vec<ForeignView>,
+    /// Foreign peers that they saw and that are not listed, because there was no room.
+    #[serde(default)]
+    pub foreign_left_out: u64,
 }
 
 /// One edge with what was counted since the collector's start.
@@ -92,6 +102,37 @@ pub struct EndpointView {
     pub in_flight: u64,
 }
 
+/// A peer that is not of the mesh, that could not prove it, or that refused the reporter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignView {
+    /// The service beside which the reporter stands.
+    pub reporter: String,
+    /// Where the reporter is.
+    pub instance: String,
+    /// `inbound`: the peer came to the reporter; `outbound`: the reporter went to the peer.
+    pub direction: String,
+    /// What was wrong, by a word of a closed list.
+    pub kind: String,
+    /// The service that was meant.
+    pub service: String,
+    /// The endpoint or, of those who came, the address or network.
+    pub peer: String,
+    /// The address that it came from last.
+    pub address: Option<String>,
+    /// The port that it came to.
+    pub port: Option<u32>,
+    /// Who its certificate says that it is, which is not proven.
+    pub identity_unproven: Option<String>,
+    /// How often, since it was first seen.
+    pub count: u64,
+    /// When it was seen first, in seconds since 1970.
+    pub first_seen_unix: i64,
+    /// When it was seen last.
+    pub last_seen_unix: i64,
+    /// When it will be refused, if it is let in for now.
+    pub refused_from_unix: Option<i64>,
+}
+
 /// One reporter's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateView {
@@ -121,7 +162,36 @@ impl Collector {
         reporters.sort_by(|a, b| {
             (&a.service, &a.instance, a.silent_ms).cmp(&(&b.service, &b.instance, b.silent_ms))
         });
-        MeshPage { edges, reporters }
+        let (foreign, foreign_left_out) = self.foreign(now);
+        MeshPage {
+            edges,
+            reporters,
+            foreign,
+            foreign_left_out,
+        }
+    }
+
+    /// The foreign peers, and how many are not among them.
+    fn foreign(&self, now: Instant) -> (Vec<ForeignView>, u64) {
+        let (mut views, mut left_out) = (Vec::new(), 0u64);
+        for (_, instance, run) in lock(&self.ledger).reporters(now) {
+            left_out = left_out.saturating_add(run.foreign.left_out);
+            let seen = run.foreign.peers.iter();
+            views.extend(seen.map(|peer| ForeignView::new(&run.service, instance, peer)));
+        }
+        for local in lock(&self.local).iter() {
+            let snapshot = local.registry.foreign();
+            left_out = left_out.saturating_add(snapshot.left_out);
+            let seen = snapshot.rows.iter();
+            views.extend(seen.map(|row| ForeignView::local(local, row)));
+        }
+        views.sort_by(|a, b| {
+            let key = |view: &ForeignView| (view.reporter.clone(), view.instance.clone());
+            (b.last_seen_unix.cmp(&a.last_seen_unix)).then_with(|| key(a).cmp(&key(b)))
+        });
+        let beyond = views.len().saturating_sub(MAX_FOREIGN_SHOWN) as u64;
+        views.truncate(MAX_FOREIGN_SHOWN);
+        (views, left_out.saturating_add(beyond))
     }
 }
 
@@ -242,6 +312,50 @@ impl ReporterView {
                 .certificate()
                 .as_ref()
                 .map(CertificateView::from),
+        }
+    }
+}
+
+impl ForeignView {
+    fn new(reporter: &str, instance: &str, peer: &report::ForeignPeer) -> Self {
+        let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+        Self {
+            reporter: reporter.to_owned(),
+            instance: instance.to_owned(),
+            direction: match peer.direction() {
+                report::Direction::Outbound => End::Outbound,
+                _ => End::Inbound,
+            }
+            .as_str()
+            .to_owned(),
+            kind: peer.kind.clone(),
+            service: peer.service.clone(),
+            peer: peer.peer.clone(),
+            address: said(&peer.address),
+            port: (peer.port > 0).then_some(peer.port),
+            identity_unproven: said(&peer.identity),
+            count: peer.count,
+            first_seen_unix: peer.first_seen_unix,
+            last_seen_unix: peer.last_seen_unix,
+            refused_from_unix: (peer.until_unix != 0).then_some(peer.until_unix),
+        }
+    }
+
+    fn local(local: &Local, row: &Row) -> Self {
+        Self {
+            reporter: local.service.to_string(),
+            instance: local.instance.to_string(),
+            direction: row.end.as_str().to_owned(),
+            kind: row.kind.as_str().to_owned(),
+            service: row.service.to_string(),
+            peer: row.peer.to_string(),
+            address: row.address.map(|ip| ip.to_string()),
+            port: row.port.map(u32::from),
+            identity_unproven: row.identity.as_deref().map(str::to_owned),
+            count: row.count,
+            first_seen_unix: unix(row.first),
+            last_seen_unix: unix(row.last),
+            refused_from_unix: row.until.map(unix),
         }
     }
 }

@@ -9,6 +9,7 @@ use weft_dataplane::observe::exposition::{Kind, Page};
 use weft_dataplane::observe::metrics::{self as names, help};
 use weft_dataplane::observe::{EdgeKey, EdgeTotals, Totals};
 
+use super::foreign::{Key, own};
 use super::ledger::Ledger;
 use super::{Collector, Local, lock};
 
@@ -25,6 +26,18 @@ pub(super) fn snapshot(ledger: &Ledger, local: &[Local]) -> Vec<EdgeTotals> {
         .collect()
 }
 
+/// The foreign peers that were reported and that this process saw itself.
+pub(super) fn foreign(ledger: &Ledger, local: &[Local]) -> BTreeMap<Key, u64> {
+    let mut series = ledger.strangers().series().clone();
+    for local in local {
+        for count in local.registry.foreign().counts {
+            let sum = series.entry(own(&local.service, &count)).or_default();
+            *sum = sum.saturating_add(count.count);
+        }
+    }
+    series
+}
+
 impl Collector {
     /// Copies the mesh's counters and levels into the `metrics` crate. Called just before the page is made.
     pub fn publish(&self) {
@@ -32,12 +45,22 @@ impl Collector {
             let labels = names::edge_metric_labels(&edge.key);
             names::publish_exchanges(names::MESH_NAMES, &labels, &edge.totals);
         }
+        for (key, count) in foreign(&lock(&self.ledger), &lock(&self.local)) {
+            let labels = vec![
+                Label::new("source", key.source),
+                Label::new("destination", key.destination),
+                Label::new("direction", key.end.as_str()),
+                Label::new("kind", key.kind.as_str()),
+            ];
+            counter!(names::MESH_FOREIGN_PEERS, labels).absolute(count);
+        }
         gauge!(names::COLLECTOR_CONNECTIONS).set(self.connections() as f64);
         // There from the start, so that the first refusal already is an increase.
         for result in ["taken", "stale", "refused"] {
             counter!(names::COLLECTOR_REPORTS, vec![Label::new("result", result)]).increment(0);
         }
         counter!(names::COLLECTOR_REFUSED_EDGES).increment(0);
+        counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(0);
     }
 
     /// Writes the mesh's latencies, endpoints, certificates and reporters onto the page.

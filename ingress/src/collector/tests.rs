@@ -135,7 +135,7 @@ impl Running {
             let stopped = async {
                 let _ = stopped.await;
             };
-            serve(served, listener, tls, identify, stopped)
+            serve(served, listener, tls, identify, Arc::default(), stopped)
                 .await
                 .unwrap();
         });
@@ -186,7 +186,7 @@ impl Reporting {
             let stopped = async {
                 let _ = stopped.await;
             };
-            reporter::run(settings, registry, dial, tls, stopped).await;
+            reporter::run(settings, registry, Arc::default(), dial, tls, stopped).await;
         });
         Self { stop, done }
     }

@@ -108,6 +108,19 @@ async fn a_clock_that_falls_ten_minutes_behind_is_named_at_both_ends_and_fails_n
     let cause = ["cause=\"not_yet_valid\""];
     mesh.metric_reaches(host, "weft_tls_handshake_failures_total", &cause, 1.0)
         .await;
+    // The admin pages of both have it, too.
+    for (host, direction, kind) in [
+        (host, "inbound", "not_yet_valid"),
+        (mesh.ingress_host(), "outbound", "refused_out_of_date"),
+    ] {
+        eventually("the page names it", async || {
+            let page = mesh.page(host, "/peers").await.json();
+            let mut rows = page["peers"].as_array()?.iter();
+            rows.find(|row| row["direction"] == direction && row["kind"] == kind)
+                .map(|row| assert_eq!(row["service"], "orders", "{row}"))
+        })
+        .await;
+    }
     newcomers.more(100).await;
     for outcome in [connected.stop().await, newcomers.stop().await] {
         outcome.assert_all_within(Duration::from_secs(2));

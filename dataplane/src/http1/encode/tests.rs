@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::http1::corpus;
@@ -19,7 +20,7 @@ fn parse(text: &str) -> Request {
 
 fn encode(request: &Request, connection: Connection) -> String {
     let mut out = Vec::new();
-    request_head(&mut out, &request.head, request.framing, connection, &[]);
+    request_head(&mut out, &request.head, request.framing, connection, |_| {});
     String::from_utf8(out).unwrap()
 }
 
@@ -112,16 +113,13 @@ fn a_request_says_what_it_wants_of_the_connection() {
 fn extra_fields_come_after_the_clients() {
     let request = parse("GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n\r\n");
     let mut out = Vec::new();
-    let extra = [(
-        HeaderName::from_static("traceparent"),
-        HeaderValue::from_static("00"),
-    )];
+    let extra = |out: &mut Vec<u8>| field(out, "traceparent", b"00");
     request_head(
         &mut out,
         &request.head,
         Framing::None,
         Connection::KeepAlive,
-        &extra,
+        extra,
     );
     assert_eq!(
         out,
@@ -354,7 +352,7 @@ fn every_request_survives_being_written() {
             None => Connection::Close,
         };
         let mut out = Vec::new();
-        request_head(&mut out, &request.head, request.framing, connection, &[]);
+        request_head(&mut out, &request.head, request.framing, connection, |_| {});
         let again = parse::request(&Bytes::from(out), &limits).unwrap().unwrap();
         // An old client's request is forwarded in our version, and a body that is missing is said to be.
         let mut expected = request;

@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
 
     fn line_end(&mut self) -> Result<(), Malformed> {
         let rest = self.window.get(self.at..).unwrap_or_default();
-        if rest.starts_with(b"\r\n") {
+        if let [b'\r', b'\n', ..] = rest {
             self.at += 2;
             Ok(())
         } else {

@@ -117,15 +117,13 @@ pub(crate) fn check_authority(bytes: &[u8]) -> Result<(), Malformed> {
     } else {
         let end = bytes
             .iter()
-            .position(|byte| *byte == b':')
+            .position(|byte| !NAME[usize::from(*byte)])
             .unwrap_or(bytes.len());
-        if end == 0 {
-            return Err(Malformed::new("empty host"));
+        match &bytes[end..] {
+            [] | [b':', ..] if end == 0 => return Err(Malformed::new("empty host")),
+            port @ ([] | [b':', ..]) => port,
+            _ => return Err(Malformed::new("malformed host")),
         }
-        if !bytes[..end].iter().all(|byte| is_name(*byte)) {
-            return Err(Malformed::new("malformed host"));
-        }
-        &bytes[end..]
     };
     check_port(port)
 }
@@ -152,8 +150,19 @@ fn check_port(port: &[u8]) -> Result<(), Malformed> {
     }
 }
 
+/// [`is_name`], answered beforehand.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = is_name(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
 /// `reg-name` of RFC 3986 §3.2.2 without percent-encoding, which no name that can be resolved has.
-fn is_name(byte: u8) -> bool {
+const fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

@@ -114,7 +114,7 @@ fn cases(ours: &Ca, foreign: &Ca) -> Vec<Case> {
         both(
             name,
             ours.leaf(&spoilt(spoil)),
-            "bad_svid",
+            "not_an_identity",
             Refusal::Identity,
         )
     };
@@ -152,13 +152,13 @@ fn cases(ours: &Ca, foreign: &Ca) -> Vec<Case> {
         both(
             "foreign root of the same name",
             foreign.leaf(&spoilt(|_| {})),
-            "foreign_root",
+            "unknown_authority",
             Refusal::ForeignRoot,
         ),
         both(
             "no intermediate",
             unsigned,
-            "foreign_root",
+            "unknown_authority",
             Refusal::ForeignRoot,
         ),
         both(
@@ -182,7 +182,7 @@ fn cases(ours: &Ca, foreign: &Ca) -> Vec<Case> {
         both(
             "another's certificate",
             swapped,
-            "bad_svid",
+            "not_an_identity",
             Refusal::Crypto,
         ),
         bad("two URI names", |p| {
@@ -231,7 +231,7 @@ fn cases(ours: &Ca, foreign: &Ca) -> Vec<Case> {
             leaf: ours.leaf(&spoilt(|p| {
                 p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             })),
-            as_client: Some("bad_svid"),
+            as_client: Some("not_an_identity"),
             as_server: None,
             told: Refusal::Identity,
         },
@@ -241,7 +241,7 @@ fn cases(ours: &Ca, foreign: &Ca) -> Vec<Case> {
                 p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             })),
             as_client: None,
-            as_server: Some("bad_svid"),
+            as_server: Some("not_an_identity"),
             told: Refusal::Identity,
         },
     ]
@@ -257,14 +257,14 @@ async fn every_bad_certificate_is_refused_and_both_ends_say_why() {
         let told = |seen: Option<&str>| seen.map(|_| PeerProblem::Refused(case.told.clone()));
         let shown = rogue_client(&ours, Some(case.leaf.certified()));
         let got = shake(server.server_config(), shown).await;
-        let codes = got.server.as_ref().map(PeerProblem::code);
+        let codes = got.server.as_ref().map(|problem| problem.kind().as_str());
         assert_eq!(codes, case.as_client, "{name} as a client: {got:?}");
         assert_eq!(got.client, told(case.as_client), "{name} as a client");
 
         let shown = rogue_server(&ours, case.leaf.certified());
         let asked = client.client_config(&service("orders"), Alpn::H2);
         let got = shake(shown, asked).await;
-        let codes = got.client.as_ref().map(PeerProblem::code);
+        let codes = got.client.as_ref().map(|problem| problem.kind().as_str());
         assert_eq!(codes, case.as_server, "{name} as a server: {got:?}");
         assert_eq!(got.server, told(case.as_server), "{name} as a server");
     }
@@ -559,21 +559,26 @@ async fn a_pinned_root_lets_in_the_ca_and_nobody_else() {
             "another CA",
             with_root(&foreign, "ca"),
             &ours.root,
-            Some("foreign_root"),
+            Some("unknown_authority"),
         ),
         (
             "another CA that shows our root",
             forged,
             &ours.root,
-            Some("foreign_root"),
+            Some("unknown_authority"),
         ),
         (
             "no root shown",
             ours.leaf(&svid(service("ca").as_str())),
             &ours.root,
-            Some("foreign_root"),
+            Some("unknown_authority"),
         ),
-        ("not a root", selfish, &plain.chain[0], Some("bad_svid")),
+        (
+            "not a root",
+            selfish,
+            &plain.chain[0],
+            Some("not_an_identity"),
+        ),
         ("expired", late, &ours.root, Some("expired")),
     ];
     for (name, leaf, pinned, expected) in cases {
@@ -584,7 +589,7 @@ async fn a_pinned_root_lets_in_the_ca_and_nobody_else() {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf.certified())));
         let client = tls::stranger(sha256(pinned), &service("ca"));
         let got = shake(Arc::new(server), Arc::new(client)).await;
-        let code = got.client.as_ref().map(PeerProblem::code);
+        let code = got.client.as_ref().map(|problem| problem.kind().as_str());
         assert_eq!(code, expected, "{name}: {got:?}");
     }
 }

@@ -46,7 +46,10 @@ fn good(ledger: &Ledger, destination: &str) -> u64 {
         .sum()
 }
 
-const TAKEN: Result<Outcome, Refusal> = Ok(Outcome::Taken { refused_edges: 0 });
+const TAKEN: Result<Outcome, Refusal> = Ok(Outcome::Taken {
+    refused_edges: 0,
+    foreign_left_out: 0,
+});
 
 /// One process in the model: what it has counted, and the reports that are on their way.
 struct Process {
@@ -167,7 +170,11 @@ fn a_sidecar_speaks_for_its_own_service_only() {
         },
     ];
     let outcome = ledger.take(&peer("orders"), request(1, 1, edges), Instant::now());
-    assert_eq!(outcome, Ok(Outcome::Taken { refused_edges: 4 }));
+    let refused = Outcome::Taken {
+        refused_edges: 4,
+        foreign_left_out: 0,
+    };
+    assert_eq!(outcome, Ok(refused));
     assert_eq!(ledger.series().len(), 2);
     assert_eq!(
         (good(&ledger, "inventory"), good(&ledger, "orders")),
@@ -398,7 +405,8 @@ fn edges_that_cannot_be_remembered_are_refused_until_there_is_room() {
     assert_eq!(
         outcome,
         Ok(Outcome::Taken {
-            refused_edges: MAX_EDGES
+            refused_edges: MAX_EDGES,
+            foreign_left_out: 0,
         })
     );
     assert_eq!(ledger.remembered, MAX_REMEMBERED);

@@ -1,0 +1,486 @@
+//! Whoever is not of the mesh is named at both ends, and everywhere that somebody may look: in the log, on `/peers`, in a
+//! metric, and in the sidecar's report, so that the ingress knows all of them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use serde_json::Value;
+
+use crate::alone::{Host, IDENTITY, Origin, Running, Way, get, until};
+use crate::harness::certs::{Authority, lasting, nobody, service};
+use crate::mtls::Impostor;
+
+const H1: &[&str] = &["http/1.1"];
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+/// The port of the ingress's collector, unusual as the others.
+const COLLECTOR: u16 = 21_597;
+
+/// An ingress that collects reports, and where it is.
+struct Collector {
+    host: Host,
+    running: Running,
+}
+
+impl Collector {
+    /// With this identity, trusting these roots.
+    async fn start(authority: &Authority, roots: &str) -> Self {
+        let host = Host::new();
+        host.identify(authority, "ingress");
+        host.write("roots.pem", roots);
+        host.configure(&format!(
+            "{IDENTITY}{}services:\n  plain: {{ mesh: false, endpoints: [\"{}\"] }}\n\
+             ingress:\n  listeners: [ {{ name: public, address: \"{}\" }} ]\n  routes: [ {{ match: {{ host: x }}, to: plain }} ]\n",
+            collector(&host),
+            host.app(),
+            host.public(),
+        ));
+        let running = host.ingress().await;
+        Self { host, running }
+    }
+
+    /// `collector:` of a sidecar's configuration.
+    fn configuration(&self) -> String {
+        collector(&self.host)
+    }
+}
+
+fn collector(host: &Host) -> String {
+    let address = host.at(COLLECTOR);
+    format!("collector: {{ address: \"{address}\", interval: 100ms }}\n")
+}
+
+/// A process that has seen somebody.
+struct Witness<'a> {
+    host: &'a Host,
+    running: &'a Running,
+    service: &'a str,
+}
+
+/// Who was seen, and where everything about it has to be found.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    direction: &'a str,
+    kind: &'a str,
+    /// The service that was meant.
+    service: &'a str,
+    peer: &'a str,
+    /// Who its certificate says that it is.
+    identity: Option<&'a str>,
+}
+
+impl Seen<'_> {
+    fn is_at(&self, row: &Value) -> bool {
+        row["direction"] == self.direction
+            && row["kind"] == self.kind
+            && row["service"] == self.service
+            && row["peer"] == self.peer
+    }
+
+    /// Checks what a row says besides, on whatever page.
+    fn check(&self, row: &Value) -> u64 {
+        assert_eq!(row["identity_unproven"].as_str(), self.identity, "{row}");
+        let time = |name: &str| row[name].as_i64().unwrap();
+        assert!(time("first_seen_unix") > 1_600_000_000, "{row}");
+        assert!(time("last_seen_unix") >= time("first_seen_unix"), "{row}");
+        match self.direction {
+            "inbound" => {
+                assert_eq!(row["address"], self.peer, "{row}");
+                assert!(row["port"].as_u64().unwrap() > 0, "{row}");
+            }
+            _ => assert!(row["address"].is_null() && row["port"].is_null(), "{row}"),
+        }
+        row["count"].as_u64().unwrap()
+    }
+}
+
+impl Witness<'_> {
+    /// It is in this process's own log, page and metric. Gives how often it was seen.
+    async fn names(&self, seen: Seen<'_>) -> u64 {
+        let message = match seen.direction {
+            "inbound" => "refused a peer",
+            _ => "the handshake with a peer failed",
+        };
+        let mut fields = vec![("message", message), ("cause", seen.kind)];
+        fields.extend(seen.identity.map(|identity| ("claim", identity)));
+        self.running.logged(&fields).await;
+        let count = until(&format!("{} on /peers", seen.kind), async || {
+            let page = page(self.host, "/peers").await;
+            let rows = page["peers"].as_array().unwrap();
+            let row = rows.iter().find(|row| seen.is_at(row))?;
+            Some(seen.check(row))
+        })
+        .await;
+        assert!(count > 0);
+        let labels = [
+            ("service", seen.service),
+            ("direction", seen.direction),
+            ("kind", seen.kind),
+        ];
+        let metric = self.running.metric("weft_foreign_peers_total", &labels);
+        assert!(metric.await >= count as f64);
+        count
+    }
+
+    /// It is named here and, by this process's report, at the ingress.
+    async fn reports(&self, collector: &Collector, seen: Seen<'_>) {
+        self.names(seen).await;
+        let (source, destination) = match seen.direction {
+            "inbound" => ("unknown", self.service),
+            _ => (self.service, seen.service),
+        };
+        // Nobody comes any more, so both ends come to say the same, and then go on saying it.
+        until(
+            &format!("{} of {} at the ingress", seen.kind, self.service),
+            async || {
+                let count = self.names(seen).await;
+                let mesh = page(&collector.host, "/mesh").await;
+                let rows = mesh["foreign"].as_array().unwrap();
+                let mut rows = rows.iter().filter(|row| row["reporter"] == self.service);
+                let row = rows.find(|row| seen.is_at(row))?;
+                assert!(row["instance"].as_str().unwrap().contains(self.service));
+                let labels = [
+                    ("source", source),
+                    ("destination", destination),
+                    ("direction", seen.direction),
+                    ("kind", seen.kind),
+                ];
+                let metric = collector
+                    .running
+                    .metric("weft_mesh_foreign_peers_total", &labels)
+                    .await;
+                (seen.check(row) == count && metric >= count as f64).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// What this process has counted of all kinds together, by its own metric and by the ingress's.
+    async fn totals(&self, collector: &Collector) -> (f64, f64) {
+        let own = self.running.metric("weft_foreign_peers_total", &[]).await;
+        let inbound = [("destination", self.service), ("direction", "inbound")];
+        let outbound = [("source", self.service), ("direction", "outbound")];
+        let mut mesh = 0.0;
+        for labels in [inbound, outbound] {
+            let series = collector
+                .running
+                .metric("weft_mesh_foreign_peers_total", &labels);
+            mesh += series.await;
+        }
+        (own, mesh)
+    }
+}
+
+async fn page(host: &Host, path: &str) -> Value {
+    let reply = get(host.admin(), path).await.unwrap();
+    serde_json::from_slice(&reply.body).unwrap()
+}
+
+/// A sidecar of `orders` on a host of its own, as one of this authority who trusts these roots.
+fn orders(authority: &Authority, roots: &str, more: &str) -> Host {
+    let host = Host::new();
+    host.identify(authority, "orders");
+    host.write("roots.pem", roots);
+    host.configure(&format!(
+        "{IDENTITY}{more}services:\n  orders: {{ endpoints: [\"{}\"], port: {} }}\n",
+        host.mesh(),
+        host.app().port()
+    ));
+    host
+}
+
+#[tokio::test]
+async fn whoever_comes_and_is_not_of_the_mesh_is_named_everywhere() {
+    let (mesh, foreign) = (Authority::new(), Authority::new());
+    let mut collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let host = orders(&mesh, &mesh.bundle(), &collector.configuration());
+    let app = Origin::fine(host.app()).await;
+    let mut sidecar = host.sidecar("orders").await;
+    let tls = |config| Way::Tls(host.mesh(), config);
+    let storefront = service("storefront");
+    let elsewhere = "spiffe://other.internal/service/storefront";
+    let timed = |from, until| {
+        let leaf = mesh.leaf_with(&storefront, |leaf| lasting(leaf, from, until));
+        tls(leaf.client(H1))
+    };
+    let strangers = [
+        ("plaintext", Way::Plain(host.mesh()), None),
+        (
+            "unknown_authority",
+            tls(foreign.leaf(&storefront).client(H1)),
+            Some(storefront.as_str()),
+        ),
+        (
+            "trust_domain",
+            tls(mesh.leaf(elsewhere).client(H1)),
+            Some(elsewhere),
+        ),
+        ("expired", timed(-7200, -3600), Some(&storefront)),
+        ("not_yet_valid", timed(3600, 7200), Some(&storefront)),
+        (
+            "no_certificate",
+            tls(nobody(rustls::ALL_VERSIONS, H1)),
+            None,
+        ),
+        (
+            "protocol",
+            tls(nobody(&[&rustls::version::TLS12], H1)),
+            None,
+        ),
+        (
+            "not_an_identity",
+            tls(mesh.leaf("https://shop.internal/x?<y>").client(H1)),
+            Some("https://shop.internal/x??y?"),
+        ),
+    ];
+    let witness = Witness {
+        host: &host,
+        running: &sidecar,
+        service: "orders",
+    };
+    for (kind, way, identity) in strangers {
+        let answer = way.send(REQUEST).await.unwrap_or_default();
+        assert!(!answer.starts_with(b"HTTP/"), "{kind}");
+        let seen = Seen {
+            direction: "inbound",
+            kind,
+            service: "orders",
+            peer: "127.0.0.1",
+            identity,
+        };
+        witness.reports(&collector, seen).await;
+    }
+    // Many reports later, nothing has been counted twice, and another one made up for what was lost.
+    let (own, mesh_wide) = witness.totals(&collector).await;
+    assert!((own - mesh_wide).abs() < f64::EPSILON, "{own} {mesh_wide}");
+    assert_eq!(app.bytes(), 0, "something got through");
+    sidecar.assert_alive().await;
+    collector.running.assert_alive().await;
+}
+
+#[tokio::test]
+async fn whoever_is_called_and_is_not_whom_we_meant_is_named_everywhere() {
+    let (mesh, foreign) = (Authority::new(), Authority::new());
+    let mut collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let host = Host::new();
+    let at = |port: u16| host.at(21_600 + port);
+    let (inventory, billing) = (service("inventory"), service("billing"));
+    let elsewhere = "spiffe://other.internal/service/inventory";
+    let h2 = &["h2"];
+    let timed = |from, until| {
+        let leaf = mesh.leaf_with(&inventory, |leaf| lasting(leaf, from, until));
+        leaf.server(h2)
+    };
+    let _impostors = [
+        Impostor::plain(at(0)).await,
+        Impostor::tls(at(1), foreign.leaf(&inventory).server(h2)).await,
+        Impostor::tls(at(2), mesh.leaf(elsewhere).server(h2)).await,
+        Impostor::tls(at(3), timed(-7200, -3600)).await,
+        Impostor::tls(at(4), timed(3600, 7200)).await,
+        Impostor::tls(at(5), mesh.leaf(&billing).server(h2)).await,
+        Impostor::tls(at(6), mesh.website("inventory").server(h2)).await,
+    ];
+    let kinds = [
+        ("plaintext", None),
+        ("unknown_authority", Some(inventory.as_str())),
+        ("trust_domain", Some(elsewhere)),
+        ("expired", Some(&inventory)),
+        ("not_yet_valid", Some(&inventory)),
+        ("wrong_service", Some(&billing)),
+        ("not_an_identity", None),
+    ];
+    let mut services = String::from("services:\n  storefront: {}\n");
+    for number in 0..kinds.len() as u16 {
+        services.push_str(&format!(
+            "  inventory-{number}: {{ endpoints: [\"{}\"], identity: \"{inventory}\", retry: {{ attempts: 0 }} }}\n",
+            at(number)
+        ));
+    }
+    host.identify(&mesh, "storefront");
+    host.configure(&format!(
+        "{IDENTITY}{}{services}",
+        collector.configuration()
+    ));
+    let mut sidecar = host.sidecar("storefront").await;
+    let witness = Witness {
+        host: &host,
+        running: &sidecar,
+        service: "storefront",
+    };
+    for (number, (kind, identity)) in kinds.into_iter().enumerate() {
+        let name = format!("inventory-{number}");
+        let reply = Way::Plain(host.outbound())
+            .ask("GET /stock", &[("host", &name)], "")
+            .await;
+        assert_eq!(reply.status, 502);
+        let seen = Seen {
+            direction: "outbound",
+            kind,
+            service: &name,
+            peer: &at(number as u16).to_string(),
+            identity,
+        };
+        witness.reports(&collector, seen).await;
+    }
+    let (own, mesh_wide) = witness.totals(&collector).await;
+    assert!((own - mesh_wide).abs() < f64::EPSILON, "{own} {mesh_wide}");
+    sidecar.assert_alive().await;
+    collector.running.assert_alive().await;
+}
+
+/// Two sidecars of which one does not believe the other: each names the other, and the ingress hears it of both.
+struct Pair {
+    collector: Collector,
+    calling: (Host, Running),
+    called: (Host, Running),
+}
+
+impl Pair {
+    async fn start(collector: Collector, calling: Host, called: Host) -> Self {
+        let running = called.sidecar("orders").await;
+        let called = (called, running);
+        let running = calling.sidecar("storefront").await;
+        Self {
+            collector,
+            calling: (calling, running),
+            called,
+        }
+    }
+
+    async fn call(&self, reason: &str) {
+        let reply = Way::Plain(self.calling.0.outbound())
+            .ask("GET /", &[("host", "orders")], "")
+            .await;
+        reply.refused(502, reason);
+    }
+
+    /// What the caller says of the one that it called, and the other of it: kind, and name on the certificate.
+    async fn name_one_another(&self, caller: (&str, Option<&str>), callee: (&str, Option<&str>)) {
+        let address = self.called.0.mesh().to_string();
+        let (host, running) = &self.calling;
+        let calling = Witness {
+            host,
+            running,
+            service: "storefront",
+        };
+        let told = Seen {
+            direction: "outbound",
+            kind: caller.0,
+            service: "orders",
+            peer: &address,
+            identity: caller.1,
+        };
+        calling.reports(&self.collector, told).await;
+        let (host, running) = &self.called;
+        let called = Witness {
+            host,
+            running,
+            service: "orders",
+        };
+        let found = Seen {
+            direction: "inbound",
+            kind: callee.0,
+            service: "orders",
+            peer: "127.0.0.1",
+            identity: callee.1,
+        };
+        called.reports(&self.collector, found).await;
+    }
+}
+
+/// In the middle of a change of roots: `orders` has only the new one yet, `storefront` is still of the old one. Both
+/// report, because the ingress has come further.
+#[tokio::test]
+async fn a_member_that_is_refused_says_so_as_well_as_the_one_that_refuses_it() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let both = old.bundle() + &new.bundle();
+    let collector = Collector::start(&new, &both).await;
+    let called = orders(&new, &new.bundle(), &collector.configuration());
+    let app = Origin::fine(called.app()).await;
+    let calling = Host::new();
+    calling.identify(&old, "storefront");
+    calling.write("roots.pem", &both);
+    calling.configure(&format!(
+        "{IDENTITY}{}services:\n  storefront: {{}}\n  orders: {{ endpoints: [\"{}\"], retry: {{ attempts: 0 }} }}\n",
+        collector.configuration(),
+        called.mesh()
+    ));
+    let pair = Pair::start(collector, calling, called).await;
+    pair.call("tls_failed").await;
+    let storefront = service("storefront");
+    let told = ("refused_unknown_authority", None);
+    let found = ("unknown_authority", Some(storefront.as_str()));
+    pair.name_one_another(told, found).await;
+    assert_eq!(app.bytes(), 0, "something got through");
+}
+
+/// The other way round: it is the caller that finds fault, and the one that was called hears of it.
+#[tokio::test]
+async fn a_member_that_is_not_whom_its_caller_meant_says_so_as_well() {
+    let mesh = Authority::new();
+    let collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
+    let app = Origin::fine(called.app()).await;
+    let calling = Host::new();
+    calling.identify(&mesh, "storefront");
+    calling.configure(&format!(
+        "{IDENTITY}{}services:\n  storefront: {{}}\n  orders: {{ endpoints: [\"{}\"], identity: \"{}\", retry: {{ attempts: 0 }} }}\n",
+        collector.configuration(),
+        called.mesh(),
+        service("billing"),
+    ));
+    let pair = Pair::start(collector, calling, called).await;
+    pair.call("peer_identity").await;
+    let orders = service("orders");
+    let found = ("wrong_service", Some(orders.as_str()));
+    pair.name_one_another(found, ("refused_identity", None))
+        .await;
+    assert_eq!(app.bytes(), 0, "something got through");
+}
+
+/// A sidecar that is not of the ingress's mesh can report nothing; that it cannot is known at both ends all the same.
+#[tokio::test]
+async fn a_sidecar_that_may_not_report_is_named_by_the_collector_and_names_it() {
+    let (mesh, foreign) = (Authority::new(), Authority::new());
+    let both = mesh.bundle() + &foreign.bundle();
+    let collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let host = orders(&foreign, &both, &collector.configuration());
+    let running = host.sidecar("orders").await;
+    let name = service("orders");
+    let found = Seen {
+        direction: "inbound",
+        kind: "unknown_authority",
+        service: "ingress",
+        peer: "127.0.0.1",
+        identity: Some(&name),
+    };
+    let ingress = Witness {
+        host: &collector.host,
+        running: &collector.running,
+        service: "ingress",
+    };
+    ingress.names(found).await;
+    let told = page(&collector.host, "/mesh").await;
+    let rows = told["foreign"].as_array().unwrap();
+    let row = rows.iter().find(|row| found.is_at(row)).unwrap();
+    assert_eq!(row["reporter"], "ingress");
+    let address = collector.host.at(COLLECTOR).to_string();
+    let told = Seen {
+        direction: "outbound",
+        kind: "refused_unknown_authority",
+        service: "ingress",
+        peer: &address,
+        identity: None,
+    };
+    until("the sidecar names the collector", async || {
+        let page = page(&host, "/peers").await;
+        let rows = page["peers"].as_array().unwrap();
+        rows.iter()
+            .find(|row| told.is_at(row))
+            .map(|row| told.check(row))
+    })
+    .await;
+    running
+        .logged(&[
+            ("message", "the collector takes no reports; trying on"),
+            ("cause", told.kind),
+        ])
+        .await;
+}
