@@ -12,6 +12,7 @@ use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
 use super::parse::Framing;
 use super::parse::Limits;
+use super::parting;
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
 use crate::http::pace::Pace;
@@ -198,5 +199,16 @@ impl Incoming {
 
     pub(crate) fn length(&self) -> Length {
         self.length
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let in_its_middle = self.connection.try_borrow().is_ok_and(|connection| {
+            connection.peer == Peer::Endpoint && matches!(connection.receiving, Receiving::Body(_))
+        });
+        if in_its_middle {
+            parting::note(&self.connection);
+        }
     }
 }
