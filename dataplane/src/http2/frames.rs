@@ -75,7 +75,7 @@ impl Trouble {
         match self {
             Self::NoSettings => "the first frame is not SETTINGS",
             Self::Size => "a frame of a length that it cannot have",
-            Self::Flood => "a flood of frames that carry nothing",
+            Self::Flood => "a flood of frames that carry nothing, or nothing that may be sent",
         }
     }
 }
@@ -171,6 +171,10 @@ impl Frames {
             DATA if length > 0 => {
                 let stream = u32::from_be_bytes([s, t, u, v]) & 0x7fff_ffff;
                 self.pressure.arrives(stream, length);
+                // Towards a client h2 has ended the connection by then.
+                if !self.from_client && self.pressure.is_overrun() {
+                    return Err(Trouble::Flood);
+                }
                 if length >= WORTH {
                     self.earn();
                 }
@@ -325,6 +329,21 @@ mod tests {
             let most = BURST as usize + 1000;
             assert!((BURST as usize..most).contains(&sent), "{what}: {sent}");
         }
+    }
+
+    #[test]
+    fn data_for_nobody_are_a_flood_beyond_the_window_that_it_had() {
+        let (_, pressure) = frames();
+        let mut frames = Frames::new(false, Rc::clone(&pressure));
+        assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));
+        // Two readers, of whom one goes.
+        pressure.reads();
+        pressure.reads();
+        pressure.left(1, 0);
+        let piece = frame(DATA, 0, 1, 255);
+        let sent = (0..1 << 14).take_while(|_| frames.read(&piece).is_ok());
+        // Windows of a mebibyte.
+        assert_eq!(sent.count(), (1 << 20) / 255);
     }
 
     #[test]

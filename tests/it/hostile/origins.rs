@@ -418,6 +418,8 @@ fn floods() -> Vec<(&'static str, Act)> {
         ("resets", flood(nothing, |id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8]))),
         ("frames that nobody knows", flood(nothing, |_| frame(0xbe, 0, 0, &[1; 16]))),
         ("goodbyes", flood(nothing, |_| frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]))),
+        ("data beyond the window", flood(|id| vec![open(id)], |id| frame(DATA, 0, id, &[b'x'; 16_384]))),
+        ("data of a stream that has ended", flood(|id| vec![well()(id)], |id| frame(DATA, 0, id, &[b'x'; 16_384]))),
         ("heads of a stream that has ended", flood(|id| vec![well()(id)], |id| frame(HEADERS, WHOLE_HEAD, id, &block(&fields(&[]))))),
     ]
 }
