@@ -174,6 +174,59 @@ fn every_test_that_a_page_names_is_there() {
 }
 
 #[test]
+fn every_row_of_the_hardening_pages_names_a_test_that_is_there() {
+    let sources = files(&root(), "rs");
+    let mut wrong = Vec::new();
+    let mut named = 0;
+    for (page, text) in pages() {
+        if !page.starts_with("docs/hardening") {
+            continue;
+        }
+        for name in quoted(&text) {
+            let Some((file, function)) = name.split_once(".rs::") else {
+                continue;
+            };
+            named += 1;
+            // Where the page says that they are, or from the root.
+            let places = ["tests/it", "dataplane/src", ""]
+                .map(|folder| root().join(folder).join(format!("{file}.rs")));
+            let found = places
+                .iter()
+                .filter(|path| sources.contains(path))
+                .any(|path| has_test(&fs::read_to_string(path).unwrap(), function));
+            if !found {
+                wrong.push(format!("{page}: {name}"));
+            }
+        }
+        // Each row of what is withstood shows something.
+        let rows = text
+            .lines()
+            .filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+        let mut shows = false;
+        for row in rows {
+            if row.contains("| shown by |") || row.ends_with("| test |") {
+                shows = true;
+            } else if row.starts_with("| name |") {
+                shows = false;
+            } else if shows && !row.contains(".rs::") {
+                wrong.push(format!("{page}: a row without a test: {row}"));
+            }
+        }
+    }
+    assert!(named > 80, "only {named} tests are named");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether a file has a test of this name, and not just a function.
+fn has_test(code: &str, name: &str) -> bool {
+    let Some((before, _)) = code.split_once(&format!("fn {name}(")) else {
+        return false;
+    };
+    let attributes = before.rsplit("\n\n").next().unwrap_or(before);
+    attributes.contains("test]") || attributes.contains("test(")
+}
+
+#[test]
 fn every_configuration_that_a_page_shows_is_good() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.yaml");

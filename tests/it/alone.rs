@@ -704,7 +704,14 @@ fn take_request(input: &mut Vec<u8>, connection: usize) -> Option<Seen> {
         Some(length) => length.parse().unwrap(),
         None if !seen.fields("transfer-encoding").is_empty() => {
             // No test sends chunks that hold the end of chunks.
-            find(&input[start..], b"0\r\n\r\n")? + 5
+            match find(&input[start..], b"0\r\n\r\n") {
+                Some(end) => end + 5,
+                // Trailers.
+                None => {
+                    let last = find(&input[start..], b"\r\n0\r\n")? + 5;
+                    last + find(&input[start + last..], b"\r\n\r\n")? + 4
+                }
+            }
         }
         None => 0,
     };

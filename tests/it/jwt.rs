@@ -478,3 +478,155 @@ async fn keys_that_the_issuer_changes_are_taken_without_a_reload() {
     bearing(&host, &old).await.refused(401, "token_key_unknown");
     ingress.assert_alive().await;
 }
+
+/// Another version of HTTP is no way around: the same table's essence over HTTP/2.
+#[tokio::test]
+async fn tokens_count_the_same_over_http2() {
+    let host = Host::new();
+    host.write("keys.json", &key_set(&[(ec_key(), "ec")]));
+    let file = host.directory().join("keys.json");
+    let (mut ingress, app) = gateway(&host, &format!("{{ file: \"{}\" }}", file.display())).await;
+    let good = token(ec_key(), "ec");
+    let bearer = format!("Bearer {good}");
+    let changed = format!("Bearer {}", token(other_ec_key(), "ec"));
+    let unsigned = format!("Bearer {}.", unsigned(&header("none", "ec"), &claims()));
+    let spaced = format!("{bearer} x");
+    let io = Way::Plain(host.public()).connect().await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let cases: [(&str, u16, &[(&str, &str)]); 8] = [
+        ("/orders", 200, &[("authorization", &bearer)]),
+        ("/orders", 401, &[]),
+        (
+            "/orders",
+            401,
+            &[("authorization", &bearer), ("authorization", &bearer)],
+        ),
+        (
+            "/orders",
+            401,
+            &[("authorization", "Basic YTpi"), ("authorization", &bearer)],
+        ),
+        ("/orders", 401, &[("authorization", &changed)]),
+        ("/orders", 401, &[("authorization", &unsigned)]),
+        ("/orders", 401, &[("authorization", &spaced)]),
+        ("/open", 200, &[("authorization", "Bearer x")]),
+    ];
+    let mut passed = 0;
+    for (path, status, fields) in cases {
+        let mut request = http::Request::builder().uri(format!("http://api.example{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        sender = sender.ready().await.unwrap();
+        let (answer, _) = sender
+            .send_request(request.body(()).unwrap(), true)
+            .unwrap();
+        assert_eq!(answer.await.unwrap().status(), status, "{path} {fields:?}");
+        passed += usize::from(status == 200);
+        assert_eq!(app.requests().len(), passed, "{path} {fields:?}");
+    }
+    let query = format!("http://api.example/orders?access_token={good}");
+    let request = http::Request::builder().uri(query).body(()).unwrap();
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 401);
+    driving.abort();
+    ingress.assert_alive().await;
+}
+
+/// Who makes keys up has the issuer asked now and then, not once for each, and nobody waits for it.
+#[tokio::test]
+async fn keys_that_are_made_up_do_not_make_us_ask_the_issuer_each_time() {
+    let host = Host::new();
+    let issuer_at = host.at(21_599);
+    let keys = key_set(&[(ec_key(), "ec")]);
+    let issuer = Origin::start(issuer_at, move |_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
+        Then::Close(format!("{head} {}\r\n\r\n{keys}", keys.len()).into_bytes())
+    })
+    .await;
+    let (mut ingress, _app) =
+        gateway(&host, &format!("{{ url: \"http://{issuer_at}/keys\" }}")).await;
+    let good = token(ec_key(), "ec");
+    until("the keys to be had", async || {
+        (bearing(&host, &good).await.status == 200).then_some(())
+    })
+    .await;
+    let (before, start) = (issuer.requests().len(), tokio::time::Instant::now());
+    for number in 0..200 {
+        let made_up = token(other_ec_key(), &format!("made-up-{number}"));
+        bearing(&host, &made_up)
+            .await
+            .refused(401, "token_key_unknown");
+        if number % 20 == 0 {
+            assert_eq!(bearing(&host, &good).await.status, 200);
+        }
+    }
+    let asked = issuer.requests().len() - before;
+    // Every few seconds at most, and once more for the edges.
+    let most = start.elapsed().as_secs() as usize / 2 + 2;
+    assert!(asked <= most, "{asked} times in {:?}", start.elapsed());
+    ingress.assert_alive().await;
+}
+
+#[tokio::test]
+async fn a_route_that_demands_a_token_demands_it_whatever_it_matches_on() {
+    let host = Host::new();
+    let app = Origin::fine(host.app()).await;
+    host.write("keys.json", &key_set(&[(ec_key(), "ec")]));
+    let matches = [
+        "{ host: x.example }",
+        "{ host: \"*.y.example\" }",
+        "{ path: /exact }",
+        "{ path: /below/* }",
+        "{ path: \"/some/{id}\" }",
+        "{ methods: [PUT] }",
+        "{ headers: { x-beta: \"1\" } }",
+        "{ host: z.example, path: /all, methods: [POST], headers: { x-beta: \"2\" } }",
+    ];
+    let routes: String = matches
+        .iter()
+        .map(|found| format!("    - {{ match: {found}, authn: users, to: plain }}\n"))
+        .collect();
+    host.configure(&format!(
+        "services:\n  plain: {{ mesh: false, endpoints: [\"{}\"] }}\n\
+         ingress:\n  listeners: [ {{ name: public, address: \"{}\" }} ]\n\
+         \x20 authn: {{ users: {{ jwt: {{ issuer: \"{ISSUER}\", audience: [shop], jwks: {{ file: \"{}\" }} }} }} }}\n\
+         \x20 routes:\n{routes}    - {{ to: plain }}\n",
+        host.app(),
+        host.public(),
+        host.directory().join("keys.json").display(),
+    ));
+    let mut ingress = host.ingress().await;
+    let bearer = format!("Bearer {}", token(ec_key(), "ec"));
+    let mut passed = 0;
+    for (line, name, beta) in [
+        ("GET /", "x.example", "0"),
+        ("GET /", "X.EXAMPLE:80", "0"),
+        ("GET http://x.example/", "ignored", "0"),
+        ("GET /", "a.y.example", "0"),
+        ("GET /exact", "any", "0"),
+        ("GET /%65xact", "any", "0"),
+        ("GET //x/../exact", "any", "0"),
+        ("GET /below", "any", "0"),
+        ("GET /below/it/all", "any", "0"),
+        ("GET /some/thing", "any", "0"),
+        ("PUT /", "any", "0"),
+        ("GET /", "any", "1"),
+        ("POST /all", "z.example", "2"),
+    ] {
+        let fields = [("host", name), ("x-beta", beta)];
+        let reply = Way::Plain(host.public()).ask(line, &fields, "").await;
+        reply.refused(401, "token_missing");
+        assert_eq!(app.requests().len(), passed, "{line} {name}");
+        let fields = [&fields[..], &[("authorization", &bearer)]].concat();
+        let reply = Way::Plain(host.public()).ask(line, &fields, "").await;
+        assert_eq!(reply.status, 200, "{line} {name}: {reply:?}");
+        passed += 1;
+    }
+    // And nobody else's.
+    let fields = [("host", "any"), ("x-beta", "0")];
+    let open = Way::Plain(host.public()).ask("GET /", &fields, "").await;
+    assert_eq!(open.status, 200);
+    ingress.assert_alive().await;
+}

@@ -140,6 +140,83 @@ async fn strangers_are_refused_each_with_its_reason_in_the_log_and_the_metric() 
             "CertificateUnknown",
         ),
         (
+            "an identity with a fragment",
+            named("spiffe://shop.internal/service/storefront#x"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity with a user",
+            named("spiffe://storefront@shop.internal/service/storefront"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity with an escape",
+            named("spiffe://shop.internal/service/store%66ront"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity in capitals",
+            named("spiffe://SHOP.internal/service/storefront"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity with a line end",
+            named("spiffe://shop.internal/service/store\nfront"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity with a slash at its end",
+            named("spiffe://shop.internal/service/storefront/"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity without a path",
+            named("spiffe://shop.internal"),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "an identity of more than 2,048 bytes",
+            named(&format!("{}{}", service("storefront"), "x".repeat(2048))),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "a leaf that may sign lists of revoked ones",
+            spoiled(|leaf| leaf.key_usages.push(KeyUsagePurpose::CrlSign)),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "a leaf that says nothing of its use",
+            spoiled(|leaf| leaf.key_usages.clear()),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
+            "a leaf that may not sign handshakes",
+            spoiled(|leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyAgreement]),
+            "not_an_identity",
+            "X.509-SVID",
+            "CertificateUnknown",
+        ),
+        (
             "a CA's certificate",
             spoiled(|leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
             "not_an_identity",
@@ -269,6 +346,9 @@ async fn a_peer_that_is_not_the_service_that_was_meant_gets_no_request() {
     let at = |port: u16| host.at(21_600 + port);
     let inventory = service("inventory");
     let h2 = &["h2"];
+    let spoilt = async |address, spoil: fn(&mut rcgen::CertificateParams)| {
+        Impostor::tls(address, mesh.leaf_with(&inventory, spoil).server(h2)).await
+    };
     let _peers = [
         Impostor::tls(at(0), mesh.leaf(&service("billing")).server(h2)).await,
         Impostor::tls(
@@ -292,6 +372,38 @@ async fn a_peer_that_is_not_the_service_that_was_meant_gets_no_request() {
         Impostor::tls(at(4), foreign.leaf(&inventory).server(h2)).await,
         Impostor::plain(at(5)).await,
         Impostor::tls(at(6), mesh.website("inventory").server(h2)).await,
+        spoilt(at(7), |leaf| {
+            leaf.subject_alt_names = vec![uri(&service("inventory")), uri(&service("billing"))];
+        })
+        .await,
+        spoilt(at(8), |leaf| {
+            leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        })
+        .await,
+        spoilt(at(9), |leaf| {
+            leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)
+        })
+        .await,
+        spoilt(at(10), |leaf| {
+            leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        })
+        .await,
+        spoilt(at(11), |leaf| {
+            leaf.subject_alt_names = vec![uri("spiffe://shop.internal/service/inventory?x")];
+        })
+        .await,
+        Impostor::tls(
+            at(12),
+            mesh.leaf("spiffe://shop.internal.example/service/inventory")
+                .server(h2),
+        )
+        .await,
+        Impostor::tls(
+            at(13),
+            mesh.leaf("spiffe://shop.internal/service/inventory2")
+                .server(h2),
+        )
+        .await,
     ];
     let peers = [
         (
@@ -313,6 +425,21 @@ async fn a_peer_that_is_not_the_service_that_was_meant_gets_no_request() {
         ),
         (5, "tls_failed", "does not speak TLS here"),
         (6, "peer_identity", "is not an acceptable X.509-SVID"),
+        (7, "peer_identity", "it has more than one URI name"),
+        (8, "peer_identity", "it is a CA's, not a workload's"),
+        (9, "peer_identity", "its key usage has keyCertSign"),
+        (10, "peer_identity", "extended key usage"),
+        (11, "peer_identity", "is no SPIFFE ID"),
+        (
+            12,
+            "peer_identity",
+            "which is not of the trust domain shop.internal",
+        ),
+        (
+            13,
+            "peer_identity",
+            "but spiffe://shop.internal/service/inventory was meant",
+        ),
     ];
     let mut services = String::from("services:\n  orders: {}\n");
     for (number, ..) in peers {

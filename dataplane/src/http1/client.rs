@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, StatusCode};
 
 use super::parse::{self, Framing, Limits};
+use super::parting::Engaged;
 use super::{Handle, encode};
 use crate::body::{Body, Length};
 use crate::error::Error;
@@ -67,6 +68,7 @@ pub(crate) async fn exchange(
             },
         ))),
     };
+    let engaged = Engaged::new(connection);
     let mut seen = 0;
     let mut interims = Interims::default();
     let answer = poll_fn(|cx| {
@@ -96,6 +98,7 @@ pub(crate) async fn exchange(
         }
     })
     .await?;
+    engaged.answered();
     let request = match sending {
         Sending::Body(relay) => Some(relay),
         _ => None,

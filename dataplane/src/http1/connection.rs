@@ -12,7 +12,11 @@ use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
 use super::parse::Framing;
 use super::parse::Limits;
+<<<<<<< HEAD
 use crate::accept::Io;
+=======
+use super::parting;
+>>>>>>> h-hostile1
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
 use crate::http::pace::Pace;
@@ -199,5 +203,16 @@ impl Incoming {
 
     pub(crate) fn length(&self) -> Length {
         self.length
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let in_its_middle = self.connection.try_borrow().is_ok_and(|connection| {
+            connection.peer == Peer::Endpoint && matches!(connection.receiving, Receiving::Body(_))
+        });
+        if in_its_middle {
+            parting::note(&self.connection);
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod parse;
+pub(crate) mod parting;
 pub mod server;
 pub(crate) mod spare;
 

@@ -32,7 +32,7 @@ use crate::head::Head;
 use crate::http::hop::Told;
 use crate::http::interim::{Interim, Interims};
 use crate::http::relay::{Failed, Relay, Sink};
-use crate::http1::Peer as Side;
+use crate::http1::{Peer as Side, parse};
 use crate::plan::Http2;
 use crate::reason::Reason;
 use crate::timer::Timer;
@@ -51,6 +51,8 @@ const BOUNDS: Http2 = Http2::MESH;
 /// h2 would send without a limit until then, and a peer may take what it has to refuse for an attack.
 const STREAMS_UNTOLD: usize = 100;
 const HEAD_BYTES: u32 = 64 * 1024;
+/// The last status that has a class (RFC 9110 §15), as in HTTP/1.1.
+const LAST_STATUS: u16 = 599;
 
 /// All peers of one core, by endpoint.
 #[derive(Debug, Default)]
@@ -528,6 +530,7 @@ impl Asked {
         }
         while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
             let answer = answer.map_err(|error| failure(&error, side))?;
+            check_fields(answer.headers())?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
                 return Poll::Ready(Err(Error::maybe_processed(
@@ -540,6 +543,10 @@ impl Asked {
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
         let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        check_fields(&parts.headers)?;
+        if parts.status.as_u16() > LAST_STATUS {
+            return Poll::Ready(Err(broken(&format!("status {}", parts.status.as_u16()))));
+        }
         let length = content_length(&parts.headers)?;
         let pressure = Rc::clone(&self.pressure);
         Poll::Ready(Ok(Answered {
@@ -557,7 +564,7 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
     let mut all = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
         return match headers.contains_key(CONTENT_LENGTH) {
-            true => Err(bad_length("more than one content-length")),
+            true => Err(broken("more than one content-length")),
             false => Ok(None),
         };
     };
@@ -567,11 +574,21 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.and_then(|text| text.parse::<u64>().ok()) {
         Some(length) if length <= i64::MAX as u64 => Ok(Some(length)),
-        _ => Err(bad_length("content-length is not a number")),
+        _ => Err(broken("content-length is not a number")),
     }
 }
 
-fn bad_length(rule: &str) -> Error {
+/// As many fields as HTTP/1.1 may have: whoever is behind us need not be able to take more.
+fn check_fields(headers: &HeaderMap) -> Result<(), Error> {
+    let most = parse::Limits::default().fields;
+    if headers.len() > most {
+        return Err(broken(&format!("more than {most} fields")));
+    }
+    Ok(())
+}
+
+/// What an endpoint may not say in an answer.
+pub(super) fn broken(rule: &str) -> Error {
     Error::maybe_processed(
         Reason::UpstreamMalformed,
         format!("the endpoint's answer breaks HTTP/2: {rule}"),

@@ -4,6 +4,12 @@
 //! what nobody knows) have an allowance: so many at once, so many a second, and some more for every frame that carries
 //! something, either way. Whoever goes beyond it is told to calm down, and the connection ends. Only the nine bytes
 //! before each frame are looked at, and the clock is asked only when the allowance is used up.
+//!
+//! Heads count as worth something from a client, who opens a stream by each, and not from a server, who has no more to say
+//! than it was asked: interim answers without end are a flood too.
+//!
+//! A frame whose length cannot be right ends the connection here too: h2 would, but says PROTOCOL_ERROR where RFC 9113 §4.2
+//! wants FRAME_SIZE_ERROR, and for a frame that is larger than agreed it says nothing.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -23,10 +29,17 @@ const EARNED: u32 = 4;
 /// A piece of a body earns that only if it is not itself next to nothing.
 const WORTH: usize = 128;
 
+/// What we agree to (RFC 9113 §4.2): we never announce more.
+const LARGEST: usize = 1 << 14;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 
@@ -35,6 +48,8 @@ const ACK: u8 = 1;
 pub(crate) enum Trouble {
     /// The first frame is not SETTINGS (RFC 9113 §3.4).
     NoSettings,
+    /// A frame has a length that none of its kind has.
+    Size,
     /// More cheap frames than anybody needs.
     Flood,
 }
@@ -44,6 +59,7 @@ impl Trouble {
     pub(crate) fn goodbye(self) -> [u8; 17] {
         let reason = match self {
             Self::NoSettings => h2::Reason::PROTOCOL_ERROR,
+            Self::Size => h2::Reason::FRAME_SIZE_ERROR,
             Self::Flood => h2::Reason::ENHANCE_YOUR_CALM,
         };
         let mut frame = [0; 17];
@@ -58,7 +74,8 @@ impl Trouble {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::NoSettings => "the first frame is not SETTINGS",
-            Self::Flood => "a flood of frames that carry nothing",
+            Self::Size => "a frame of a length that it cannot have",
+            Self::Flood => "a flood of frames that carry nothing, or nothing that may be sent",
         }
     }
 }
@@ -72,6 +89,7 @@ pub(crate) struct Frames {
     /// Payload that is still to come.
     skip: usize,
     opened: bool,
+    from_client: bool,
     allowance: u32,
     refilled: Instant,
     /// Frames so far: a sign of life.
@@ -87,6 +105,7 @@ impl Frames {
             have: 0,
             skip: if from_client { PREFACE } else { 0 },
             opened: false,
+            from_client,
             allowance: BURST,
             refilled: Instant::now(),
             count: 0,
@@ -139,19 +158,30 @@ impl Frames {
                 return Err(Trouble::NoSettings);
             }
             self.opened = true;
-            return Ok(());
+            return if fits(kind, flags, length) {
+                Ok(())
+            } else {
+                Err(Trouble::Size)
+            };
+        }
+        if !fits(kind, flags, length) {
+            return Err(Trouble::Size);
         }
         match kind {
             DATA if length > 0 => {
                 let stream = u32::from_be_bytes([s, t, u, v]) & 0x7fff_ffff;
                 self.pressure.arrives(stream, length);
+                // Towards a client h2 has ended the connection by then.
+                if !self.from_client && self.pressure.is_overrun() {
+                    return Err(Trouble::Flood);
+                }
                 if length >= WORTH {
                     self.earn();
                 }
                 Ok(())
             }
             DATA if flags & END_STREAM != 0 => Ok(()),
-            HEADERS => {
+            HEADERS if self.from_client => {
                 self.earn();
                 Ok(())
             }
@@ -176,14 +206,25 @@ impl Frames {
     }
 }
 
+/// Whether a frame of this kind may have this length (RFC 9113 §4.2 and §6).
+fn fits(kind: u8, flags: u8, length: usize) -> bool {
+    match kind {
+        PRIORITY => length == 5,
+        RST_STREAM | WINDOW_UPDATE => length == 4,
+        SETTINGS if flags & ACK != 0 => length == 0,
+        SETTINGS => length % 6 == 0 && length <= LARGEST,
+        PING => length == 8,
+        GOAWAY => (8..=LARGEST).contains(&length),
+        _ => length <= LARGEST,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::http2::pressure::Windows;
-
-    const PING: u8 = 6;
 
     fn frames() -> (Frames, Rc<Pressure>) {
         let pressure = Rc::new(Pressure::new(Windows {
@@ -238,6 +279,36 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_has_a_length_that_its_kind_can_have() {
+        let trouble = |kind, flags, length: usize| {
+            let (mut frames, _) = frames();
+            let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+            let head = [length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+            frames.read(&head).is_err()
+        };
+        for (kind, flags, good, bad) in [
+            (DATA, 0, &[0, 1, LARGEST][..], &[LARGEST + 1, 0xff_ffff][..]),
+            (HEADERS, 4, &[0, LARGEST], &[LARGEST + 1]),
+            (PRIORITY, 0, &[5], &[0, 4, 6]),
+            (RST_STREAM, 0, &[4], &[0, 3, 5]),
+            (SETTINGS, 0, &[0, 6, 12], &[1, 5, 7, LARGEST + 2]),
+            (SETTINGS, ACK, &[0], &[1, 6]),
+            (PING, 0, &[8], &[0, 7, 9]),
+            (PING, ACK, &[8], &[7]),
+            (GOAWAY, 0, &[8, 100], &[0, 7, LARGEST + 1]),
+            (WINDOW_UPDATE, 0, &[4], &[0, 3, 5]),
+            (0xbe, 0, &[0, LARGEST], &[LARGEST + 1]),
+        ] {
+            for length in good {
+                assert!(!trouble(kind, flags, *length), "{kind}: {length}");
+            }
+            for length in bad {
+                assert!(trouble(kind, flags, *length), "{kind}: {length}");
+            }
+        }
+    }
+
+    #[test]
     fn a_flood_of_frames_that_carry_nothing_is_cut() {
         for (what, kind, flags, length) in [
             ("empty data", DATA, 0, 0),
@@ -258,6 +329,40 @@ mod tests {
             let most = BURST as usize + 1000;
             assert!((BURST as usize..most).contains(&sent), "{what}: {sent}");
         }
+    }
+
+    #[test]
+    fn data_for_nobody_are_a_flood_beyond_the_window_that_it_had() {
+        let (_, pressure) = frames();
+        let mut frames = Frames::new(false, Rc::clone(&pressure));
+        assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));
+        // Two readers, of whom one goes.
+        pressure.reads();
+        pressure.reads();
+        pressure.left(1, 0);
+        let piece = frame(DATA, 0, 1, 255);
+        let sent = (0..1 << 14).take_while(|_| frames.read(&piece).is_ok());
+        // Windows of a mebibyte.
+        assert_eq!(sent.count(), (1 << 20) / 255);
+    }
+
+    #[test]
+    fn heads_that_nobody_asked_for_are_a_flood() {
+        let (_, pressure) = frames();
+        let mut frames = Frames::new(false, pressure);
+        assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));
+        // An interim answer, an answer and trailers to each request.
+        for _ in 0..10 * BURST {
+            frames.earn_by(&frame(HEADERS, 5, 1, 20));
+            assert_eq!(frames.read(&frame(HEADERS, 4, 1, 20).repeat(3)), Ok(()));
+        }
+        let sent = (0..5 * BURST)
+            .take_while(|_| frames.read(&frame(HEADERS, 4, 1, 20)).is_ok())
+            .count();
+        assert!(
+            (BURST as usize..BURST as usize + 1000).contains(&sent),
+            "{sent}"
+        );
     }
 
     #[test]

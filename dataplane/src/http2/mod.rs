@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use h2::RecvStream;
+use http::HeaderMap;
 
 pub(crate) use coalesce::{Coalesce, Flusher};
 pub(crate) use pressure::Pressure;
@@ -20,7 +21,7 @@ pub(crate) use pressure::Pressure;
 use crate::body::{Frame, Length};
 use crate::error::Error;
 use crate::http::pace::Pace;
-use crate::http1::Peer;
+use crate::http1::{Peer, parse};
 use crate::identity::PeerProblem;
 use crate::reason::Reason;
 
@@ -119,10 +120,23 @@ impl Received {
         let trailers = ready!(self.stream.poll_trailers(cx));
         self.state = State::Ended;
         match trailers {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::Trailers(trailers)))),
+            Ok(Some(trailers)) => Poll::Ready(Some(self.bounded(trailers))),
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(failure(&error, self.peer)))),
         }
+    }
+
+    /// No more of them than of a head's fields. Their size is bounded by h2, as a head's is.
+    fn bounded(&self, trailers: HeaderMap) -> Result<Frame, Error> {
+        let most = parse::Limits::default().fields;
+        if trailers.len() <= most {
+            return Ok(Frame::Trailers(trailers));
+        }
+        let rule = format!("more than {most} trailers");
+        Err(match self.peer {
+            Peer::Client => Error::new(Reason::HeadTooLarge, rule),
+            Peer::Endpoint => client::broken(&rule),
+        })
     }
 
     pub(crate) fn is_end(&self) -> bool {

@@ -18,6 +18,8 @@ use crate::plan::Http2;
 const STAY: Duration = Duration::from_secs(1);
 /// Bodies that are remembered to be nobody's any more, while their rest arrives.
 const MOST_GONE: usize = 1024;
+/// More than the widest window of a connection, which nobody can have outstanding.
+const MOST_HELD: usize = 2 * Http2::MESH.connection_window as usize;
 
 /// The sizes of a connection's stream windows.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,8 @@ pub(crate) struct Pressure {
     arriving: Cell<Option<(u32, usize)>>,
     /// Streams whose reader has gone: what still arrives for them is dropped by h2.
     gone: RefCell<HashSet<u32, RandomState>>,
+    /// How much that was so far.
+    late: Cell<usize>,
     /// Since when windows are narrow.
     narrow: Cell<Option<Instant>>,
 }
@@ -64,6 +68,7 @@ impl Pressure {
             readers: Cell::new(0),
             arriving: Cell::new(None),
             gone: RefCell::default(),
+            late: Cell::new(0),
             narrow: Cell::new(None),
         }
     }
@@ -79,7 +84,15 @@ impl Pressure {
         if gone.is_empty() || !gone.contains(&stream) {
             self.held.set(self.held.get() + length);
             self.arriving.set(Some((stream, length)));
+        } else {
+            self.late.set(self.late.get() + length);
         }
+    }
+
+    /// Whether more has come than the windows let anybody send who keeps to them: h2 drops what is for nobody and goes on.
+    pub(crate) fn is_overrun(&self) -> bool {
+        let wide = self.windows.wide as usize;
+        self.held.get() > MOST_HELD || self.late.get() > self.gone.borrow().len() * wide
     }
 
     /// Every piece so far has come in to its end.
@@ -104,8 +117,13 @@ impl Pressure {
         if readers == 0 {
             // Whatever was counted wrongly (padding, streams that nobody ever saw) is not counted for ever.
             self.held.set(0);
-            self.gone.borrow_mut().clear();
+            self.forget_gone();
         }
+    }
+
+    fn forget_gone(&self) {
+        self.gone.borrow_mut().clear();
+        self.late.set(0);
     }
 
     /// A reader has gone before the end, and h2 drops the rest with these bytes.
@@ -117,12 +135,10 @@ impl Pressure {
             self.passed_on(length);
             self.arriving.set(None);
         }
-        let mut gone = self.gone.borrow_mut();
-        if gone.len() >= MOST_GONE {
-            gone.clear();
+        if self.gone.borrow().len() >= MOST_GONE {
+            self.forget_gone();
         }
-        gone.insert(stream);
-        drop(gone);
+        self.gone.borrow_mut().insert(stream);
         self.ended();
     }
 

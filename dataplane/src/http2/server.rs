@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::Either;
@@ -34,6 +33,7 @@ use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http::{Caller, answer, upgrade, websocket};
+use crate::http1::parting::{self, Parted};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
 use crate::tcp;
@@ -45,9 +45,6 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
-/// How long an exchange that was taken back keeps its place among those of the connection: until the endpoint has noticed
-/// and has stopped working on it. Otherwise a client could have many times its streams worked on.
-const PARTING: Duration = Duration::from_millis(100);
 /// For how many bytes a peer that was refused is listened to.
 const GOODBYE_BYTES: usize = 64 * 1024;
 
@@ -252,46 +249,70 @@ async fn stream(
     is_head: bool,
     respond: SendResponse<Bytes>,
 ) -> Ended {
-    if exchanged(&caller, &mut request, is_head, respond).await {
+    let Some(parted) = exchanged(&caller, &mut request, is_head, respond).await else {
         return Ended::Whole;
-    }
+    };
     drop(request);
-    tokio::time::sleep(PARTING).await;
+    // Boxed: rare, and each exchange would carry the room for it.
+    Box::pin(parted.gone()).await;
     Ended::TakenBack
 }
 
-/// Says whether the client took the answer.
+/// Returns what the endpoint may still be working on, if the client did not take the answer.
 async fn exchanged(
     caller: &Rc<Caller>,
     request: &mut Result<Request, Error>,
     is_head: bool,
     respond: SendResponse<Bytes>,
-) -> bool {
+) -> Option<Parted> {
     let respond = RefCell::new(respond);
     let answer = match request {
         Ok(request) => {
             let interim = Interim::Http2(&respond);
-            let mut exchange = pin!(exchange(caller, caller.site(), request, &interim));
-            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                // Whoever asked has gone away, and so does the attempt.
-                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
-                    Poll::Ready(None)
-                }
-                Poll::Pending => Poll::Pending,
-            })
-            .await;
-            match answer {
+            let mut exchange = pin!(Some(exchange(caller, caller.site(), request, &interim)));
+            match unless_reset(exchange.as_mut(), &respond).await {
                 Some(answer) => answer,
-                None => return false,
+                // Whoever asked has gone away, and so does the attempt.
+                None => return Some(parting::collect(|| exchange.set(None))),
             }
         }
         Err(error) => answer::refused(caller, error),
     };
-    match begin(&respond, answer, is_head) {
+    respond_with(caller, respond, answer, is_head).await
+}
+
+/// The answer, if the client waits for it.
+async fn unless_reset(
+    mut exchange: Pin<&mut Option<impl Future<Output = Answer>>>,
+    respond: &RefCell<SendResponse<Bytes>>,
+) -> Option<Answer> {
+    poll_fn(|cx| {
+        let answer = match exchange.as_mut().as_pin_mut() {
+            Some(exchange) => exchange.poll(cx),
+            None => return Poll::Ready(None),
+        };
+        match answer {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Sends an answer; returns what the endpoint may still be working on, if the client did not take it.
+async fn respond_with(
+    caller: &Caller,
+    respond: RefCell<SendResponse<Bytes>>,
+    answer: Answer,
+    is_head: bool,
+) -> Option<Parted> {
+    let mut begun = Ok(None);
+    let parted = parting::collect(|| begun = begin(&respond, answer, is_head));
+    match begun {
         Ok(Some(relay)) => finish(caller, &respond, relay).await,
-        Ok(None) => true,
-        Err(_) => false,
+        Ok(None) => None,
+        Err(_) => Some(parted),
     }
 }
 
@@ -308,7 +329,12 @@ async fn connect(
         None => {
             let to = parts.uri.authority();
             match tcp::tunnel(&caller, to, receive, &mut respond, pressure).await {
-                ControlFlow::Break(ended) => ended,
+                ControlFlow::Break(ended) => {
+                    if matches!(ended, Ended::TakenBack) {
+                        Parted::default().gone().await;
+                    }
+                    ended
+                }
                 ControlFlow::Continue(answer) => send(&caller, respond, answer).await,
             }
         }
@@ -321,24 +347,17 @@ async fn connect(
             send(&caller, respond, answer::refused(&caller, &error)).await
         }
     };
-    if matches!(ended, Ended::TakenBack) {
-        tokio::time::sleep(PARTING).await;
-    }
     ended
 }
 
 /// An answer that opens no tunnel.
 async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) -> Ended {
-    let respond = RefCell::new(respond);
-    let taken = match begin(&respond, answer, false) {
-        Ok(Some(relay)) => finish(caller, &respond, relay).await,
-        Ok(None) => true,
-        Err(_) => false,
-    };
-    if taken {
-        Ended::Whole
-    } else {
-        Ended::TakenBack
+    match respond_with(caller, RefCell::new(respond), answer, false).await {
+        None => Ended::Whole,
+        Some(parted) => {
+            parted.gone().await;
+            Ended::TakenBack
+        }
     }
 }
 
@@ -360,17 +379,13 @@ async fn websocket_exchange(
                 body: Body::Empty,
                 upgrade: true,
             };
-            let mut exchange = pin!(exchange(caller, caller.site(), &mut request, &interim));
-            let answer = poll_fn(|cx| match exchange.as_mut().poll(cx) {
-                Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => {
-                    Poll::Ready(None)
-                }
-                answer => answer.map(Some),
-            })
-            .await;
-            match answer {
+            let mut exchange = pin!(Some(exchange(caller, caller.site(), &mut request, &interim)));
+            match unless_reset(exchange.as_mut(), &respond).await {
                 Some(answer) => answer,
-                None => return Ended::TakenBack,
+                None => {
+                    parting::collect(|| exchange.set(None)).gone().await;
+                    return Ended::TakenBack;
+                }
             }
         }
         Err(error) => answer::refused(caller, &error),
@@ -426,7 +441,11 @@ fn begin(
     Ok((!ends).then(|| Relay::new(body, Sink::Http2 { stream })))
 }
 
-async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut relay: Relay) -> bool {
+async fn finish(
+    caller: &Caller,
+    respond: &RefCell<SendResponse<Bytes>>,
+    mut relay: Relay,
+) -> Option<Parted> {
     let mut timer = Timer::pooled();
     let mut idle = None;
     let mut moved = 0;
@@ -449,7 +468,7 @@ async fn finish(caller: &Caller, respond: &RefCell<SendResponse<Bytes>>, mut rel
         // The end is missing, and the client must know.
         respond.borrow_mut().send_reset(h2::Reason::INTERNAL_ERROR);
     }
-    !matches!(sent, Err(Failed::Sink(_)))
+    matches!(sent, Err(Failed::Sink(_))).then(|| parting::collect(|| drop(relay)))
 }
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.

@@ -1,7 +1,7 @@
 //! What a proxy must withstand: bytes that mean harm, at every door and from every origin, and a good client beside them.
 //!
-//! A file for each kind of harm: `requests` and `answers` (HTTP/1.1), `http2`, `floods`, `hoarding` (who does not read),
-//! `dripping` (who is slow), `descriptors`. Certificates are in `mtls`, tokens in `jwt`. Attacks run
+//! A file for each kind of harm: `requests` and `answers` (HTTP/1.1), `http2`, `letter` and `origins` (HTTP/2), `floods`,
+//! `hoarding` (who does not read), `dripping` (who is slow), `descriptors`. Certificates are in `mtls`, tokens in `jwt`. Attacks run
 //! [`Scene::under_attack`]: beside them a good client is served, and what they cost is bounded.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -12,6 +12,8 @@ mod floods;
 mod frames;
 mod hoarding;
 mod http2;
+mod letter;
+mod origins;
 mod requests;
 
 use std::sync::Arc;
@@ -41,7 +43,7 @@ pub(super) struct Scene {
     pub(super) ingress: Running,
     mesh: Authority,
     pub(super) host: Host,
-    _edge: Host,
+    edge: Host,
 }
 
 impl Scene {
@@ -61,15 +63,25 @@ impl Scene {
             "{IDENTITY}services:
   orders: {{ port: {port}, endpoints: [\"{sidecar}\"], limits: {{ in_flight: 4096 }} }}
   plain: {{ mesh: false, endpoints: [\"{app}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
+  stranger: {{ mesh: false, protocol: grpc, endpoints: [\"{stranger}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
+  peer: {{ endpoints: [\"{peer}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
+  calls: {{ port: {calls}, protocol: grpc, endpoints: [\"{sidecar}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
 ingress:
   listeners:
     - {{ name: public, address: \"{public}\" }}
     - {{ name: secure, address: \"{secure}\", tls: {{ cert: public.pem, key: public.key }} }}
-  routes: [ {{ match: {{ host: orders }}, to: orders }}, {{ to: plain }} ]
+  routes:
+    - {{ match: {{ host: orders }}, to: orders }}
+    - {{ match: {{ host: stranger }}, to: stranger }}
+    - {{ match: {{ host: peer }}, to: peer }}
+    - {{ to: plain }}
 ",
             port = host.app().port(),
             sidecar = host.mesh(),
             app = host.app(),
+            stranger = host.at(origins::STRANGER),
+            peer = host.at(origins::PEER),
+            calls = origins::STRANGER,
             public = host.public(),
             secure = host.secure(),
         ));
@@ -87,7 +99,7 @@ ingress:
             ingress,
             mesh,
             host,
-            _edge: edge,
+            edge,
         }
     }
 
