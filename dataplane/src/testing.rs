@@ -174,6 +174,12 @@ impl Stage {
         self.registry.answer_totals()[reason as usize]
     }
 
+    /// How many readers were given up.
+    pub(crate) fn given_up(&self) -> u64 {
+        let totals = self.registry.connection_totals();
+        totals.iter().map(|(_, totals)| totals.unread).sum()
+    }
+
     /// How many client connections are open.
     pub(crate) fn seats(&self) -> usize {
         self.open.count()
@@ -394,6 +400,40 @@ impl Raw {
             }
         }
         sent
+    }
+
+    /// The same again and again, as much as the other side takes until it breaks off; how many bytes that were.
+    pub(crate) async fn pour(&mut self, most: usize) -> usize {
+        static PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+        let mut sent = 0;
+        while sent < most {
+            match self.stream.write(&PIECE).await {
+                Ok(written) => sent += written,
+                Err(_) => break,
+            }
+        }
+        sent
+    }
+
+    /// The same with whole texts, as they fit.
+    pub(crate) async fn pour_text(&mut self, text: &str, most: usize) {
+        let piece = text.repeat(100);
+        let mut sent = 0;
+        while sent < most && self.stream.write_all(piece.as_bytes()).await.is_ok() {
+            sent += piece.len();
+        }
+    }
+
+    /// Whether the connection was broken off, after whatever still came.
+    pub(crate) async fn is_reset(&mut self) -> bool {
+        let mut space = vec![0; 16 * 1024];
+        loop {
+            match self.stream.read(&mut space).await {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
     }
 
     /// Up to and with these bytes.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use weft_dataplane::authn;
 use weft_dataplane::limit;
 use weft_dataplane::route::Match;
+use weft_runtime::config::units::Interval;
 
 /// `ingress:` as written.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
@@ -35,6 +36,14 @@ pub struct Listener {
     pub address: SocketAddr,
     /// HTTPS, when given. HTTP/2 and HTTP/1.1 by ALPN.
     pub tls: Option<Tls>,
+    /// How long a client may leave what waits for it unread: one that takes less than 64 bytes a second of it for so long is given
+    /// up, be it an answer, a WebSocket or a whole connection. Up to an hour.
+    #[serde(default = "unread")]
+    pub unread_timeout: Interval,
+}
+
+fn unread() -> Interval {
+    Interval::seconds(60)
 }
 
 /// A certificate and its key.

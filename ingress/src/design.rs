@@ -327,6 +327,9 @@ impl node::Design for Design {
         }
         let mut sites = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
+            let unread_at = place.key("listeners").index(index).key("unread_timeout");
+            let timeouts =
+                Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
                 Some(files) => {
                     let at = place.key("listeners").index(index).key("tls");
@@ -355,7 +358,7 @@ impl node::Design for Design {
                 ),
                 tells_identity: false,
                 is_edge: true,
-                timeouts: Timeouts::default(),
+                timeouts,
                 http1: Limits::default(),
                 http2: Http2::EDGE,
                 outlasts: false,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_dataplane::plan::Timeouts;
 use weft_dataplane::plan::capture::Egress;
+use weft_runtime::config::units::Interval;
 use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::egress;
@@ -18,7 +20,7 @@ const OUTBOUND_PORT: u16 = 15_001;
 const PLAINTEXT_PORT: u16 = 15_006;
 
 /// `sidecar:` as written.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Sidecar")]
 pub struct Config {
@@ -33,6 +35,22 @@ pub struct Config {
     pub intercept: Option<Intercept>,
     /// Where an app whose traffic is intercepted may go that is no service: `passthrough`, or `allow_list`.
     pub egress: egress::Config,
+    /// How long the app, or another sidecar, may leave what waits for it unread: one that takes less than 64 bytes a second of it for so
+    /// long is given up, be it an answer, a WebSocket or a whole HTTP/2 connection. Up to an hour.
+    pub unread_timeout: Interval,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            outbound: Outbound::default(),
+            inbound: Inbound::default(),
+            app: App::default(),
+            intercept: None,
+            egress: egress::Config::default(),
+            unread_timeout: Interval::seconds(300),
+        }
+    }
 }
 
 /// `sidecar.outbound`.
@@ -119,6 +137,8 @@ pub struct Settings {
     pub plaintext: Option<SocketAddr>,
     /// Where the app may go that is no service.
     pub egress: Arc<Egress>,
+    /// How long whoever connects may take.
+    pub timeouts: Timeouts,
 }
 
 impl Config {
@@ -163,6 +183,8 @@ impl Config {
         }
         let plaintext = self.plaintext(host, inbound, outbound, place, problems);
         let egress = self.egress.build(&place.key("egress"), problems)?;
+        let at = place.key("unread_timeout");
+        let timeouts = Timeouts::default().with_unread(self.unread_timeout, &at, problems);
         (problems.len() == before).then(|| Settings {
             outbound,
             inbound,
@@ -171,6 +193,7 @@ impl Config {
             allow_remote: self.outbound.allow_remote,
             plaintext,
             egress,
+            timeouts,
         })
     }
 

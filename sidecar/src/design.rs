@@ -14,7 +14,7 @@ use weft_dataplane::node;
 use weft_dataplane::observe::PermitRow;
 use weft_dataplane::plan::carry::Carried;
 use weft_dataplane::plan::services::Services;
-use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
+use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
 use weft_runtime::config::{Path, Problems, overlap};
@@ -391,7 +391,7 @@ impl Design {
             ),
             tells_identity: is_mesh,
             is_edge: false,
-            timeouts: Timeouts::default(),
+            timeouts: self.settings.timeouts,
             http1: Limits::default(),
             http2: Http2::MESH,
             outlasts: !is_mesh,

@@ -287,6 +287,11 @@ impl Running {
         let _: io::Result<()> = self.child.kill().await;
     }
 
+    /// Ends it without a goodbye to anybody, and waits for that.
+    pub(crate) async fn killed(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Fails when the process is gone or does not answer.
     pub(crate) async fn assert_alive(&mut self) {
         assert!(

@@ -379,8 +379,8 @@ async fn what_comes_and_goes_leaves_nothing_behind() {
     let long = told("WEFT_CHURN").map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
     let mut mesh = shop().await;
     let mut hands = Hands {
-        http1: mesh.authority.client(&[b"http/1.1"]),
-        h2: mesh.authority.client(&[b"h2"]),
+        http1: mesh.authority.client(&["http/1.1"]),
+        h2: mesh.authority.client(&["h2"]),
         good: 0,
     };
     // Every core has met every endpoint, everything that is made once was made, and the allocators have seen it all.

@@ -479,7 +479,11 @@ async fn keys_that_the_issuer_changes_are_taken_without_a_reload() {
     ingress.assert_alive().await;
 }
 
+/// What a request to a path gets with these fields.
+type Case<'a> = (&'a str, u16, &'a [(&'a str, &'a str)]);
+
 /// Another version of HTTP is no way around: the same table's essence over HTTP/2.
+#[allow(clippy::disallowed_methods, reason = "the test ends what it starts")]
 #[tokio::test]
 async fn tokens_count_the_same_over_http2() {
     let host = Host::new();
@@ -494,7 +498,7 @@ async fn tokens_count_the_same_over_http2() {
     let io = Way::Plain(host.public()).connect().await.unwrap();
     let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
     let driving = tokio::spawn(connection);
-    let cases: [(&str, u16, &[(&str, &str)]); 8] = [
+    let cases: [Case<'_>; 8] = [
         ("/orders", 200, &[("authorization", &bearer)]),
         ("/orders", 401, &[]),
         (
@@ -599,8 +603,7 @@ async fn a_route_that_demands_a_token_demands_it_whatever_it_matches_on() {
     ));
     let mut ingress = host.ingress().await;
     let bearer = format!("Bearer {}", token(ec_key(), "ec"));
-    let mut passed = 0;
-    for (line, name, beta) in [
+    let ways = [
         ("GET /", "x.example", "0"),
         ("GET /", "X.EXAMPLE:80", "0"),
         ("GET http://x.example/", "ignored", "0"),
@@ -614,7 +617,8 @@ async fn a_route_that_demands_a_token_demands_it_whatever_it_matches_on() {
         ("PUT /", "any", "0"),
         ("GET /", "any", "1"),
         ("POST /all", "z.example", "2"),
-    ] {
+    ];
+    for (passed, (line, name, beta)) in ways.into_iter().enumerate() {
         let fields = [("host", name), ("x-beta", beta)];
         let reply = Way::Plain(host.public()).ask(line, &fields, "").await;
         reply.refused(401, "token_missing");
@@ -622,7 +626,6 @@ async fn a_route_that_demands_a_token_demands_it_whatever_it_matches_on() {
         let fields = [&fields[..], &[("authorization", &bearer)]].concat();
         let reply = Way::Plain(host.public()).ask(line, &fields, "").await;
         assert_eq!(reply.status, 200, "{line} {name}: {reply:?}");
-        passed += 1;
     }
     // And nobody else's.
     let fields = [("host", "any"), ("x-beta", "0")];

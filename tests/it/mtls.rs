@@ -381,7 +381,7 @@ async fn a_peer_that_is_not_the_service_that_was_meant_gets_no_request() {
         })
         .await,
         spoilt(at(9), |leaf| {
-            leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)
+            leaf.key_usages.push(KeyUsagePurpose::KeyCertSign);
         })
         .await,
         spoilt(at(10), |leaf| {

@@ -16,11 +16,12 @@ pub(crate) mod pace;
 pub(crate) mod relay;
 mod replay;
 mod steer;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 mod verdict;
 pub(crate) mod websocket;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub(crate) struct Caller {
     pub(crate) tls: bool,
     /// Where its listener counts connections.
     pub(crate) connections: Arc<ConnectionCells>,
+    /// Whether the connection takes nothing at the moment of what all its streams have for it.
+    pub(crate) clogged: Cell<bool>,
     /// Whether its listener outlasts the others in a drain.
     outlasts: bool,
     current: Rc<Current>,
@@ -83,6 +86,7 @@ impl Caller {
             identity,
             tls,
             connections,
+            clogged: Cell::new(false),
             outlasts,
             current,
             client_cert: RefCell::new(None),

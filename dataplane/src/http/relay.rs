@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::body::{Body, Frame};
 use crate::error::Error;
+use crate::http::unread::{Late, Standing};
 use crate::http1::{Framing, Handle, encode};
 
 /// The first piece of a body goes to h2 without asking for the window when it is no larger than this: asking costs as much
@@ -33,6 +34,15 @@ pub(crate) enum Failed {
     Source(Error),
     /// The body could not be passed on.
     Sink(String),
+}
+
+/// Why an answer did not get to its end.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// One of its sides failed.
+    Failed(Failed),
+    /// One of them took too long.
+    Late(Late),
 }
 
 /// Moves a body; polled by the task that owns the exchange.
@@ -66,6 +76,21 @@ impl Relay {
     /// A number that changes when a byte of a body moves, of the request behind an early answer too.
     pub(crate) fn progress(&self) -> u64 {
         self.moved + self.source.behind()
+    }
+
+    /// How far it has come, after it did not come to its end at once.
+    pub(crate) fn standing(&self) -> Standing {
+        let unread = match &self.sink {
+            Sink::Http1 { connection, .. } => {
+                let wire = &connection.borrow().wire;
+                (!wire.is_flushed()).then_some(wire.delivered)
+            }
+            Sink::Http2 { .. } => (!self.waiting.is_empty()).then_some(self.moved),
+        };
+        Standing {
+            progress: self.progress(),
+            unread,
+        }
     }
 
     /// Ready when the last byte has been handed to the sink's transport.

@@ -13,7 +13,7 @@ use http::header::HeaderName;
 use super::forward::Answered;
 use super::hop::Told;
 use super::interim::Interim;
-use super::websocket;
+use super::{Caller, unread, websocket};
 use crate::body::Body;
 use crate::cluster::{self, Cluster, Speaks, connect};
 use crate::core::Core;
@@ -23,7 +23,7 @@ use crate::head::Head;
 use crate::http1::{self, Peer};
 use crate::http2::client::Room;
 use crate::http2::{self, Received};
-use crate::tcp::copy::{Patience, copy};
+use crate::tcp::copy::{Ending, Patience, copy};
 use crate::tcp::end::End;
 
 /// How long a side may be silent after the other has ended. A WebSocket is over when one side is gone.
@@ -158,14 +158,17 @@ async fn over_http1(
 
 /// Runs a tunnel to its end; `answer` is the exchange's, which is told what moved.
 pub(crate) async fn tunnel(
+    caller: &Caller,
     client: &mut End,
     endpoint: &mut End,
     answer: &mut Body,
-    idle: Duration,
 ) {
+    let timeouts = caller.site().timeouts;
     let patience = Patience {
-        idle,
-        half_closed: HALF_CLOSED.min(idle),
+        idle: timeouts.tunnel_idle,
+        half_closed: HALF_CLOSED.min(timeouts.tunnel_idle),
+        unread: timeouts.unread,
+        clogged: Some(&caller.clogged),
     };
     let ending = copy(client, endpoint, patience, |up, down| {
         if let Body::Upstream(exchange) = answer {
@@ -173,5 +176,8 @@ pub(crate) async fn tunnel(
         }
     })
     .await;
+    if matches!(ending, Ending::Unread) {
+        unread::given_up(caller);
+    }
     tracing::debug!(%ending, "a tunnel ended");
 }

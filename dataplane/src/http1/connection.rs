@@ -12,11 +12,8 @@ use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
 use super::parse::Framing;
 use super::parse::Limits;
-<<<<<<< HEAD
-use crate::accept::Io;
-=======
 use super::parting;
->>>>>>> h-hostile1
+use crate::accept::Io;
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
 use crate::http::pace::Pace;

@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::accept::Io;
-    use crate::http1::{Connection, Wire};
+    use crate::http1::Connection;
 
     async fn pair() -> (Handle, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -128,7 +128,7 @@ mod tests {
             .await
             .unwrap();
         let (theirs, _) = listener.accept().await.unwrap();
-        let connection = Connection::new(Wire::new(Io::plain(ours)), Peer::Endpoint);
+        let connection = Connection::new(Io::plain(ours), Peer::Endpoint);
         (Rc::new(RefCell::new(connection)), theirs)
     }
 

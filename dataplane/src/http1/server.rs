@@ -20,7 +20,8 @@ use crate::core::{LEAVE, Seat};
 use crate::error::Error;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
-use crate::http::relay::{Failed, Relay, Sink};
+use crate::http::relay::{Failed, Relay, Sink, Unsent};
+use crate::http::unread::{self, Late, Watch};
 use crate::http::{Caller, answer, upgrade};
 use crate::reason::Reason;
 use crate::tcp::end::End;
@@ -220,8 +221,7 @@ impl Server {
                 b"",
             );
             let mut client = End::upgraded(self.connection.clone());
-            let idle = self.caller.site().timeouts.tunnel_idle;
-            upgrade::tunnel(&mut client, &mut endpoint, &mut body, idle).await;
+            upgrade::tunnel(&self.caller, &mut client, &mut endpoint, &mut body).await;
         }
         ControlFlow::Break(())
     }
@@ -296,28 +296,24 @@ impl Server {
             return ControlFlow::Break(());
         };
         let (caller, timer) = (&self.caller, &mut self.timer);
-        let mut idle = None;
-        let mut moved = 0;
-        let sent = poll_fn(|cx| {
-            let outcome = relay.poll(cx);
-            if outcome.is_pending() {
-                if idle.is_none() || relay.progress() != moved {
-                    moved = relay.progress();
-                    let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
-                    timer.set(Instant::now() + idle);
-                }
-                if timer.poll_expired(cx).is_ready() {
-                    return Poll::Ready(Err(Failed::Sink("idle for too long".into())));
-                }
-            }
-            outcome
+        let mut watch = Watch::default();
+        let sent = poll_fn(|cx| match relay.poll(cx) {
+            Poll::Pending => watch
+                .poll(cx, timer, relay.standing(), caller)
+                .map(|late| Err(Unsent::Late(late))),
+            sent => sent.map_err(Unsent::Failed),
         })
         .await;
         *slot = None;
-        if let Err(failed) = sent {
+        if let Err(unsent) = sent {
+            if matches!(unsent, Unsent::Late(Late::Unread)) {
+                unread::given_up(caller);
+                // Or the system would keep for it what it does not take.
+                self.connection.borrow_mut().wire.io().reset();
+            }
             // The answer's end is missing: only a closed connection can say so. What there is of it arrives, or the
             // client might take this for a connection that was closed before its request.
-            if matches!(failed, Failed::Source(_)) {
+            if matches!(unsent, Unsent::Failed(Failed::Source(_))) {
                 let (connection, timer) = (&self.connection, &mut self.timer);
                 poll_fn(|cx| match connection.borrow_mut().wire.poll_flush(cx) {
                     Poll::Ready(_) => Poll::Ready(()),

@@ -41,6 +41,8 @@ struct Inner {
     sent: usize,
     unflushed: bool,
     received: bool,
+    /// Bytes that the socket has taken, or the TLS layer in front of it.
+    delivered: u64,
 }
 
 /// What h2 reads from and writes to.
@@ -62,6 +64,7 @@ impl Coalesce {
             sent: 0,
             unflushed: false,
             received: false,
+            delivered: 0,
         }));
         (Self(Rc::clone(&inner)), Flusher(inner))
     }
@@ -77,6 +80,16 @@ impl Flusher {
         // Reading much at this wake-up may have used up what the runtime lets a task do, and would again at the next: a
         // peer that sends without a pause would never hear from us, least of all that it should pause.
         pin!(unconstrained(poll_fn(|cx| inner.poll_send(cx)))).poll(cx)
+    }
+
+    /// How many bytes have gone out.
+    pub(crate) fn sent(&self) -> u64 {
+        self.0.borrow().delivered
+    }
+
+    /// Has the connection broken off when it is dropped, not ended.
+    pub(crate) fn reset(&self) {
+        self.0.borrow().io.reset();
     }
 
     /// How many frames have come in.
@@ -121,6 +134,7 @@ impl Inner {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += length;
+            self.delivered += length as u64;
             self.unflushed = self.io.is_tls();
         }
         self.sent = 0;
@@ -183,6 +197,7 @@ impl AsyncWrite for Coalesce {
         let mut taken = 0;
         if inner.gathered.is_empty() && buf.len() >= PASS_THROUGH {
             taken = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
+            inner.delivered += taken as u64;
             inner.unflushed = inner.io.is_tls();
         }
         // All of it in any case: what is gathered always ends where a frame does.
@@ -207,6 +222,7 @@ impl AsyncWrite for Coalesce {
         let mut taken = 0;
         if inner.gathered.is_empty() && total >= PASS_THROUGH {
             taken = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
+            inner.delivered += taken as u64;
             inner.unflushed = inner.io.is_tls();
         }
         for buf in bufs {

@@ -212,7 +212,7 @@ fn fits(kind: u8, flags: u8, length: usize) -> bool {
         PRIORITY => length == 5,
         RST_STREAM | WINDOW_UPDATE => length == 4,
         SETTINGS if flags & ACK != 0 => length == 0,
-        SETTINGS => length % 6 == 0 && length <= LARGEST,
+        SETTINGS => length.is_multiple_of(6) && length <= LARGEST,
         PING => length == 8,
         GOAWAY => (8..=LARGEST).contains(&length),
         _ => length <= LARGEST,

@@ -31,7 +31,8 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
-use crate::http::relay::{Failed, Relay, Sink};
+use crate::http::relay::{Failed, Relay, Sink, Unsent};
+use crate::http::unread::{self, Late, Reader, Watch};
 use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::parting::{self, Parted};
 use crate::http1::{Peer, parse};
@@ -92,6 +93,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let mut closed = false;
     let mut calming = false;
     let mut busy = true;
+    let (mut reader, mut lagging) = (Reader::default(), Timer::new());
     poll_fn(|cx| {
         seat.wake_at_drain(cx);
         if !told && caller.is_draining() {
@@ -161,8 +163,29 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             // To be said to the client.
             cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-            return Poll::Ready(());
+        match flusher.poll_flush(cx) {
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Ok(())) if reader.is_lagging() => {
+                caller.clogged.set(false);
+                reader.keeps_up();
+                lagging.clear();
+            }
+            Poll::Ready(Ok(())) => {}
+            Poll::Pending => {
+                caller.clogged.set(true);
+                if lagging.poll_expired(cx).is_ready() || !reader.is_lagging() {
+                    let patience = caller.site().timeouts.unread;
+                    match reader.lags(flusher.sent(), patience, Instant::now()) {
+                        Some(until) => lagging.set(until),
+                        None => {
+                            unread::given_up(&caller);
+                            flusher.reset();
+                            return Poll::Ready(());
+                        }
+                    }
+                    let _: Poll<()> = lagging.poll_expired(cx);
+                }
+            }
         }
         if closed {
             return Poll::Ready(());
@@ -325,7 +348,7 @@ async fn connect(
 ) -> Ended {
     let (parts, receive) = request.into_parts();
     let protocol = parts.extensions.get::<Protocol>();
-    let ended = match protocol.map(Protocol::as_str) {
+    match protocol.map(Protocol::as_str) {
         None => {
             let to = parts.uri.authority();
             match tcp::tunnel(&caller, to, receive, &mut respond, pressure).await {
@@ -346,8 +369,7 @@ async fn connect(
             );
             send(&caller, respond, answer::refused(&caller, &error)).await
         }
-    };
-    ended
+    }
 }
 
 /// An answer that opens no tunnel.
@@ -379,7 +401,12 @@ async fn websocket_exchange(
                 body: Body::Empty,
                 upgrade: true,
             };
-            let mut exchange = pin!(Some(exchange(caller, caller.site(), &mut request, &interim)));
+            let mut exchange = pin!(Some(exchange(
+                caller,
+                caller.site(),
+                &mut request,
+                &interim
+            )));
             match unless_reset(exchange.as_mut(), &respond).await {
                 Some(answer) => answer,
                 None => {
@@ -411,8 +438,7 @@ async fn websocket_exchange(
     };
     let receive = Received::new(receive, Peer::Client, None, pressure);
     let mut client = End::stream(stream, receive);
-    let idle = caller.site().timeouts.tunnel_idle;
-    upgrade::tunnel(&mut client, &mut endpoint, &mut answer.body, idle).await;
+    upgrade::tunnel(caller, &mut client, &mut endpoint, &mut answer.body).await;
     Ended::Whole
 }
 
@@ -447,28 +473,28 @@ async fn finish(
     mut relay: Relay,
 ) -> Option<Parted> {
     let mut timer = Timer::pooled();
-    let mut idle = None;
-    let mut moved = 0;
-    let sent = poll_fn(|cx| {
-        let outcome = relay.poll(cx);
-        if outcome.is_pending() {
-            if idle.is_none() || relay.progress() != moved {
-                moved = relay.progress();
-                let idle = *idle.get_or_insert_with(|| caller.site().timeouts.stream_idle);
-                timer.set(Instant::now() + idle);
-            }
-            if timer.poll_expired(cx).is_ready() {
-                return Poll::Ready(Err(Failed::Sink("idle for too long".into())));
-            }
-        }
-        outcome
+    let mut watch = Watch::default();
+    let sent = poll_fn(|cx| match relay.poll(cx) {
+        Poll::Pending => watch
+            .poll(cx, &mut timer, relay.standing(), caller)
+            .map(|late| Err(Unsent::Late(late))),
+        sent => sent.map_err(Unsent::Failed),
     })
     .await;
-    if sent.is_err() {
-        // The end is missing, and the client must know.
-        respond.borrow_mut().send_reset(h2::Reason::INTERNAL_ERROR);
-    }
-    matches!(sent, Err(Failed::Sink(_))).then(|| parting::collect(|| drop(relay)))
+    let Err(unsent) = sent else {
+        return None;
+    };
+    // The end is missing, and the client must know.
+    let reason = match unsent {
+        Unsent::Late(Late::Unread) => {
+            unread::given_up(caller);
+            h2::Reason::CANCEL
+        }
+        _ => h2::Reason::INTERNAL_ERROR,
+    };
+    respond.borrow_mut().send_reset(reason);
+    let is_client = !matches!(unsent, Unsent::Failed(Failed::Source(_)));
+    is_client.then(|| parting::collect(|| drop(relay)))
 }
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.

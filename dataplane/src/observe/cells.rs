@@ -467,6 +467,7 @@ pub struct ConnectionCells {
     active: Cell,
     refused: Cell,
     parse_errors: Cell,
+    unread: Cell,
     handshakes: [Cell; HandshakeFailure::ALL.len()],
     detected: [Cell; Detected::ALL.len()],
     redirected: [Cell; Redirected::ALL.len()],
@@ -512,6 +513,11 @@ impl ConnectionCells {
     pub fn parse_error(&self) {
         self.parse_errors.add(1);
     }
+
+    /// A reader was given up that did not take what waited for it.
+    pub fn unread(&self) {
+        self.unread.add(1);
+    }
 }
 
 /// An open connection.
@@ -535,6 +541,8 @@ pub struct ConnectionTotals {
     pub refused: u64,
     /// Connections ended for what came on them.
     pub parse_errors: u64,
+    /// Readers given up that did not take what waited for them.
+    pub unread: u64,
     /// Failed handshakes, in the order of [`HandshakeFailure::ALL`].
     pub handshakes: [u64; HandshakeFailure::ALL.len()],
     /// What connections were found to speak, in the order of [`Detected::ALL`].
@@ -555,6 +563,7 @@ impl Cells for ConnectionCells {
         totals.active = totals.active.wrapping_add(self.active.get());
         totals.refused += self.refused.get();
         totals.parse_errors += self.parse_errors.get();
+        totals.unread += self.unread.get();
         for (sum, cell) in totals.handshakes.iter_mut().zip(&self.handshakes) {
             *sum += cell.get();
         }

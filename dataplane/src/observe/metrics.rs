@@ -55,6 +55,7 @@ names! {
     counter PASSED_ON_BYTES = "weft_passed_on_bytes_total", "Bytes of redirected connections that are none of ours to understand, by listener and direction: out of or into who made them.";
     gauge PLAINTEXT_PERMITTED = "weft_plaintext_permitted_seconds", "Seconds until plaintext is no longer let in on a port of the app; negative after that.";
     counter PARSE_ERRORS = "weft_parse_errors_total", "Connections ended because what came on them was not valid HTTP, by listener.";
+    counter UNREAD = "weft_readers_given_up_total", "Answers, tunnels and connections given up because their reader did not take what waited for it, by listener.";
     gauge ENDPOINT_STATE = "weft_endpoint_state", "1 for the state that an endpoint is in: healthy, ejected, probing, draining or unhealthy.";
     gauge ENDPOINT_IN_FLIGHT = "weft_endpoint_in_flight", "Exchanges of ours in flight at an endpoint.";
     counter ENDPOINT_EJECTIONS = "weft_endpoint_ejections_total", "How often an endpoint was ejected.";
@@ -253,6 +254,7 @@ impl Registry {
             gauge!(CONNECTIONS_ACTIVE, labels()).set(totals.active as f64);
             counter!(CONNECTIONS_REFUSED, labels()).absolute(totals.refused);
             counter!(PARSE_ERRORS, labels()).absolute(totals.parse_errors);
+            counter!(UNREAD, labels()).absolute(totals.unread);
             for (cause, count) in HandshakeFailure::ALL.iter().zip(totals.handshakes) {
                 if count > 0 {
                     let mut labels = labels();
@@ -478,6 +480,7 @@ mod tests {
         let connections = registry.connections(&Arc::from("public"));
         connections.handshake_failed(HandshakeFailure::Expired);
         connections.parse_error();
+        connections.unread();
         drop(connections.accepted());
         registry.endpoints_from(Box::new(|| {
             vec![EndpointRow {
@@ -587,6 +590,7 @@ mod tests {
             "weft_connections_accepted_total{listener=\"public\"} 1".into(),
             "weft_connections_active{listener=\"public\"} 0".into(),
             "weft_parse_errors_total{listener=\"public\"} 1".into(),
+            "weft_readers_given_up_total{listener=\"public\"} 1".into(),
             "weft_tls_handshake_failures_total{listener=\"public\",cause=\"expired\"} 1".into(),
             format!("weft_endpoint_state{{{endpoint},state=\"ejected\"}} 1"),
             format!("weft_endpoint_ejections_total{{{endpoint}}} 3"),

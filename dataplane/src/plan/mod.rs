@@ -17,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName};
 use http::uri::Authority;
+use weft_runtime::config::units::Interval;
+use weft_runtime::config::{Path, Problems};
 
 use crate::authn::Authenticator;
 use crate::authz::Rules;
@@ -220,6 +222,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Without a byte of a body moving.
     pub stream_idle: Duration,
+    /// For a reader to take enough of what waits for it (`http/unread.rs`).
+    pub unread: Duration,
     /// Without a byte in a tunnel.
     pub tunnel_idle: Duration,
 }
@@ -232,7 +236,29 @@ impl Default for Timeouts {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             stream_idle: Duration::from_secs(300),
+            unread: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The longest time that a reader may be given.
+const MOST_UNREAD: Interval = Interval::seconds(3600);
+
+impl Timeouts {
+    /// With so long for readers, as the file has it at `place`.
+    #[must_use]
+    pub fn with_unread(self, unread: Interval, place: &Path, problems: &mut Problems) -> Self {
+        if unread > MOST_UNREAD || unread < Interval::seconds(1) {
+            problems.at(
+                place,
+                "a reader is given between a second and an hour",
+                "write a duration such as `60s`",
+            );
+        }
+        Self {
+            unread: unread.as_duration(),
+            ..self
         }
     }
 }

@@ -4,6 +4,7 @@
 //! off has the other broken off too, so that nobody takes a part for the whole. One piece of each direction is held at
 //! most, and none while nothing moves; the slower side sets the pace.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -14,23 +15,30 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::end::End;
+use crate::http::unread::{Late, Reader};
 use crate::timer::Timer;
 
 /// For how long nothing may move.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Patience<'a> {
     /// While both sides may send.
     pub(crate) idle: Duration,
     /// When one has ended.
     pub(crate) half_closed: Duration,
+    /// For the client to take enough of what waits for it.
+    pub(crate) unread: Duration,
+    /// Whether a stream's connection takes nothing at the moment: it is not the stream's fault then.
+    pub(crate) clogged: Option<&'a Cell<bool>>,
 }
 
-impl Patience {
-    /// The same in both cases.
+impl Patience<'_> {
+    /// The same in all cases.
     pub(crate) fn of(idle: Duration) -> Self {
         Self {
             idle,
             half_closed: idle,
+            unread: idle,
+            clogged: None,
         }
     }
 }
@@ -42,6 +50,8 @@ pub(crate) enum Ending {
     Complete,
     /// Nothing moved for too long.
     Idle,
+    /// The client did not take what waited for it.
+    Unread,
     /// The client's side broke.
     Client(io::Error),
     /// The endpoint's side broke.
@@ -52,7 +62,8 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => f.write_str("complete"),
-            Self::Idle => f.write_str("idle for too long"),
+            Self::Idle => f.write_str(Late::Idle.words()),
+            Self::Unread => f.write_str(Late::Unread.words()),
             Self::Client(error) => write!(f, "the client's side broke: {error}"),
             Self::Endpoint(error) => write!(f, "the endpoint's side broke: {error}"),
         }
@@ -63,12 +74,14 @@ impl fmt::Display for Ending {
 pub(crate) async fn copy(
     client: &mut End,
     endpoint: &mut End,
-    patience: Patience,
+    patience: Patience<'_>,
     mut moved: impl FnMut(u64, u64),
 ) -> Ending {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut timer = Timer::pooled();
-    timer.set(Instant::now() + patience.idle);
+    let mut idle = Instant::now() + patience.idle;
+    timer.set(idle);
+    let (mut reader, mut taken) = (Reader::default(), 0);
     let ending = poll_fn(|cx| {
         let outcome = match up.poll(client, endpoint, down.was_reset(), cx) {
             Ok(()) => down
@@ -97,21 +110,48 @@ pub(crate) async fn copy(
         if let Poll::Ready(error) = endpoint.poll_broken(cx) {
             return Poll::Ready(Ending::Endpoint(error));
         }
-        if sent + received > 0 || changed {
-            let limit = match up.is_over() || down.is_over() {
-                true => patience.half_closed,
-                false => patience.idle,
-            };
-            timer.set(Instant::now() + limit);
+        taken += received;
+        let stirred = sent + received > 0 || changed;
+        if !stirred
+            && down.is_waiting() == reader.is_lagging()
+            && timer.poll_expired(cx).is_pending()
+        {
+            return Poll::Pending;
         }
-        timer.poll_expired(cx).map(|()| Ending::Idle)
+        loop {
+            let now = Instant::now();
+            if stirred {
+                let limit = match up.is_over() || down.is_over() {
+                    true => patience.half_closed,
+                    false => patience.idle,
+                };
+                idle = now + limit;
+            }
+            if patience.clogged.is_some_and(Cell::get) {
+                reader.excuse();
+            }
+            let mut next = idle;
+            if down.is_waiting() {
+                match reader.lags(taken, patience.unread, now) {
+                    Some(until) => next = next.min(until),
+                    None => return Poll::Ready(Ending::Unread),
+                }
+            } else {
+                reader.keeps_up();
+            }
+            if idle <= now {
+                return Poll::Ready(Ending::Idle);
+            }
+            timer.set(next);
+            ready!(timer.poll_expired(cx));
+        }
     })
     .await;
     match ending {
         Ending::Complete => {}
         Ending::Client(_) => endpoint.reset(),
         Ending::Endpoint(_) => client.reset(),
-        Ending::Idle => {
+        Ending::Idle | Ending::Unread => {
             client.reset();
             endpoint.reset();
         }
@@ -201,6 +241,11 @@ impl Direction {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the sink has not taken all that there is for it.
+    fn is_waiting(&self) -> bool {
+        !self.piece.is_empty()
     }
 
     fn take_moved(&mut self) -> u64 {

@@ -28,14 +28,14 @@ use crate::accept::Io;
 use crate::core::Seat;
 use crate::error::Error;
 use crate::http::exchange::Answer;
-use crate::http::{Caller, answer};
+use crate::http::{Caller, answer, unread};
 use crate::http1::Peer;
 use crate::http2::server::Ended;
 use crate::http2::{Pressure, Received};
 use crate::plan::{Opaque, Rule, Site};
 use crate::reason::Reason;
 use account::Account;
-use copy::{Patience, copy};
+use copy::{Ending, Patience, copy};
 use end::End;
 
 /// A connection of a listener that takes them as they are.
@@ -64,6 +64,9 @@ pub(crate) async fn forward(caller: &Caller, site: &Site, rule: &Rule, mut clien
                 account.moved(up, down);
             })
             .await;
+            if matches!(ending, Ending::Unread) {
+                unread::given_up(caller);
+            }
             tracing::debug!(service = %rule.target.name, client = %caller.address, endpoint = %reached.address, %ending,
                 "a connection ended");
         }
@@ -136,10 +139,13 @@ pub(crate) async fn tunnel(
     let receive = Received::new(receive, Peer::Client, None, pressure);
     let mut client = End::stream(send, receive);
     let patience = Patience::of(site.timeouts.tunnel_idle);
-    copy(&mut client, &mut reached.end, patience, |up, down| {
+    let ending = copy(&mut client, &mut reached.end, patience, |up, down| {
         account.moved(up, down);
     })
     .await;
+    if matches!(ending, Ending::Unread) {
+        unread::given_up(caller);
+    }
     ControlFlow::Break(Ended::Whole)
 }
 

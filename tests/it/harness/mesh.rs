@@ -342,10 +342,6 @@ impl Mesh {
         self.host(ground::INGRESS)
     }
 
-    pub(crate) fn ca_host(&self) -> IpAddr {
-        self.host(ground::CA)
-    }
-
     /// Where an app reaches its sidecar.
     pub(crate) fn outbound(&self, service: &str, number: usize) -> SocketAddr {
         SocketAddr::new(self.replica(service, number).host, self.ports.outbound())

@@ -174,7 +174,11 @@ async fn frames_that_are_tolerated_cost_less_than_a_tenth_of_a_core() {
         let mut senders = JoinSet::new();
         let (before, start) = (processor(&scene), Instant::now());
         for (number, kind) in kinds.iter().enumerate() {
-            let (way, first, kind) = (way.clone(), opened(&[open.clone()]), kind.clone());
+            let (way, first, kind) = (
+                way.clone(),
+                opened(std::slice::from_ref(&open)),
+                kind.clone(),
+            );
             senders.spawn(async move {
                 let (mut read, mut write) = tokio::io::split(way.connect().await.unwrap());
                 let listening = tokio::spawn(async move {

@@ -18,14 +18,14 @@ use super::Scene;
 use crate::alone::{Host, Origin, PATIENCE, Way};
 
 /// What each answer holds.
-const SIZE: usize = 1 << 20;
+pub(super) const SIZE: usize = 1 << 20;
 /// Streams that are not read.
-const STREAMS: usize = 1500;
+pub(super) const STREAMS: usize = 1500;
 /// Streams of one connection, as the edge allows.
-const EACH: usize = 100;
+pub(super) const EACH: usize = 100;
 
 /// An app that answers `/good` at once and everything else with a megabyte, as fast as it is taken. It reads no body.
-async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<AtomicUsize>) {
+pub(super) async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let (sent, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
     let counted = Arc::clone(&sent);
@@ -75,7 +75,7 @@ async fn converse(mut stream: TcpStream, sent: &AtomicUsize) -> Option<()> {
 }
 
 /// A connection by HTTP/2, as wide as `stream` and `connection` say, and the task that drives it.
-async fn connected(
+pub(super) async fn connected(
     way: &Way,
     stream: u32,
     connection: u32,
@@ -94,13 +94,13 @@ async fn connected(
     sender
 }
 
-fn asks(method: &str, host: &str) -> Request<()> {
+pub(super) fn asks(method: &str, host: &str) -> Request<()> {
     let uri = format!("http://{host}/big");
     Request::builder().method(method).uri(uri).body(()).unwrap()
 }
 
 /// Waits until no more than this comes out of the app.
-async fn settled(sent: &AtomicUsize) {
+pub(super) async fn settled(sent: &AtomicUsize) {
     let mut before = usize::MAX;
     while before != sent.load(Ordering::Relaxed) {
         before = sent.load(Ordering::Relaxed);
@@ -108,7 +108,7 @@ async fn settled(sent: &AtomicUsize) {
     }
 }
 
-async fn stage() -> (Scene, JoinSet<()>, Arc<AtomicUsize>) {
+pub(super) async fn stage() -> (Scene, JoinSet<()>, Arc<AtomicUsize>) {
     let host = Host::new();
     let (tasks, sent) = app(host.app()).await;
     let scene = Scene::of(host, Origin::nobody()).await;
@@ -155,7 +155,7 @@ async fn answers_that_nobody_reads_are_not_held_and_stop_nobody() {
         .await;
 }
 
-async fn read(mut body: h2::RecvStream) -> usize {
+pub(super) async fn read(mut body: h2::RecvStream) -> usize {
     let mut read = 0;
     while let Some(data) = timeout(PATIENCE, body.data()).await.unwrap() {
         let data = data.unwrap();

@@ -1,21 +1,30 @@
 //! What a proxy must withstand: bytes that mean harm, at every door and from every origin, and a good client beside them.
 //!
 //! A file for each kind of harm: `requests` and `answers` (HTTP/1.1), `http2`, `letter` and `origins` (HTTP/2), `floods`,
-//! `hoarding` (who does not read), `dripping` (who is slow), `descriptors`. Certificates are in `mtls`, tokens in `jwt`. Attacks run
+//! `hoarding` and `backpressure` (who does not read), `dripping` (who is slow), `descriptors`, `restarts` and `sick` (what
+//! fails by itself); `grpc`, `websocket` and `tcp` for what is not one question and one answer. Certificates are in `mtls`, tokens in `jwt`. Attacks run
 //! [`Scene::under_attack`]: beside them a good client is served, and what they cost is bounded.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod answers;
+mod app;
+mod backpressure;
 mod descriptors;
 mod dripping;
 mod floods;
 mod frames;
+mod grpc;
 mod hoarding;
 mod http2;
 mod letter;
 mod origins;
 mod requests;
+mod restarts;
+mod sick;
+mod tcp;
+mod websocket;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,6 +45,9 @@ const SLOWEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } el
 /// Answers that a good client gets at least while an attack runs, and after it if it was over sooner.
 const ANSWERS: usize = 100;
 
+/// What leads to the service of the sidecar.
+const ROUTE: &str = "{ match: { host: orders }, to: orders }, ";
+
 /// One origin behind a sidecar and a gateway, and the doors that lead to it.
 pub(super) struct Scene {
     pub(super) origin: Origin,
@@ -55,26 +67,62 @@ impl Scene {
 
     /// In front of whatever listens at the host's address of the app.
     async fn of(host: Host, origin: Origin) -> Self {
+        Self::serving(host, origin, "", ROUTE, "5m").await
+    }
+
+    /// The same, with readers who have two seconds and no more.
+    async fn impatient(host: Host, origin: Origin) -> Self {
+        Self::serving(host, origin, "", ROUTE, "2s").await
+    }
+
+    /// The same with an app that speaks gRPC.
+    async fn of_calls(host: Host, origin: Origin) -> Self {
+        Self::serving(host, origin, "protocol: grpc, ", ROUTE, "5m").await
+    }
+
+    /// The same with an app of opaque TCP, which callers find here.
+    async fn of_bytes(host: Host, origin: Origin, listen: SocketAddr) -> Self {
+        let bytes = format!(
+            "  bytes: {{ mesh: false, protocol: tcp, listen: \"{listen}\", endpoints: [\"{}\"] }}\n",
+            host.app()
+        );
+        Self::serving_more(host, origin, "protocol: tcp, ", "", "5m", &bytes).await
+    }
+
+    async fn serving(host: Host, origin: Origin, speaks: &str, route: &str, unread: &str) -> Self {
+        Self::serving_more(host, origin, speaks, route, unread, "").await
+    }
+
+    async fn serving_more(
+        host: Host,
+        origin: Origin,
+        speaks: &str,
+        route: &str,
+        unread: &str,
+        more: &str,
+    ) -> Self {
+        // What is opaque to the mesh is HTTP all the same for the good client.
+        // An app that says goodbye on its connections has its calls tried again; one of HTTP/1.1 is watched without that.
+        let plainly = match speaks.contains("grpc") {
+            true => speaks,
+            false => "retry: { attempts: 0 }, ",
+        };
         let mesh = Authority::new();
         host.identify(&mesh, "orders");
         mesh.website("gateway.example")
             .write(host.directory(), "public");
         host.configure(&format!(
             "{IDENTITY}services:
-  orders: {{ port: {port}, endpoints: [\"{sidecar}\"], limits: {{ in_flight: 4096 }} }}
-  plain: {{ mesh: false, endpoints: [\"{app}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
+  orders: {{ {speaks}port: {port}, endpoints: [\"{sidecar}\"], limits: {{ in_flight: 4096 }} }}
+  plain: {{ {plainly}mesh: false, endpoints: [\"{app}\"], outlier: {{ enabled: false }} }}
   stranger: {{ mesh: false, protocol: grpc, endpoints: [\"{stranger}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
   peer: {{ endpoints: [\"{peer}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
   calls: {{ port: {calls}, protocol: grpc, endpoints: [\"{sidecar}\"], retry: {{ attempts: 0 }}, outlier: {{ enabled: false }} }}
-ingress:
+{more}ingress:
   listeners:
-    - {{ name: public, address: \"{public}\" }}
-    - {{ name: secure, address: \"{secure}\", tls: {{ cert: public.pem, key: public.key }} }}
-  routes:
-    - {{ match: {{ host: orders }}, to: orders }}
-    - {{ match: {{ host: stranger }}, to: stranger }}
-    - {{ match: {{ host: peer }}, to: peer }}
-    - {{ to: plain }}
+    - {{ name: public, address: \"{public}\", unread_timeout: {unread} }}
+    - {{ name: secure, address: \"{secure}\", unread_timeout: {unread}, tls: {{ cert: public.pem, key: public.key }} }}
+  routes: [ {route}{{ match: {{ host: stranger }}, to: stranger }}, {{ match: {{ host: peer }}, to: peer }}, {{ to: plain }} ]
 ",
             port = host.app().port(),
             sidecar = host.mesh(),
@@ -86,6 +134,11 @@ ingress:
             secure = host.secure(),
         ));
         let text = std::fs::read_to_string(host.directory().join("weft.yaml")).unwrap();
+        let text = text.replace(
+            "sidecar: {",
+            &format!("sidecar: {{ unread_timeout: {unread},"),
+        );
+        host.write("weft.yaml", &text);
         let edge = host.beside();
         edge.write(
             "weft.yaml",

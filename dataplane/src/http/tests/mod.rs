@@ -15,4 +15,5 @@ mod requests;
 mod retries;
 mod reuse;
 mod tunnel;
+mod unread;
 mod verdicts;

@@ -14,9 +14,11 @@ use super::*;
 use crate::accept::Io;
 use crate::testing::{story, until};
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: Patience<'static> = Patience {
     idle: Duration::from_secs(600),
     half_closed: Duration::from_secs(600),
+    unread: Duration::from_secs(600),
+    clogged: None,
 };
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -35,7 +37,7 @@ struct Tunnel {
 }
 
 /// A tunnel between two sockets, of which the story holds the far ends.
-async fn tunnel(patience: Patience) -> Tunnel {
+async fn tunnel(patience: Patience<'static>) -> Tunnel {
     let ((near, client), (far, endpoint)) = (pair().await, pair().await);
     let moved = Rc::new(Cell::new((0, 0)));
     let counted = Rc::clone(&moved);
@@ -209,6 +211,7 @@ async fn silence_ends_it_and_sooner_when_one_side_has_ended() {
             let patience = Patience {
                 idle: Duration::from_secs(3600),
                 half_closed: Duration::from_secs(10),
+                ..PATIENCE
             };
             let start = Instant::now();
             let quiet = tunnel(patience).await;

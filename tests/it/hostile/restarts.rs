@@ -1,0 +1,69 @@
+//! `kill -9` of a proxy and a start right after it: what that costs, apart from what was in its hands.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Scene;
+use crate::alone::{Way, fine};
+
+/// How long nobody is served. A fifth of a second is the promise; tests run unhurried code, on a machine that has more to do.
+const GAP: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 200 });
+
+/// Asks until an answer comes; how long that took.
+async fn back(way: &Way) -> Duration {
+    let begun = Instant::now();
+    let request = b"GET /good HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+    loop {
+        let answer = timeout(Duration::from_secs(1), way.send(request)).await;
+        if matches!(answer, Ok(Ok(bytes)) if bytes.starts_with(b"HTTP/1.1 200 ")) {
+            return begun.elapsed();
+        }
+        assert!(
+            begun.elapsed() < GAP,
+            "not back after {:?}",
+            begun.elapsed()
+        );
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The shortest of three is what the restart costs; the others are what the machine had to do besides.
+async fn shortest(scene: &mut Scene, which: &str) -> Duration {
+    let public = Way::Plain(scene.host.public());
+    back(&public).await;
+    let mut shortest = Duration::MAX;
+    for _ in 0..3 {
+        match which {
+            "ingress" => {
+                scene.ingress.killed().await;
+                scene.ingress = scene.edge.start(&["ingress", "--workers", "1"], &[]);
+            }
+            _ => {
+                scene.sidecar.killed().await;
+                let arguments = ["sidecar", "--service", "orders", "--workers", "1"];
+                scene.sidecar = scene.host.start(&arguments, &[]);
+            }
+        }
+        shortest = back(&public).await.min(shortest);
+    }
+    shortest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_killed_is_back_at_once() {
+    let mut scene = Scene::set(|_| fine()).await;
+    let took = shortest(&mut scene, "ingress").await;
+    assert!(took < GAP, "{took:?}");
+    scene.assert_alive().await;
+}
+
+/// Its callers' proxies have a dead connection to it, and may have counted its failures.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_killed_is_back_at_once() {
+    let mut scene = Scene::set(|_| fine()).await;
+    let took = shortest(&mut scene, "sidecar").await;
+    assert!(took < GAP, "{took:?}");
+    scene.assert_alive().await;
+}

@@ -1,0 +1,246 @@
+//! Origins that fail in every way there is: one of two does, and is left alone within two seconds.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::app::{App, Asked};
+use super::hoarding::connected;
+use crate::alone::{Host, Origin, PATIENCE, Running, Then, Way};
+
+/// How long an origin may be sick before nearly nothing is sent to it.
+const NOTICED: Duration = Duration::from_secs(2);
+/// Answers that are looked at after that, and how many of them may be bad: probes of the sick one.
+const LOOKED_AT: usize = 200;
+const BAD: usize = LOOKED_AT / 50;
+
+const WELL: u16 = 21_591;
+const SICK: u16 = 21_592;
+
+/// A gateway in front of two origins that speak so.
+async fn gateway(protocol: &str) -> (Host, Running, Way) {
+    let host = Host::new();
+    host.configure(&format!(
+        "services:
+  pair:
+    mesh: false
+    protocol: {protocol}
+    endpoints: [\"{}\", \"{}\"]
+    timeout: 300ms
+    retry: {{ attempts: 0 }}
+ingress:
+  listeners: [ {{ name: public, address: \"{}\" }} ]
+  routes: [ {{ to: pair }} ]
+",
+        host.at(WELL),
+        host.at(SICK),
+        host.public()
+    ));
+    let ingress = host.ingress().await;
+    let way = Way::Plain(host.public());
+    (host, ingress, way)
+}
+
+/// Whether one answer is whole and good.
+async fn is_good(way: &Way) -> bool {
+    let request = b"GET / HTTP/1.1\r\nhost: pair\r\nconnection: close\r\n\r\n";
+    let answer = timeout(PATIENCE, way.send(request)).await.unwrap();
+    // Of an app of HTTP/2 it comes in chunks.
+    let length = b"content-length: 2\r\n";
+    let is_whole = |bytes: &[u8]| {
+        bytes.ends_with(b"\r\n2\r\nok\r\n0\r\n\r\n")
+            || bytes.ends_with(b"\r\n\r\nok")
+                && bytes.windows(length.len()).any(|have| have == length)
+    };
+    answer.is_ok_and(|bytes| bytes.starts_with(b"HTTP/1.1 200 ") && is_whole(&bytes))
+}
+
+/// Asks steadily for a while, and then counts what is bad.
+async fn bad_after_a_while(way: &Way) -> usize {
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let way = way.clone();
+        callers.spawn(async move {
+            let end = Instant::now() + NOTICED;
+            while Instant::now() < end {
+                is_good(&way).await;
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    let mut bad = 0;
+    for _ in 0..LOOKED_AT {
+        bad += usize::from(!is_good(way).await);
+    }
+    bad
+}
+
+/// What an origin of HTTP/1.1 does that is sick.
+#[rustfmt::skip] // a row a line
+const SICKNESSES: &[(&str, &[u8], bool)] = &[
+    ("garbage", b"this is no HTTP at all\r\n\r\n", true),
+    ("bytes of another protocol", b"\x16\x03\x01\0\xa5\x01\0\0", true),
+    ("an end without a word", b"", true),
+    ("half a head", b"HTTP/1.1 200 OK\r\ncontent-le", true),
+    ("500", b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false),
+    ("503", b"HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n", false),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
+    for (what, bytes, closes) in SICKNESSES {
+        let (host, mut ingress, way) = gateway("http").await;
+        let _well = Origin::fine(host.at(WELL)).await;
+        let _sick = Origin::start(host.at(SICK), |_| match closes {
+            true => Then::Close(bytes.to_vec()),
+            false => Then::Keep(bytes.to_vec()),
+        })
+        .await;
+        let bad = bad_after_a_while(&way).await;
+        assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
+        ingress.assert_alive().await;
+    }
+    // Nobody there, nobody who answers, nobody who stays.
+    let (host, _ingress, way) = gateway("http").await;
+    let _well = Origin::fine(host.at(WELL)).await;
+    assert!(bad_after_a_while(&way).await <= BAD, "refusal");
+    let hanging = Origin::start(host.at(SICK), |_| Then::Hang).await;
+    assert!(bad_after_a_while(&way).await <= BAD, "silence");
+    drop(hanging);
+    let _resetting = resetting(host.at(SICK)).await;
+    assert!(bad_after_a_while(&way).await <= BAD, "resets");
+}
+
+/// Takes connections and resets them at their first byte.
+async fn resetting(address: SocketAddr) -> JoinSet<()> {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _: std::io::Result<u8> = stream.read_u8().await;
+            stream.set_zero_linger().unwrap();
+        }
+    });
+    tasks
+}
+
+/// A sickness of an origin that speaks HTTP/2.
+async fn sick(what: &str, mut asked: Asked) {
+    match what {
+        "resets" => asked.respond.send_reset(h2::Reason::INTERNAL_ERROR),
+        "503" => asked.answer(503, b"oh"),
+        "silence" => asked.taken_back().await,
+        // Of an app that says at once that it cannot.
+        _ => {
+            let answer = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "14");
+            let answer = answer.body(()).unwrap();
+            let _: Result<_, h2::Error> = asked.respond.send_response(answer, true);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_origin_of_http2_is_left_alone_within_two_seconds() {
+    for what in ["resets", "503", "silence"] {
+        let (host, mut ingress, way) = gateway("grpc").await;
+        let _well = App::start(host.at(WELL), usize::MAX, |mut asked| async move {
+            asked.answer(200, b"ok");
+        })
+        .await;
+        let _sick = App::start(host.at(SICK), usize::MAX, move |asked| sick(what, asked)).await;
+        let bad = bad_after_a_while(&way).await;
+        assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
+        ingress.assert_alive().await;
+    }
+    // No HTTP/2 at all, and nobody there.
+    let (host, _ingress, way) = gateway("grpc").await;
+    let _well = App::start(host.at(WELL), usize::MAX, |mut asked| async move {
+        asked.answer(200, b"ok");
+    })
+    .await;
+    assert!(bad_after_a_while(&way).await <= BAD, "refusal");
+    let _old = garbage(host.at(SICK)).await;
+    assert!(bad_after_a_while(&way).await <= BAD, "garbage");
+}
+
+/// Answers whatever comes with what is no HTTP/2.
+async fn garbage(address: SocketAddr) -> JoinSet<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _: std::io::Result<u8> = stream.read_u8().await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    tasks
+}
+
+/// Calls to an app of which one replica says `unavailable` to everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unavailable_replica_of_a_grpc_service_is_left_alone_within_two_seconds() {
+    let (host, mut ingress, way) = gateway("grpc").await;
+    let well = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&well);
+    let _well = App::start(host.at(WELL), usize::MAX, move |mut asked| {
+        let counted = Arc::clone(&counted);
+        async move {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut send = asked.begin(&[("content-type", b"application/grpc")]);
+            let trailers = super::app::fields(&[("grpc-status", b"0")]);
+            let _: Result<(), h2::Error> = send.send_trailers(trailers);
+        }
+    })
+    .await;
+    let _sick = App::start(host.at(SICK), usize::MAX, |asked| {
+        sick("unavailable", asked)
+    })
+    .await;
+    let mut tasks = JoinSet::new();
+    let mut sender = connected(&way, 1 << 16, 1 << 20, &mut tasks).await;
+    let end = Instant::now() + NOTICED;
+    let mut counted = None;
+    for number in 0.. {
+        if counted.is_none() && Instant::now() > end && number > 100 {
+            counted = Some((number, well.load(Ordering::Relaxed)));
+        }
+        if counted.is_some_and(|(from, _)| number == from + LOOKED_AT) {
+            break;
+        }
+        let request = Request::post("http://pair/test.Greeter/Hello")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        sender = timeout(PATIENCE, sender.ready()).await.unwrap().unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        let mut body = timeout(PATIENCE, response)
+            .await
+            .unwrap()
+            .unwrap()
+            .into_body();
+        while let Some(Ok(_)) = body.data().await {}
+    }
+    let (_, before) = counted.unwrap();
+    let good = well.load(Ordering::Relaxed) - before;
+    assert!(good + BAD >= LOOKED_AT, "{good} of {LOOKED_AT}");
+    ingress.assert_alive().await;
+}
