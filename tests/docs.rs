@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use weft_dataplane::foreign::Foreign;
 use weft_dataplane::observe::metrics;
 use weft_dataplane::reason::Reason;
 
@@ -156,7 +157,9 @@ fn every_test_that_a_page_names_is_there() {
             let plain = name
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-            let is_code = name.starts_with("weft_") || Reason::ALL.iter().any(|r| r.code() == name);
+            let is_code = name.starts_with("weft_")
+                || Reason::ALL.iter().any(|reason| reason.code() == name)
+                || Foreign::ALL.iter().any(|kind| kind.as_str() == name);
             // Only a test says what happens in so many words.
             if !plain || is_code || name.matches('_').count() < 3 {
                 continue;

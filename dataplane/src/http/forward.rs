@@ -21,7 +21,7 @@ use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use super::steer::Steer;
 use super::upgrade;
-use super::verdict::{self, Pending};
+use super::verdict;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
 use crate::cluster::limits::Patience;
@@ -85,7 +85,8 @@ pub(crate) async fn forward(
         flight: None,
         slot: None,
         terms,
-        pending: None,
+        cluster: Arc::clone(cluster),
+        is_pending: false,
         account: Account::new(caller, site, rule, &wired, started, upload),
     });
     let admitted = match cluster.pass(started) {
@@ -269,7 +270,7 @@ async fn attempts(
                     let entry = entry.as_deref_mut();
                     steer.settle(cluster, endpoint.address, &mut answered.headers, entry);
                 }
-                carried.pending = outcome.is_none().then(|| Pending::new(cluster));
+                carried.is_pending = outcome.is_none();
                 carried.flight = Some(flight);
                 return Ok(answered.into_beginning(carried, outcome));
             }
@@ -748,8 +749,9 @@ pub struct UpstreamBody {
     flight: Option<InFlight>,
     slot: Option<Slot>,
     terms: Terms,
-    /// What it says of the endpoint, when its head did not tell.
-    pending: Option<Pending>,
+    /// The head did not tell what it says of the endpoint.
+    is_pending: bool,
+    cluster: Arc<Cluster>,
     account: Account,
 }
 
@@ -778,10 +780,12 @@ impl UpstreamBody {
                 None => return Poll::Pending,
             },
         };
-        if let Some(pending) = self.pending.take()
+        let is_pending = std::mem::take(&mut self.is_pending);
+        if let Some(outcome) = verdict::of_frame(frame.as_ref(), is_pending)
             && let Some(flight) = &mut self.flight
         {
-            pending.conclude(flight, frame.as_ref());
+            let members = &self.cluster.members;
+            members.record(flight, outcome, timer::now(), fastrand::u64(..));
         }
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,

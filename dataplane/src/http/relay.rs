@@ -12,8 +12,8 @@ use crate::http::unread::{Late, Standing};
 use crate::http1::{Framing, Handle, encode};
 
 /// The first piece of a body goes to h2 without asking for the window when it is no larger than this: asking costs as much
-/// as sending, and h2 holds what the window does not take.
-const FIRST_BYTES: usize = 16 * 1024;
+/// as sending. What the window does not take is held by h2, beside the next piece that is held here, so it is little.
+const FIRST_BYTES: usize = 1024;
 
 /// Where a body goes.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl Relay {
         while !self.finished {
             if !self.waiting.is_empty() {
                 if self.moved == 0 && (self.waiting.len() <= FIRST_BYTES || self.source.is_end()) {
-                    // All of it in one piece is held either way, by h2 or by us.
+                    // What is all of it is held either way, by h2 or by us.
                     self.moved = self.waiting.len() as u64;
                     self.finished = self.source.is_end();
                     let piece = std::mem::take(&mut self.waiting);

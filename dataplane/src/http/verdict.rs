@@ -4,16 +4,12 @@
 //! status in the head (an answer of trailers alone), the first message (it works), the trailers, or a body that breaks off.
 //! Not later, since a stream may run for days.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::body::Frame;
-use crate::cluster::Cluster;
-use crate::endpoint::{InFlight, Outcome};
+use crate::endpoint::Outcome;
 use crate::error::Error;
 use crate::health::outlier::{judge_grpc, judge_status};
-use crate::timer;
 
 /// What a call has ended with, in the trailers or in a head that nothing follows.
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -46,30 +42,23 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     Some(text.parse().unwrap_or(UNKNOWN))
 }
 
-/// A call whose head did not tell.
-#[derive(Debug)]
-pub(crate) struct Pending(Arc<Cluster>);
-
-impl Pending {
-    /// At this cluster.
-    pub(crate) fn new(cluster: &Arc<Cluster>) -> Self {
-        Self(Arc::clone(cluster))
-    }
-
-    /// Judges it by the first thing that came after the head.
-    pub(crate) fn conclude(self, flight: &mut InFlight, frame: Option<&Result<Frame, Error>>) {
-        let outcome = match frame {
-            Some(Ok(Frame::Data(_))) => Outcome::Success,
-            Some(Ok(Frame::Trailers(trailers))) => {
-                judge_grpc(grpc_status(trailers).unwrap_or(UNKNOWN))
-            }
-            Some(Err(error)) if error.reason.is_of_endpoint() => Outcome::LocalFailure,
-            // The client's fault, or ours.
-            Some(Err(_)) => return,
-            None => judge_grpc(UNKNOWN),
-        };
-        let members = &self.0.members;
-        members.record(flight, outcome, timer::now(), fastrand::u64(..));
+/// By what came after the head, or nothing when it does not tell. `pending` is whether the head did not.
+///
+/// A body that breaks off counts whatever the head said: an endpoint that answers well and then dies is no better than one
+/// that does not answer.
+pub(crate) fn of_frame(frame: Option<&Result<Frame, Error>>, pending: bool) -> Option<Outcome> {
+    match frame {
+        // Anything else is the client's fault, or ours.
+        Some(Err(error)) => error
+            .reason
+            .is_of_endpoint()
+            .then_some(Outcome::LocalFailure),
+        _ if !pending => None,
+        Some(Ok(Frame::Data(_))) => Some(Outcome::Success),
+        Some(Ok(Frame::Trailers(trailers))) => {
+            Some(judge_grpc(grpc_status(trailers).unwrap_or(UNKNOWN)))
+        }
+        None => Some(judge_grpc(UNKNOWN)),
     }
 }
 

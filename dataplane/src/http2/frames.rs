@@ -359,10 +359,9 @@ mod tests {
         let sent = (0..5 * BURST)
             .take_while(|_| frames.read(&frame(HEADERS, 4, 1, 20)).is_ok())
             .count();
-        assert!(
-            (BURST as usize..BURST as usize + 1000).contains(&sent),
-            "{sent}"
-        );
+        // What the last of them used up is missing; what a slow test is given back meanwhile is there.
+        let burst = BURST as usize;
+        assert!((burst - 10..burst + 1000).contains(&sent), "{sent}");
     }
 
     #[test]

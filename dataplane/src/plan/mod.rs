@@ -288,7 +288,7 @@ impl Http2 {
         narrow_window: 16 * 1024,
         crowded: 1024 * 1024,
         connection_window: 100 * 64 * 1024,
-        send_buffer: 64 * 1024,
+        send_buffer: 32 * 1024,
     };
     /// For members of the mesh, whose one connection carries everything. Wide windows, because a narrow one stops a fast
     /// peer at every round trip.
@@ -298,7 +298,7 @@ impl Http2 {
         narrow_window: 32 * 1024,
         crowded: 8 * 1024 * 1024,
         connection_window: 64 * 1024 * 1024,
-        send_buffer: 64 * 1024,
+        send_buffer: 16 * 1024,
     };
 }
 

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::app::{App, send_all};
-use super::hoarding::{EACH, SIZE, STREAMS, asks, connected, read, stage};
+use super::hoarding::{EACH, SIZE, STREAMS, asks, connected, read, settled, stage};
 use super::{SLOWEST, Scene};
 use crate::alone::{Host, Origin, PATIENCE, Way};
 
@@ -39,6 +41,33 @@ async fn uploads_through_two_proxies_are_not_held_and_stop_no_other() {
         }
     };
     scene.under_attack("unread uploads", &public, attack).await;
+}
+
+/// 1,500 connections of HTTP/1.1 that ask for a megabyte each and do not take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_do_not_read_are_not_held() {
+    let (mut scene, _app, sent) = stage().await;
+    let public = Way::Plain(scene.host.public());
+    let address = scene.host.public();
+    let attack = async {
+        let mut held = Vec::new();
+        for number in 0..STREAMS {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4 * 1024).unwrap();
+            let mut stream = socket.connect(address).await.unwrap();
+            let request = b"GET /big HTTP/1.1\r\nhost: orders\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            if number % EACH == 0 {
+                // Not all at once: the app could not take so many connections, and it is not what is attacked.
+                timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap();
+            }
+            held.push(stream);
+        }
+        settled(&sent).await;
+    };
+    scene
+        .under_attack("unread connections", &public, attack)
+        .await;
 }
 
 /// 1,500 calls whose app speaks HTTP/2 and has a megabyte for each.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::app::{App, Asked};
+use super::app::{App, Asked, send_all};
 use super::hoarding::connected;
 use crate::alone::{Host, Origin, PATIENCE, Running, Then, Way};
 
@@ -93,6 +94,9 @@ const SICKNESSES: &[(&str, &[u8], bool)] = &[
     ("bytes of another protocol", b"\x16\x03\x01\0\xa5\x01\0\0", true),
     ("an end without a word", b"", true),
     ("half a head", b"HTTP/1.1 200 OK\r\ncontent-le", true),
+    ("a body that is cut", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nok", true),
+    ("a chunk that is cut", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n100\r\nok", true),
+    ("no last chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", true),
     ("500", b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false),
     ("503", b"HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n", false),
 ];
@@ -146,6 +150,15 @@ async fn sick(what: &str, mut asked: Asked) {
         "resets" => asked.respond.send_reset(h2::Reason::INTERNAL_ERROR),
         "503" => asked.answer(503, b"oh"),
         "silence" => asked.taken_back().await,
+        "a body that is cut" => {
+            let mut send = asked.begin(&[("content-length", b"1000")]);
+            send_all(&mut send, Bytes::from_static(b"ok"), false).await;
+            send.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+        "a body that ends early" => {
+            let mut send = asked.begin(&[("content-length", b"1000")]);
+            send_all(&mut send, Bytes::from_static(b"ok"), true).await;
+        }
         // Of an app that says at once that it cannot.
         _ => {
             let answer = http::Response::builder()
@@ -159,7 +172,13 @@ async fn sick(what: &str, mut asked: Asked) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_origin_of_http2_is_left_alone_within_two_seconds() {
-    for what in ["resets", "503", "silence"] {
+    for what in [
+        "resets",
+        "503",
+        "silence",
+        "a body that is cut",
+        "a body that ends early",
+    ] {
         let (host, mut ingress, way) = gateway("grpc").await;
         let _well = App::start(host.at(WELL), usize::MAX, |mut asked| async move {
             asked.answer(200, b"ok");

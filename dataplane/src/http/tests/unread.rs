@@ -260,7 +260,10 @@ fn streams_of_a_slow_connection_are_not_given_up() {
             let mut endpoint = origin.accept().await;
             endpoint.head().await;
             tokio::task::spawn_local(async move {
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n");
+                // One exchange a connection: what is answered soon would be used again, and is not waited for above.
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n"
+                );
                 endpoint.send(head).await;
                 endpoint.send(vec![b'x'; SIZE]).await;
                 endpoint.rest().await
