@@ -193,13 +193,13 @@ impl AsyncWrite for Coalesce {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        inner.frames.earn_by(buf);
         let mut taken = 0;
         if inner.gathered.is_empty() && buf.len() >= PASS_THROUGH {
             taken = ready!(Pin::new(&mut inner.io).poll_write(cx, buf))?;
             inner.delivered += taken as u64;
             inner.unflushed = inner.io.is_tls();
         }
+        inner.frames.wrote(buf);
         // All of it in any case: what is gathered always ends where a frame does.
         inner.gather(&buf[taken..]);
         Poll::Ready(Ok(buf.len()))
@@ -213,12 +213,6 @@ impl AsyncWrite for Coalesce {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-        match bufs {
-            [] => {}
-            [only] => inner.frames.earn_by(only),
-            // A payload that is not copied behind its head: a piece of a body.
-            _ => inner.frames.earn(),
-        }
         let mut taken = 0;
         if inner.gathered.is_empty() && total >= PASS_THROUGH {
             taken = ready!(Pin::new(&mut inner.io).poll_write_vectored(cx, bufs))?;
@@ -226,6 +220,7 @@ impl AsyncWrite for Coalesce {
             inner.unflushed = inner.io.is_tls();
         }
         for buf in bufs {
+            inner.frames.wrote(buf);
             let skipped = taken.min(buf.len());
             taken -= skipped;
             inner.gather(&buf[skipped..]);

@@ -83,11 +83,8 @@ impl Trouble {
 /// Follows the frames that come in on a connection.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    head: [u8; HEAD],
-    /// How much of the head is there.
-    have: usize,
-    /// Payload that is still to come.
-    skip: usize,
+    received: Heads,
+    sent: Heads,
     opened: bool,
     from_client: bool,
     allowance: u32,
@@ -100,10 +97,14 @@ pub(crate) struct Frames {
 impl Frames {
     /// From the beginning of a connection; what a client sends begins with the preface.
     pub(crate) fn new(from_client: bool, pressure: Rc<Pressure>) -> Self {
+        let (received, sent) = if from_client {
+            (PREFACE, 0)
+        } else {
+            (0, PREFACE)
+        };
         Self {
-            head: [0; HEAD],
-            have: 0,
-            skip: if from_client { PREFACE } else { 0 },
+            received: Heads::after(received),
+            sent: Heads::after(sent),
             opened: false,
             from_client,
             allowance: BURST,
@@ -113,45 +114,35 @@ impl Frames {
         }
     }
 
-    /// Something of worth went to the peer, which may have to say that it took it.
-    pub(crate) fn earn(&mut self) {
+    /// Something of worth went one way or the other, and the peer may have to say something about it.
+    fn earn(&mut self) {
         self.allowance = (self.allowance + EARNED).min(BURST);
     }
 
-    /// The same of bytes that begin with a frame, if that is one of worth.
-    pub(crate) fn earn_by(&mut self, written: &[u8]) {
-        if written.len() > HEAD && matches!(written[3], DATA | HEADERS) {
-            self.earn();
+    /// Takes note of what was written. Every frame counts, however many go in one piece: to each head that is sent under
+    /// load, a server has as much to say as to one that is sent alone.
+    pub(crate) fn wrote(&mut self, mut bytes: &[u8]) {
+        while let Some(head) = self.sent.next(&mut bytes) {
+            if matches!(head[3], DATA | HEADERS) && length(head) > 0 {
+                self.earn();
+            }
         }
     }
 
     /// Takes note of what was read.
     pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
-        loop {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            if bytes.is_empty() {
-                if self.skip == 0 {
-                    self.pressure.arrived_whole();
-                }
-                return Ok(());
-            }
-            let wanted = (HEAD - self.have).min(bytes.len());
-            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
-            self.have += wanted;
-            bytes = &bytes[wanted..];
-            if self.have == HEAD {
-                self.have = 0;
-                self.frame()?;
-            }
+        while let Some(head) = self.received.next(&mut bytes) {
+            self.frame(head)?;
         }
+        if self.received.skip == 0 {
+            self.pressure.arrived_whole();
+        }
+        Ok(())
     }
 
-    fn frame(&mut self) -> Result<(), Trouble> {
-        let [a, b, c, kind, flags, s, t, u, v] = self.head;
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        self.skip = length;
+    fn frame(&mut self, head: [u8; HEAD]) -> Result<(), Trouble> {
+        let [_, _, _, kind, flags, s, t, u, v] = head;
+        let length = length(head);
         self.count += 1;
         if !self.opened {
             if kind != SETTINGS || flags & ACK != 0 {
@@ -204,6 +195,49 @@ impl Frames {
             self.allowance = u32::try_from(earned).unwrap_or(BURST).min(BURST);
         }
     }
+}
+
+/// Finds the heads of frames in a stream of bytes, however it is cut.
+#[derive(Debug)]
+struct Heads {
+    head: [u8; HEAD],
+    /// How much of the head is there.
+    have: usize,
+    /// Bytes that are still to come before the next head.
+    skip: usize,
+}
+
+impl Heads {
+    /// The first comes after so many bytes.
+    fn after(skip: usize) -> Self {
+        Self {
+            head: [0; HEAD],
+            have: 0,
+            skip,
+        }
+    }
+
+    /// The next head in these bytes, from which everything up to its end is taken away; nothing where they end before it.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let wanted = (HEAD - self.have).min(bytes.len() - skipped);
+        let (part, rest) = bytes[skipped..].split_at(wanted);
+        self.head[self.have..self.have + wanted].copy_from_slice(part);
+        self.have += wanted;
+        *bytes = rest;
+        if self.have < HEAD {
+            return None;
+        }
+        self.have = 0;
+        self.skip = length(self.head);
+        Some(self.head)
+    }
+}
+
+/// The bytes that follow this head.
+fn length(head: [u8; HEAD]) -> usize {
+    u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize
 }
 
 /// Whether a frame of this kind may have this length (RFC 9113 §4.2 and §6).
@@ -350,10 +384,25 @@ mod tests {
     fn heads_that_nobody_asked_for_are_a_flood() {
         let (_, pressure) = frames();
         let mut frames = Frames::new(false, pressure);
+        frames.wrote(&[0; PREFACE]);
         assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));
+        // A busy connection's requests leave together, with little in each, and are answered so.
+        for _ in 0..BURST {
+            frames.wrote(
+                &[frame(HEADERS, 4, 1, 20), frame(DATA, 1, 1, 5)]
+                    .concat()
+                    .repeat(16),
+            );
+            let answer = [
+                frame(HEADERS, 4, 1, 9),
+                frame(DATA, 0, 1, 5),
+                frame(HEADERS, 5, 1, 9),
+            ];
+            assert_eq!(frames.read(&answer.concat().repeat(16)), Ok(()));
+        }
         // An interim answer, an answer and trailers to each request.
         for _ in 0..10 * BURST {
-            frames.earn_by(&frame(HEADERS, 5, 1, 20));
+            frames.wrote(&frame(HEADERS, 5, 1, 20));
             assert_eq!(frames.read(&frame(HEADERS, 4, 1, 20).repeat(3)), Ok(()));
         }
         let sent = (0..5 * BURST)
@@ -373,8 +422,8 @@ mod tests {
             assert_eq!(frames.read(&frame(8, 0, 0, 4)), Ok(()));
         }
         for _ in 0..10 * BURST {
-            frames.earn_by(&frame(DATA, 0, 1, 200));
-            frames.earn_by(&frame(PING, ACK, 0, 8));
+            frames.wrote(&frame(DATA, 0, 1, 200));
+            frames.wrote(&frame(PING, ACK, 0, 8));
             assert_eq!(frames.read(&frame(8, 0, 1, 4)), Ok(()));
             assert_eq!(frames.read(&frame(8, 0, 0, 4)), Ok(()));
         }
