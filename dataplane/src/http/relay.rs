@@ -1,5 +1,6 @@
 //! A body from one side to the other: as fast as the slower side, holding one piece and one output buffer at most.
 
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,8 +9,10 @@ use http::HeaderMap;
 
 use crate::body::{Body, Frame};
 use crate::error::Error;
-use crate::http::unread::{Late, Standing};
+use crate::http::Caller;
+use crate::http::unread::{self, Late, Standing, Watch};
 use crate::http1::{Framing, Handle, encode};
+use crate::timer::Timer;
 
 /// The first piece of a body goes to h2 without asking for the window when it is no larger than this: asking costs as much
 /// as sending. What the window does not take is held by h2, beside the next piece that is held here, so it is little.
@@ -78,8 +81,25 @@ impl Relay {
         self.moved + self.source.behind()
     }
 
+    /// Sends an answer to its end, or until one of its sides takes too long. `timer` is for that alone meanwhile.
+    pub(crate) async fn send(&mut self, timer: &mut Timer, caller: &Caller) -> Result<(), Unsent> {
+        let mut watch = Watch::default();
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Pending => watch
+                .poll(cx, timer, self.standing(), caller)
+                .map(|late| Err(Unsent::Late(late))),
+            sent => sent.map_err(Unsent::Failed),
+        })
+        .await
+        .inspect_err(|unsent| {
+            if matches!(unsent, Unsent::Late(Late::Unread)) {
+                unread::given_up(caller);
+            }
+        })
+    }
+
     /// How far it has come, after it did not come to its end at once.
-    pub(crate) fn standing(&self) -> Standing {
+    fn standing(&self) -> Standing {
         let unread = match &self.sink {
             Sink::Http1 { connection, .. } => {
                 let wire = &connection.borrow().wire;

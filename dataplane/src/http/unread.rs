@@ -53,12 +53,7 @@ impl Reader {
         Some(mark.until)
     }
 
-    /// Gives it its time once more: it is not its fault.
-    pub(crate) fn excuse(&mut self) {
-        self.mark = None;
-    }
-
-    /// Nothing waits for it any more.
+    /// Nothing waits for it any more, or it is not its fault: it has all its time again.
     pub(crate) fn keeps_up(&mut self) {
         self.mark = None;
     }
@@ -139,7 +134,7 @@ impl Watch {
             ready!(timer.poll_expired(cx));
             let now = Instant::now();
             if caller.clogged.get() {
-                self.reader.excuse();
+                self.reader.keeps_up();
             }
             if !self.set(timer, standing, now, None, unread) {
                 return Poll::Ready(Late::Unread);

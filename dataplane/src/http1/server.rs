@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink, Unsent};
-use crate::http::unread::{self, Late, Watch};
+use crate::http::unread::Late;
 use crate::http::{Caller, answer, upgrade};
 use crate::reason::Reason;
 use crate::tcp::end::End;
@@ -295,19 +295,10 @@ impl Server {
         let Some(relay) = slot else {
             return ControlFlow::Break(());
         };
-        let (caller, timer) = (&self.caller, &mut self.timer);
-        let mut watch = Watch::default();
-        let sent = poll_fn(|cx| match relay.poll(cx) {
-            Poll::Pending => watch
-                .poll(cx, timer, relay.standing(), caller)
-                .map(|late| Err(Unsent::Late(late))),
-            sent => sent.map_err(Unsent::Failed),
-        })
-        .await;
+        let sent = relay.send(&mut self.timer, &self.caller).await;
         *slot = None;
         if let Err(unsent) = sent {
             if matches!(unsent, Unsent::Late(Late::Unread)) {
-                unread::given_up(caller);
                 // Or the system would keep for it what it does not take.
                 self.connection.borrow_mut().wire.io().reset();
             }

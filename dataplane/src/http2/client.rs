@@ -533,10 +533,7 @@ impl Asked {
             check_fields(answer.headers())?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
-                return Poll::Ready(Err(Error::maybe_processed(
-                    Reason::UpstreamMalformed,
-                    "the endpoint's answer breaks HTTP/2: 101",
-                )));
+                return Poll::Ready(Err(broken("101")));
             }
             self.interims.count()?;
             interim.send(cx, answer.status(), answer.headers());

@@ -144,21 +144,15 @@ impl Frames {
         let [_, _, _, kind, flags, s, t, u, v] = head;
         let length = length(head);
         self.count += 1;
-        if !self.opened {
-            if kind != SETTINGS || flags & ACK != 0 {
-                return Err(Trouble::NoSettings);
-            }
-            self.opened = true;
-            return if fits(kind, flags, length) {
-                Ok(())
-            } else {
-                Err(Trouble::Size)
-            };
+        let opens = !std::mem::replace(&mut self.opened, true);
+        if opens && (kind != SETTINGS || flags & ACK != 0) {
+            return Err(Trouble::NoSettings);
         }
         if !fits(kind, flags, length) {
             return Err(Trouble::Size);
         }
         match kind {
+            _ if opens => Ok(()),
             DATA if length > 0 => {
                 let stream = u32::from_be_bytes([s, t, u, v]) & 0x7fff_ffff;
                 self.pressure.arrives(stream, length);

@@ -32,7 +32,7 @@ use crate::head::Head;
 use crate::http::exchange::{Answer, Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink, Unsent};
-use crate::http::unread::{self, Late, Reader, Watch};
+use crate::http::unread::{self, Late, Reader};
 use crate::http::{Caller, answer, upgrade, websocket};
 use crate::http1::parting::{self, Parted};
 use crate::http1::{Peer, parse};
@@ -473,23 +473,12 @@ async fn finish(
     mut relay: Relay,
 ) -> Option<Parted> {
     let mut timer = Timer::pooled();
-    let mut watch = Watch::default();
-    let sent = poll_fn(|cx| match relay.poll(cx) {
-        Poll::Pending => watch
-            .poll(cx, &mut timer, relay.standing(), caller)
-            .map(|late| Err(Unsent::Late(late))),
-        sent => sent.map_err(Unsent::Failed),
-    })
-    .await;
-    let Err(unsent) = sent else {
+    let Err(unsent) = relay.send(&mut timer, caller).await else {
         return None;
     };
     // The end is missing, and the client must know.
     let reason = match unsent {
-        Unsent::Late(Late::Unread) => {
-            unread::given_up(caller);
-            h2::Reason::CANCEL
-        }
+        Unsent::Late(Late::Unread) => h2::Reason::CANCEL,
         _ => h2::Reason::INTERNAL_ERROR,
     };
     respond.borrow_mut().send_reset(reason);

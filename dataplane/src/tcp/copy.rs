@@ -128,7 +128,7 @@ pub(crate) async fn copy(
                 idle = now + limit;
             }
             if patience.clogged.is_some_and(Cell::get) {
-                reader.excuse();
+                reader.keeps_up();
             }
             let mut next = idle;
             if down.is_waiting() {
