@@ -27,9 +27,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
-use weft_dataplane::foreign::{
-    Count, End, Foreign as Kind, Foreigners, Peer, Row, Sighting, Snapshot,
-};
+use weft_dataplane::foreign::{Count, End, Foreign as Kind, Foreigners, Row, Sighting, Snapshot};
 use weft_dataplane::identity::{PeerProblem, noting};
 use weft_dataplane::observe::{
     self, BOUNDS_US, CertificateRow, EdgeTotals, EndpointRow, EndpointState, Registry,
@@ -234,19 +232,11 @@ impl Error {
 /// The collector, as a peer with whom something is wrong.
 fn stranger<'a>(kind: Kind, address: SocketAddr, error: &'a Error) -> Sighting<'a> {
     static INGRESS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(services::INGRESS));
-    Sighting {
-        end: End::Outbound,
-        kind,
-        service: &INGRESS,
-        peer: Peer::Endpoint(address),
-        address: None,
-        port: None,
-        identity: match error {
-            Error::Handshake(_, claim) => claim.as_deref(),
-            _ => None,
-        },
-        until: None,
-    }
+    let claim = match error {
+        Error::Handshake(_, claim) => claim.as_deref(),
+        _ => None,
+    };
+    Sighting::met(kind, &INGRESS, address, claim)
 }
 
 impl From<Status> for Error {
@@ -668,15 +658,10 @@ mod tests {
         let service = Arc::from(service);
         for n in 0..count {
             let address = IpAddr::from(Ipv4Addr::from_bits(n as u32));
+            let (kind, name) = (Kind::PlaintextPermitted, "spiffe://other.internal/x\n");
             let sighting = Sighting {
-                end: End::Inbound,
-                kind: Kind::PlaintextPermitted,
-                service: &service,
-                peer: Peer::from_address(address),
-                address: Some(address),
-                port: Some(8080),
-                identity: Some("spiffe://other.internal/x\n"),
                 until: Some(UNIX_EPOCH + Duration::from_secs(30)),
+                ..Sighting::came(kind, &service, address, Some(8080), Some(name))
             };
             foreigners.saw(&sighting, UNIX_EPOCH + Duration::from_secs(n as u64));
         }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::detect::{self, OPAQUE_PORTS, Version};
 use super::{Io, name};
 use crate::core::{Core, Seat};
-use crate::foreign::{self, Foreign, Peer, Sighting};
+use crate::foreign::{Foreign, Sighting};
 use crate::observe::{ConnectionCells, Detected, Redirected};
 use crate::plan::Site;
 use crate::plan::capture::{Capture, Inbound, Outbound, Permitted};
@@ -198,15 +198,10 @@ impl Door<'_> {
 
     /// Notes who came in plaintext to this port.
     fn foreign(&self, kind: Foreign, port: u16, until: Option<SystemTime>) {
+        let service = &self.site.service;
         self.core.foreign(&Sighting {
-            end: foreign::End::Inbound,
-            kind,
-            service: &self.site.service,
-            peer: Peer::from_address(self.from.ip()),
-            address: Some(self.from.ip().to_canonical()),
-            port: Some(port),
-            identity: None,
             until,
+            ..Sighting::came(kind, service, self.from.ip(), Some(port), None)
         });
     }
 

@@ -20,7 +20,7 @@ use super::original::original;
 use super::{Io, detect};
 use crate::cluster::connect::is_starved;
 use crate::core::{Core, Seat};
-use crate::foreign::{End, Foreign, Peer, Sighting};
+use crate::foreign::{Foreign, Sighting};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, noting, peer_identity};
 use crate::observe::{ConnectionCells, HandshakeFailure, OpenConnection};
@@ -389,16 +389,9 @@ impl Client<'_> {
         let words = problem.map_or_else(|| error.to_string(), ToString::to_string);
         if matches!(self.site.door, Door::Mesh) {
             tracing::warn!(listener = %site, %peer, cause, claim, problem = %words, "refused a peer");
-            self.core.foreign(&Sighting {
-                end: End::Inbound,
-                kind,
-                service: &self.site.service,
-                peer: Peer::from_address(peer.ip()),
-                address: Some(peer.ip().to_canonical()),
-                port: self.port,
-                identity: claim,
-                until: None,
-            });
+            let service = &self.site.service;
+            let sighting = Sighting::came(kind, service, peer.ip(), self.port, claim);
+            self.core.foreign(&sighting);
         } else {
             tracing::debug!(listener = %site, %peer, cause, problem = %words, "refused a client");
         }

@@ -20,7 +20,7 @@ use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::foreign::{End, Foreign, Peer, Sighting};
+use crate::foreign::{Foreign, Sighting};
 use crate::http1::{self, Connection, Handle};
 use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, noting, server_name};
 use crate::reason::Reason;
@@ -209,16 +209,7 @@ fn tell(
     words: &str,
     claim: Option<&str>,
 ) {
-    let sighting = Sighting {
-        end: End::Outbound,
-        kind,
-        service: &spec.name,
-        peer: Peer::Endpoint(address),
-        address: None,
-        port: None,
-        identity: claim,
-        until: None,
-    };
+    let sighting = Sighting::met(kind, &spec.name, address, claim);
     identity.foreigners().saw(&sighting, SystemTime::now());
     let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
     tracing::warn!(service = %spec.name, endpoint = %address, expected, cause = kind.as_str(), claim, problem = words, "the handshake with a peer failed");

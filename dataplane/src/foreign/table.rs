@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -38,6 +38,47 @@ pub struct Sighting<'a> {
     pub identity: Option<&'a str>,
     /// When its kind is no longer let in.
     pub until: Option<SystemTime>,
+}
+
+impl<'a> Sighting<'a> {
+    /// Somebody came from this address.
+    pub fn came(
+        kind: Foreign,
+        service: &'a Arc<str>,
+        from: IpAddr,
+        port: Option<u16>,
+        identity: Option<&'a str>,
+    ) -> Self {
+        Self {
+            end: End::Inbound,
+            kind,
+            service,
+            peer: Peer::from_address(from),
+            address: Some(from.to_canonical()),
+            port,
+            identity,
+            until: None,
+        }
+    }
+
+    /// We went to this endpoint.
+    pub fn met(
+        kind: Foreign,
+        service: &'a Arc<str>,
+        at: SocketAddr,
+        identity: Option<&'a str>,
+    ) -> Self {
+        Self {
+            end: End::Outbound,
+            kind,
+            service,
+            peer: Peer::Endpoint(at),
+            address: None,
+            port: None,
+            identity,
+            until: None,
+        }
+    }
 }
 
 /// A foreign peer, and how often it was seen.

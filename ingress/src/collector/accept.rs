@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
-use weft_dataplane::foreign::{self, End, Foreigners, Sighting};
+use weft_dataplane::foreign::{Foreigners, Sighting};
 use weft_dataplane::identity::{PeerProblem, noting};
 use weft_dataplane::observe::metrics::COLLECTOR_CONNECTIONS_REFUSED;
 use weft_dataplane::plan::services::INGRESS;
@@ -124,16 +124,8 @@ fn stranger(
     let kind = PeerProblem::kind_of(problem.as_ref(), error);
     let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
     tracing::warn!(listener = "collector", peer = %address, cause = kind.as_str(), claim, problem = %words, "refused a peer");
-    let sighting = Sighting {
-        end: End::Inbound,
-        kind,
-        service: &Arc::from(INGRESS),
-        peer: foreign::Peer::from_address(address.ip()),
-        address: Some(address.ip().to_canonical()),
-        port,
-        identity: claim,
-        until: None,
-    };
+    let service = Arc::from(INGRESS);
+    let sighting = Sighting::came(kind, &service, address.ip(), port, claim);
     foreigners.saw(&sighting, SystemTime::now());
 }
 
