@@ -30,6 +30,9 @@ pub enum Retry {
     Settled,
     /// Provably not processed (connect failure, REFUSED_STREAM, beyond GOAWAY's last stream): any method may be repeated.
     NotProcessed,
+    /// Its connection ended in good order before it was processed (GOAWAY with NO_ERROR): nothing has failed, and the attempt
+    /// goes on over another connection. When that has been so too often, as [`Retry::NotProcessed`].
+    Departed,
     /// It may have been processed: only idempotent requests may be repeated.
     IfIdempotent,
 }
@@ -53,12 +56,30 @@ impl Error {
         }
     }
 
+    /// The same, but all that happened is that its connection ended in good order.
+    pub fn departed(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            retry: Retry::Departed,
+            ..Self::new(reason, detail)
+        }
+    }
+
     /// The same, but the endpoint may have processed the request.
     pub fn maybe_processed(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             retry: Retry::IfIdempotent,
             ..Self::new(reason, detail)
         }
+    }
+
+    /// Whether it speaks against the endpoint.
+    pub fn is_of_endpoint(&self) -> bool {
+        self.retry != Retry::Departed && self.reason.is_of_endpoint()
+    }
+
+    /// Whether the endpoint provably did not process the request.
+    pub fn is_not_processed(&self) -> bool {
+        matches!(self.retry, Retry::NotProcessed | Retry::Departed)
     }
 
     /// With a time after which the client may come back.

@@ -20,6 +20,7 @@ use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::window::{SPAN, Window};
+use crate::error::{Error, Retry};
 
 /// Waits before retries. Full jitter, because those who failed together must not come back together.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(250), 1.0);
@@ -29,6 +30,9 @@ const MOST_ATTEMPTS: u32 = 10;
 
 /// Endpoints that are remembered to have failed. Beyond them any may be picked again.
 const MOST_TRIED: usize = 8;
+
+/// So many connections may end in good order under one exchange before that takes a retry.
+const MOST_GOODBYES: u32 = 3;
 
 /// However long an endpoint asks us to wait, we take it for no longer than this.
 const MOST_PUSHBACK: Duration = Duration::from_secs(30);
@@ -295,6 +299,8 @@ pub(crate) struct Tried {
     /// The endpoints, the first of them.
     endpoints: [u64; MOST_TRIED],
     count: u32,
+    /// Connections that ended in good order before they had begun with it.
+    goodbyes: u32,
 }
 
 impl Tried {
@@ -306,6 +312,14 @@ impl Tried {
     /// How many they are.
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether the attempt that ended so goes on over another connection, because all that happened is that its own ended in
+    /// good order. That is no failure, so it takes no retry and none of the budget (gRPC A6, transparent retries).
+    pub(crate) fn goes_on_after(&mut self, error: &Error) -> bool {
+        let goes_on = error.retry == Retry::Departed && self.goodbyes < MOST_GOODBYES;
+        self.goodbyes += u32::from(goes_on);
+        goes_on
     }
 
     /// One more, at this endpoint.
@@ -373,6 +387,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::reason::Reason;
 
     fn limits() -> Limits {
         let mut problems = Problems::new();
@@ -392,6 +407,19 @@ mod tests {
         (10..20).for_each(|endpoint| tried.add(endpoint));
         assert_eq!(tried.endpoints(), [7, 3, 10, 11, 12, 13, 14, 15]);
         assert_eq!(tried.count(), 12);
+    }
+
+    #[test]
+    fn goodbyes_take_no_retry_until_there_are_too_many() {
+        let mut tried = Tried::default();
+        let goodbye = Error::departed(Reason::UpstreamReset, "GOAWAY");
+        let refused = Error::not_processed(Reason::UpstreamReset, "REFUSED_STREAM");
+        assert!(!tried.goes_on_after(&refused));
+        for _ in 0..MOST_GOODBYES {
+            assert!(tried.goes_on_after(&goodbye));
+        }
+        assert!(!tried.goes_on_after(&goodbye));
+        assert_eq!(tried.count(), 0);
     }
 
     fn take_all(budget: &Budget, now: Instant) -> usize {

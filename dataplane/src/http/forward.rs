@@ -56,7 +56,11 @@ pub(crate) async fn forward(
     let wired = core.wired(cluster, site);
     let upload = match std::mem::take(&mut request.body) {
         Body::Empty => None,
-        body => Some(Replay::new(body, cluster.spec.retry.attempts > 0)),
+        body => {
+            // HTTP/2 says which requests it has not begun when a connection ends: that takes no attempt.
+            let keep = cluster.spec.retry.attempts > 0 || cluster.spec.speaks == Speaks::Http2;
+            Some(Replay::new(body, keep))
+        }
     };
     let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
     let authority = &request.head.authority;
@@ -154,7 +158,7 @@ struct Terms {
 fn outcome(attempted: &Result<Beginning, Error>) -> Option<Outcome> {
     match attempted {
         Ok(beginning) => beginning.outcome,
-        Err(error) => (error.reason.is_of_endpoint() || error.reason == Reason::NoEndpoints)
+        Err(error) => (error.is_of_endpoint() || error.reason == Reason::NoEndpoints)
             .then_some(Outcome::LocalFailure),
     }
 }
@@ -248,6 +252,12 @@ async fn attempts(
         until = timer
             .deadline()
             .map_or(until, tokio::time::Instant::into_std);
+        if let Err(error) = &outcome
+            && upload.is_none_or(Replay::is_repeatable)
+            && tried.goes_on_after(error)
+        {
+            continue;
+        }
         let chance = Chance {
             retries,
             is_retry: carried.terms.is_retry,
@@ -313,10 +323,7 @@ fn fared(attempt: &Result<Answered, Error>, head: &Head) -> Option<Outcome> {
     match attempt {
         // A call that goes on has been answered.
         Ok(answered) => Some(answered.outcome(head).unwrap_or(Outcome::Success)),
-        Err(error) => error
-            .reason
-            .is_of_endpoint()
-            .then_some(Outcome::LocalFailure),
+        Err(error) => error.is_of_endpoint().then_some(Outcome::LocalFailure),
     }
 }
 
@@ -372,7 +379,7 @@ fn judge(
         }
         Err(error) => {
             let now = Instant::now();
-            let is_to_blame = error.reason.is_of_endpoint()
+            let is_to_blame = error.is_of_endpoint()
                 || (error.reason == Reason::DeadlineExceeded
                     && deadline.blames(now.saturating_duration_since(began)));
             if is_to_blame {
@@ -450,7 +457,7 @@ fn decide(
     let harmless = match failure.error.retry {
         Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
-        Retry::NotProcessed => true,
+        Retry::NotProcessed | Retry::Departed => true,
         Retry::IfIdempotent => head.is_idempotent() || head.headers.contains_key("idempotency-key"),
     };
     if !harmless || policy.attempts == 0 {

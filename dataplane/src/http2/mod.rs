@@ -179,7 +179,12 @@ pub(crate) fn failure(error: &h2::Error, peer: Peer) -> Error {
         };
     }
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    if error.is_remote() && (refused || error.is_go_away()) {
+    if error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) {
+        Error::departed(
+            Reason::UpstreamReset,
+            format!("the endpoint ended the connection: {error}"),
+        )
+    } else if error.is_remote() && (refused || error.is_go_away()) {
         // RFC 9113 §8.7: a refused stream, and one beyond GOAWAY's last stream, was not processed.
         Error::not_processed(
             Reason::UpstreamReset,

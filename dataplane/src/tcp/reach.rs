@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, connect};
 use crate::core::Core;
 use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
-use crate::error::{Error, Retry};
+use crate::error::Error;
 use crate::gate::Slot;
 use crate::http1::Peer;
 use crate::http2::{Received, client::Room, failure};
@@ -116,7 +116,10 @@ async fn attempts(
                 .record(&mut flight, outcome, Instant::now(), random);
         }
         let error = failed.error();
-        if error.retry != Retry::NotProcessed
+        if tried.goes_on_after(&error) {
+            continue;
+        }
+        if !error.is_not_processed()
             || tried.count() >= spec.retry.attempts
             || !cluster.budget.take(&spec.retry.limits, Instant::now())
         {
@@ -145,8 +148,8 @@ impl Failed {
     /// What that says of the endpoint.
     fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Here(error) if error.reason.is_of_endpoint() => Some(Outcome::LocalFailure),
-            Self::There(error) if error.reason.is_of_endpoint() => Some(Outcome::RemoteFailure),
+            Self::Here(error) if error.is_of_endpoint() => Some(Outcome::LocalFailure),
+            Self::There(error) if error.is_of_endpoint() => Some(Outcome::RemoteFailure),
             _ => None,
         }
     }
