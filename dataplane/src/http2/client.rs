@@ -17,11 +17,11 @@ use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::pressure::{Pressure, Windows};
 use super::watch::Watch;
-use super::{Coalesce, Flusher, Received, failure};
+use super::{Coalesce, Flusher, Received, failure, length_value};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, connect, departure};
@@ -653,7 +653,7 @@ fn request(head: &Head, length: Length, tls: bool, told: &Told<'_>) -> Result<Re
     if let Length::Exact(length) = length {
         request
             .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            .insert(CONTENT_LENGTH, length_value(length));
     }
     Ok(request)
 }

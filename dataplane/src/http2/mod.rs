@@ -3,17 +3,19 @@
 pub mod client;
 mod coalesce;
 mod frames;
+mod lanes;
 mod pressure;
 mod resets;
 pub mod server;
 mod watch;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use h2::RecvStream;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 pub(crate) use coalesce::{Coalesce, Flusher};
 pub(crate) use pressure::Pressure;
@@ -158,6 +160,24 @@ impl Drop for Received {
             self.pressure.left(self.stream.stream_id().as_u32(), unread);
         }
     }
+}
+
+/// Lengths whose spelling a thread remembers: most bodies are as long as some other was.
+const SPELLED: usize = 64;
+
+thread_local! {
+    static LENGTHS: RefCell<[Option<(u64, HeaderValue)>; SPELLED]> =
+        const { RefCell::new([const { None }; SPELLED]) };
+}
+
+/// A `content-length`. HTTP/2 takes a value and not bytes, and each new one would be allocated twice.
+fn length_value(length: u64) -> HeaderValue {
+    LENGTHS.with_borrow_mut(|lengths| {
+        match &mut lengths[length as usize % SPELLED] {
+            Some((spelled, value)) if *spelled == length => value.clone(),
+            slot => slot.insert((length, HeaderValue::from(length))).1.clone(),
+        }
+    })
 }
 
 /// What an error of h2 means to an exchange.

@@ -21,9 +21,10 @@ use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, Sta
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::lanes::{Job, Running};
 use super::pressure::{Pressure, Windows};
 use super::resets::Resets;
-use super::{Coalesce, Received};
+use super::{Coalesce, Received, length_value};
 use crate::accept::Io;
 use crate::body::{Body, Length};
 use crate::core::Seat;
@@ -122,7 +123,12 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                             ref method => {
                                 let is_head = method == Method::HEAD;
                                 let request = received(request, &caller, &pressure);
-                                Either::Left(stream(caller, request, is_head, respond))
+                                Either::Left(Running::new(Job {
+                                    caller,
+                                    request,
+                                    is_head,
+                                    respond,
+                                }))
                             }
                         });
                         progressed = true;
@@ -266,12 +272,13 @@ fn received(
 /// One exchange. Whatever goes wrong ends this stream only.
 ///
 /// What needs no waiting is done by functions beside this one: a future has room for all that lives in it.
-async fn stream(
-    caller: Rc<Caller>,
-    mut request: Result<Request, Error>,
-    is_head: bool,
-    respond: SendResponse<Bytes>,
-) -> Ended {
+pub(super) async fn stream(job: Job) -> Ended {
+    let Job {
+        caller,
+        mut request,
+        is_head,
+        respond,
+    } = job;
     let Some(parted) = exchanged(&caller, &mut request, is_head, respond).await else {
         return Ended::Whole;
     };
@@ -456,7 +463,7 @@ fn begin(
     } = answer;
     let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !bodiless && let Length::Exact(length) = body.length() {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CONTENT_LENGTH, length_value(length));
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
