@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::harness::process::WEFT;
+use crate::harness::told::WEFT;
 
 /// The processes of this machine whose environment names our directory.
 fn processes_of(directory: &str) -> BTreeSet<String> {
