@@ -197,19 +197,6 @@ fn words_use_words_only() {
 }
 
 #[test]
-fn only_one_place_makes_an_answer_of_ours() {
-    let made = lines_with(
-        &["dataplane/src", "sidecar/src", "ingress/src"],
-        &["ours: true"],
-        &[],
-    );
-    assert!(!made.is_empty());
-    for line in made {
-        assert!(line.starts_with("dataplane/src/http/answer.rs:"), "{line}");
-    }
-}
-
-#[test]
 fn only_the_configuration_reads_the_environment() {
     let needles = ["env::var", "env::vars", "option_env!"];
     let wrong = lines_with(EVERYTHING, &needles, &["runtime/src/config/env.rs"]);

@@ -3,7 +3,7 @@
 //! Every step waits for conditions, each with a deadline, and ends in an entry of the ledger: the evidence, or what was
 //! seen instead. A step that fails does not stop the story; the next one is told all the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -450,23 +450,7 @@ impl Story<'_> {
     async fn plaintext_is_refused(&self) -> Seen {
         let host = *self.orders().first().ok_or("orders has no replica")?;
         let address = (host, self.mesh.ports.inbound);
-        let talk = async {
-            let mut stream = TcpStream::connect(address).await?;
-            stream
-                .write_all(b"GET /orders/42 HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
-                .await?;
-            let mut answer = Vec::new();
-            stream.take(4_096).read_to_end(&mut answer).await?;
-            std::io::Result::Ok(answer)
-        };
-        match tokio::time::timeout(ASK, talk).await {
-            Ok(Ok(answer)) if answer.windows(5).any(|w| w == b" 200 ") => {
-                Err(format!("{host} answered a plaintext request"))
-            }
-            // Closed, reset, or an answer that is none: refused.
-            Ok(_) => Ok(format!("{host} refuses plaintext")),
-            Err(_) => Err(format!("{host} leaves a plaintext request hanging")),
-        }
+        refuses_plaintext(address.into()).await
     }
 
     // What the steps are made of.
@@ -539,6 +523,33 @@ async fn until<T>(deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) 
         }
     };
     tokio::time::timeout(deadline, looking).await.ok()
+}
+
+/// That whoever listens there takes a connection, and then nothing in plaintext that comes over it. Where nobody listens,
+/// nothing is refused.
+async fn refuses_plaintext(address: SocketAddr) -> Seen {
+    let host = address.ip();
+    let connected = tokio::time::timeout(ASK, TcpStream::connect(address)).await;
+    let mut stream = connected
+        .map_err(std::io::Error::from)
+        .flatten()
+        .map_err(|error| format!("{host} cannot be asked in plaintext: {error}"))?;
+    let talk = async {
+        stream
+            .write_all(b"GET /orders/42 HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut answer = Vec::new();
+        stream.take(4_096).read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    match tokio::time::timeout(ASK, talk).await {
+        Ok(Ok(answer)) if answer.starts_with(b"HTTP/") => {
+            Err(format!("{host} answered a plaintext request"))
+        }
+        // Closed, reset, or the alert of TLS: refused.
+        Ok(_) => Ok(format!("{host} refuses plaintext")),
+        Err(_) => Err(format!("{host} leaves a plaintext request hanging")),
+    }
 }
 
 /// A token for each of so many callers.
@@ -643,6 +654,40 @@ mod tests {
             let seen = refusal(&given, StatusCode::UNAUTHORIZED, "token_missing");
             assert_eq!(seen.as_deref().map_err(String::as_str), expected);
         }
+    }
+
+    /// What [`refuses_plaintext`] says of a listener that takes one connection and says this, if it takes any.
+    async fn asked_in_plaintext(answer: Option<&'static [u8]>) -> Seen {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let Some(answer) = answer else {
+            drop(listener);
+            return refuses_plaintext(address).await;
+        };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let _ = stream.write_all(answer).await;
+        };
+        tokio::join!(serve, refuses_plaintext(address)).1
+    }
+
+    #[tokio::test]
+    async fn plaintext_is_refused_only_by_who_takes_a_connection_and_answers_nothing() {
+        assert!(asked_in_plaintext(Some(b"")).await.is_ok());
+        assert!(
+            asked_in_plaintext(Some(b"\x15\x03\x03\0\x02\x02\x28"))
+                .await
+                .is_ok()
+        );
+        for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 403 Forbidden\r\n\r\n"] {
+            let wrong = asked_in_plaintext(Some(answer.as_bytes()))
+                .await
+                .unwrap_err();
+            assert!(wrong.contains("answered a plaintext request"), "{wrong}");
+        }
+        let wrong = asked_in_plaintext(None).await.unwrap_err();
+        assert!(wrong.contains("cannot be asked"), "{wrong}");
     }
 
     fn view(certificates: &[(&str, &str)]) -> View {

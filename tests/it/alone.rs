@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -23,6 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::harness::certs::{Authority, DOMAIN, service};
+use crate::harness::process::assert_never_panicked;
+use crate::harness::told::{WEFT, left_out};
 
 /// How long anything may take that must happen. Long, because a busy machine is slow; nobody waits for it when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,6 +81,25 @@ impl Host {
             directory: tempfile::tempdir().unwrap(),
             _claim: claim,
         }
+    }
+
+    /// The one loopback address of IPv6, once it is ours. `None` where there is none: the test is left out.
+    pub(crate) async fn v6() -> Option<Self> {
+        let ip = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        if TcpListener::bind((ip, 0)).is_err() {
+            left_out("this machine does not have ::1");
+            return None;
+        }
+        let claim = until("others to leave ::1", async || {
+            TcpListener::bind((ip, CLAIM)).ok()
+        })
+        .await;
+        Some(Self {
+            ip,
+            admin: ADMIN,
+            directory: tempfile::tempdir().unwrap(),
+            _claim: claim,
+        })
     }
 
     /// The same address with another admin port and directory, for a second process.
@@ -171,7 +193,8 @@ impl Host {
         let name = format!("{}-{}.log", arguments[0], fastrand::u32(..));
         let log = self.directory().join(name);
         let output = File::create(&log).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weft"))
+        let log = File::open(&log).unwrap();
+        let mut child = Command::new(WEFT.as_str())
             .args(arguments)
             .arg("--config")
             .arg(self.directory().join("weft.yaml"))
@@ -217,8 +240,14 @@ pub(crate) const IDENTITY: &str = "identity: { cert: own.pem, key: own.key, bund
 pub(crate) struct Running {
     child: Child,
     _input: Option<ChildStdin>,
-    log: PathBuf,
+    log: File,
     admin: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        assert_never_panicked("the process", &self.log_text());
+    }
 }
 
 impl Running {
@@ -282,6 +311,12 @@ impl Running {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Asks it to drain and end.
+    pub(crate) fn terminate(&self) {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::TERM).unwrap();
+    }
+
     /// Ends it and waits for that.
     pub(crate) async fn kill(mut self) {
         let _: io::Result<()> = self.child.kill().await;
@@ -301,15 +336,13 @@ impl Running {
         );
         let live = get(self.admin, "/live").await;
         assert!(live.is_ok_and(|reply| reply.status == 200));
-        assert!(
-            !self.log_text().contains("panicked"),
-            "a thread panicked:\n{}",
-            self.log_text()
-        );
+        assert_never_panicked("the process", &self.log_text());
     }
 
+    /// All that it wrote, also when its host and the host's directory have gone before it.
     pub(crate) fn log_text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        let log = std::os::fd::AsRawFd::as_raw_fd(&self.log);
+        std::fs::read_to_string(format!("/proc/self/fd/{log}")).unwrap()
     }
 
     /// Waits for a line of the log in which these fields have these values, whole or as part of a longer text.

@@ -16,8 +16,8 @@ use rustls::ClientConfig;
 
 use crate::harness::certs::nobody;
 use crate::harness::client::whole;
-use crate::harness::process::{Process, told};
-use crate::harness::{Behaviour, Client, Mesh, Service, Wire, mesh::sample, soon, within};
+use crate::harness::told::told;
+use crate::harness::{Behaviour, Client, Mesh, Process, Service, Wire, mesh::sample, soon, within};
 
 /// Without `WEFT_CHURN`.
 const SHORT: Duration = Duration::from_secs(25);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use http::Request;
+use rustix::process::Signal;
 
 use crate::harness::client::whole;
 use crate::harness::{Load, Mesh, Service, eventually};
@@ -61,7 +62,10 @@ async fn the_collector_counts_every_exchange_once() {
     })
     .await;
     // Some reports later it is still the same.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let caller = mesh.replica("storefront", 0).host;
+    let (taken, of) = ("weft_reports_total", ["result=\"taken\""]);
+    let before = mesh.metric(caller, taken, &of).await;
+    mesh.metric_reaches(caller, taken, &of, before + 3.0).await;
     assert_eq!(edge(&mesh).await, Some(50));
 }
 
@@ -85,6 +89,29 @@ async fn without_the_collector_exchanges_go_on_and_totals_never_go_back() {
         before = now;
         load.more(5).await;
     }
+    load.stop().await.assert_all_answered();
+}
+
+/// It takes connections and reports, and says nothing: reports are late, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_slows_no_exchange_and_fails_none() {
+    let mesh = reporting().await;
+    let load = load(&mesh);
+    load.more(50).await;
+    load.slowest();
+    load.more(300).await;
+    let calm = load.slowest();
+    let caller = mesh.replica("storefront", 0).host;
+    let (failed, of) = ("weft_reports_total", ["result=\"failed\""]);
+    mesh.ingress().signal(Signal::STOP);
+    // Long enough for reports to be given up, one after the other.
+    mesh.metric_reaches(caller, failed, &of, 2.0).await;
+    let hung = load.slowest();
+    mesh.ingress().signal(Signal::CONT);
+    // Whoever waited for a report would have waited for seconds.
+    let most = Duration::from_secs(1).max(calm * 4);
+    assert!(hung < most, "{hung:?}, and {calm:?} before");
+    eventually("the collector counts again", async || edge(&mesh).await).await;
     load.stop().await.assert_all_answered();
 }
 

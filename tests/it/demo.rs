@@ -1,66 +1,229 @@
-//! The demo keeps its promises, and leaves nothing behind.
+//! The demo keeps its promises, says when it did not, and leaves nothing behind. It needs no privileges: where root runs the
+//! tests, somebody else runs the demo.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::harness::process::WEFT;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
-/// The processes of this machine whose environment names our directory.
-fn processes_of(directory: &str) -> BTreeSet<String> {
-    let entries = std::fs::read_dir("/proc").unwrap();
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let environment = std::fs::read(entry.path().join("environ")).ok()?;
-            String::from_utf8_lossy(&environment)
-                .contains(directory)
-                .then(|| entry.file_name().to_string_lossy().into_owned())
-        })
-        .collect()
+use crate::harness::told::WEFT;
+use crate::harness::tools::{program, says};
+
+/// The user without any privileges, and without a home.
+const NOBODY: u32 = 65_534;
+/// How long a demo may take from beginning to end.
+const WHOLE: Duration = Duration::from_secs(180);
+
+/// A running demo, and all that it has said.
+struct Demo {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    said: String,
+    /// Everything that it writes goes there, and its children inherit the name: the mark by which they are found.
+    directory: TempDir,
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("weft-it-demo-")
+            .tempdir()
+            .unwrap();
+        let path = directory.path();
+        let mut command = if rustix::process::geteuid().is_root() {
+            // Where the binary is, others may have no access.
+            let weft = path.join("weft");
+            std::fs::copy(WEFT.as_str(), &weft).unwrap();
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            let nobody = NOBODY.to_string();
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
+                .args(["--no-new-privs", "--"])
+                .arg(weft);
+            command
+        } else {
+            Command::new(WEFT.as_str())
+        };
+        std::fs::create_dir(path.join("tmp")).unwrap();
+        std::fs::set_permissions(
+            path.join("tmp"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o777),
+        )
+        .unwrap();
+        let mut child = command
+            .arg("demo")
+            .args(arguments)
+            .current_dir(path)
+            .env("HOME", path)
+            .env("TMPDIR", path.join("tmp"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            child,
+            lines,
+            said: String::new(),
+            directory,
+        }
+    }
+
+    /// Reads on until a line begins with this, and gives it.
+    async fn line(&mut self, start: &str) -> String {
+        let reading = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                self.said.push_str(&line);
+                self.said.push('\n');
+                if line.starts_with(start) {
+                    return line;
+                }
+            }
+            panic!("it ended without {start:?}:\n{}", self.said);
+        };
+        tokio::time::timeout(WHOLE, reading).await.expect(start)
+    }
+
+    /// Reads on to its end.
+    async fn end(&mut self) -> ExitStatus {
+        let ending = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                self.said.push_str(&line);
+                self.said.push('\n');
+            }
+            self.child.wait().await.unwrap()
+        };
+        let ended = tokio::time::timeout(WHOLE, ending).await;
+        ended.expect("the demo ends")
+    }
+
+    /// The marks of the summary: `yes`, `NO` or `-`, and what for.
+    fn marks(&self) -> Vec<&str> {
+        let (_, summary) = self.said.split_once("What was shown:").expect("a summary");
+        let lines = summary.lines().filter_map(|line| line.strip_prefix("  "));
+        lines.filter(|line| !line.starts_with(' ')).collect()
+    }
+
+    /// The processes of this machine that are of this demo.
+    fn processes(&self) -> BTreeSet<i32> {
+        let mark = self.directory.path().to_str().unwrap();
+        let is_ours = |entry: &Path| {
+            let environment = std::fs::read(entry.join("environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(mark)
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let ours = entries.filter(|entry| is_ours(&entry.path()));
+        ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    fn assert_nothing_is_left(&self) {
+        let tmp = self.directory.path().join("tmp");
+        let left: Vec<_> = std::fs::read_dir(tmp).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(self.processes(), BTreeSet::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unattended_demo_shows_everything_and_leaves_nothing_behind() {
-    let directory = tempfile::Builder::new()
-        .prefix("weft-it-demo-")
-        .tempdir()
-        .unwrap();
-    let path = directory.path().to_str().unwrap().to_owned();
-    let mut command = tokio::process::Command::new(WEFT.as_str());
-    command
-        .args(["demo", "--for", "30s"])
-        // Everything that it writes goes there, and its children inherit the mark.
-        .env("TMPDIR", &path)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(Duration::from_secs(180), command.output())
-        .await
-        .expect("the demo ends by itself")
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut demo = Demo::start(&["--for", "30s"]);
+    let status = demo.end().await;
+    assert!(status.success(), "{}", demo.said);
+    let marks = demo.marks();
+    assert_eq!(marks.len(), 11, "{}", demo.said);
+    for mark in marks {
+        assert!(mark.starts_with("yes"), "{}", demo.said);
+    }
+    demo.assert_nothing_is_left();
+}
+
+/// Everything that it prints to be tried by hand is tried; and it stays until somebody says Ctrl-C.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_demo_says_to_try_by_hand_works_until_it_is_interrupted() {
+    let (Some(curl), Some(sh)) = (program("curl", "curl"), program("sh", "dash")) else {
+        return;
+    };
+    let mut demo = Demo::start(&[]);
+    let url = async |demo: &mut Demo, what: &str| {
+        let line = demo.line(&format!("  {what} ")).await;
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http"));
+        url.unwrap().to_owned()
+    };
+    let gateway = url(&mut demo, "the gateway").await;
+    let admin = url(&mut demo, "its admin pages").await;
+    let sidecar = url(&mut demo, "a sidecar's").await;
+    let token = demo.line("TOKEN=").await;
+    let mut shown = Vec::new();
+    for _ in 0..3 {
+        let line = demo.line("curl ").await;
+        let script = format!("{token}\n{line} -m 60 -w '\\n%{{http_code}}'");
+        shown.push(says(&sh, &["-c", &script], "").await);
+    }
+    let [with_token, without, mesh] = &shown[..] else {
+        unreachable!()
+    };
+    assert!(with_token.ends_with("\n200"), "{with_token}");
+    assert!(with_token.contains("orders"), "{with_token}");
+    assert!(without.ends_with("\n401"), "{without}");
+    assert!(without.contains("token_missing"), "{without}");
+    assert!(mesh.ends_with("\n200"), "{mesh}");
+    assert!(mesh.contains("storefront"), "{mesh}");
+    for (page, code) in [(gateway, "401"), (admin, "200"), (sidecar, "200")] {
+        let arguments = ["-s", "-o", "/dev/null", "-w", "%{http_code}", &page];
+        assert_eq!(says(&curl, &arguments, "").await, code, "{page}");
+    }
+
+    let pid = demo.child.id().and_then(|id| i32::try_from(id).ok());
+    kill_process(pid.and_then(Pid::from_raw).unwrap(), Signal::INT).unwrap();
+    let status = demo.end().await;
+    assert_eq!(status.code(), Some(0), "{}", demo.said);
+    let marks = demo.marks();
+    assert!(marks[0].starts_with("yes"), "{}", demo.said);
     assert!(
-        output.status.success(),
-        "{said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
+        marks.iter().all(|mark| !mark.starts_with("NO")),
+        "{}",
+        demo.said
     );
-    let (_, summary) = said.split_once("What was shown:").expect("a summary");
-    let marks: Vec<&str> = summary
-        .lines()
-        .filter_map(|line| line.strip_prefix("  "))
-        .filter(|line| !line.starts_with(' '))
+    demo.assert_nothing_is_left();
+}
+
+/// What it promises is not taken for shown: without its CA the demo says what did not hold, and fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_ca_dies_says_what_did_not_hold_and_fails() {
+    let mut demo = Demo::start(&["--for", "20s"]);
+    demo.line("TOKEN=").await;
+    let is_ca = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.windows(9).any(|part| part == b"\0ca\0serve")
+    };
+    let ca = demo.processes().into_iter().find(is_ca).expect("a CA");
+    kill_process(Pid::from_raw(ca).unwrap(), Signal::KILL).unwrap();
+    let status = demo.end().await;
+    assert_eq!(status.code(), Some(1), "{}", demo.said);
+    let broken: Vec<&str> = demo
+        .marks()
+        .into_iter()
+        .filter(|mark| mark.starts_with("NO"))
         .collect();
-    assert_eq!(marks.len(), 11, "{summary}");
     assert!(
-        marks.iter().all(|mark| mark.starts_with("yes")),
-        "{summary}"
+        broken
+            .iter()
+            .any(|mark| mark.contains("certificate is renewed")),
+        "{}",
+        demo.said
     );
-    assert_eq!(
-        std::fs::read_dir(&path).unwrap().count(),
-        0,
-        "files are left in {path}"
-    );
-    assert_eq!(processes_of(&path), BTreeSet::new());
+    assert!(demo.said.contains("ca ended (signal: 9"), "{}", demo.said);
+    assert_eq!(demo.processes(), BTreeSet::new());
 }

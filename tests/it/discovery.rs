@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::told::at_most;
 use crate::harness::{Load, Mesh, Mood, Service, eventually, within};
 
 /// `orders` with this many replicas, and a load on it.
@@ -107,24 +108,18 @@ async fn a_new_replica_is_used_soon_and_a_removed_one_left_whatever_the_ttl() {
     let number = mesh.add_replica("orders").await;
     let host = mesh.replica("orders", number).host;
     mesh.dns.add("orders", host);
-    // Five seconds are promised; the rest is for a machine that is busy with other things.
-    within(
-        Duration::from_secs(10),
-        "the new replica is used",
-        async || (mesh.origin("orders", number).total() > 0).then_some(()),
-    )
+    let soon = at_most(Duration::from_secs(5), Duration::from_secs(10));
+    within(soon, "the new replica is used", async || {
+        (mesh.origin("orders", number).total() > 0).then_some(())
+    })
     .await;
 
     let old = mesh.replica("orders", 0).host;
     mesh.dns.remove("orders", old);
-    within(
-        Duration::from_secs(10),
-        "the old replica is left",
-        async || {
-            let page = mesh.page(mesh.ingress_host(), "/endpoints").await.text();
-            (!page.contains(&format!("{old}:"))).then_some(())
-        },
-    )
+    within(soon, "the old replica is left", async || {
+        let page = mesh.page(mesh.ingress_host(), "/endpoints").await.text();
+        (!page.contains(&format!("{old}:"))).then_some(())
+    })
     .await;
     load.more(8).await;
     mesh.origin("orders", 0).forget();

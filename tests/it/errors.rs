@@ -23,13 +23,17 @@ enum Provoke {
     Sidecar(&'static str),
     /// The same, with no time left for it.
     Hurried(&'static str),
+    /// The same, with a body that does not go on.
+    Stalled(&'static str),
+    /// A request by a member of the mesh to a sidecar that drains, and whose app has ended before it.
+    Leaving,
     /// Not at all here, because of this.
     Cannot(&'static str),
 }
 
 /// One arm for each reason: a new one does not compile until somebody says how it comes about.
 fn provocation(reason: Reason) -> Provoke {
-    use Provoke::{Bytes, Cannot, Gateway, Hurried, Sidecar};
+    use Provoke::{Bytes, Cannot, Gateway, Hurried, Leaving, Sidecar, Stalled};
     let head = |line: &str, rest: &str| {
         Bytes(format!("{line} HTTP/1.1\r\nhost: api.example\r\n{rest}\r\n").into_bytes())
     };
@@ -49,9 +53,7 @@ fn provocation(reason: Reason) -> Provoke {
         Reason::HeadTooLarge => head("GET /", &format!("x: {}\r\n", "y".repeat(70_000))),
         Reason::TargetTooLong => head(&format!("GET /{}", "x".repeat(17_000)), ""),
         Reason::HeadTimeout => Bytes(b"GET / HTTP/1.1\r\nhost: api.ex".to_vec()),
-        Reason::BodyTimeout => Cannot(
-            "a body may rest for five minutes, and then the exchange is cut without an answer",
-        ),
+        Reason::BodyTimeout => Stalled("slow"),
         Reason::ExpectationUnknown => head("GET /", "expect: miracles\r\n"),
         Reason::VersionUnsupported => {
             Bytes(b"GET / HTTP/1.2\r\nhost: api.example\r\n\r\n".to_vec())
@@ -86,14 +88,12 @@ fn provocation(reason: Reason) -> Provoke {
         Reason::UpstreamReset => Sidecar("resetting"),
         Reason::UpstreamMalformed => Sidecar("babbling"),
         Reason::UpstreamTimeout => Sidecar("slow"),
-        Reason::Draining => {
-            Cannot("new connections are not taken while draining, and exchanges in hand end well")
-        }
+        Reason::Draining => Leaving,
         Reason::DeadlineExceeded => Hurried("plain"),
         // Of this process's own limit nobody is told: a connection beyond it is closed unread, because an answer would
         // cost what the limit saves.
         Reason::TooManyConnections => Sidecar("crowded"),
-        Reason::Internal => Cannot("it takes a fault of ours"),
+        Reason::Internal => Cannot("it takes a fault of ours: dataplane/src/http/answer.rs"),
     }
 }
 
@@ -102,6 +102,10 @@ struct Scene {
     host: Host,
     sidecar: Running,
     ingress: Running,
+    /// A sidecar that drains, without an app, and how members of the mesh come in.
+    leaving: Running,
+    mesh: Way,
+    _left: Host,
     _edge: Host,
     _origins: Vec<Origin>,
     _silent: TcpListener,
@@ -227,10 +231,23 @@ impl Scene {
             .ask("GET /limited/x", &[("host", "x")], "")
             .await;
         assert_eq!(limited.status, 200);
+        let left = Host::new();
+        left.identify(&mesh, "orders");
+        left.configure(&format!(
+            "{IDENTITY}drain: {{ delay: 10m }}\nservices: {{ orders: {{ port: {} }} }}\n",
+            left.app().port()
+        ));
+        let leaving = left.sidecar("orders").await;
+        leaving.terminate();
+        leaving.logged(&[("message", "draining")]).await;
+        let member = mesh.leaf(&service("storefront")).client(&["http/1.1"]);
         let mut scene = Self {
             host,
             sidecar,
             ingress,
+            leaving,
+            mesh: Way::Tls(left.mesh(), member),
+            _left: left,
             _edge: edge,
             _origins: origins,
             _silent: silent,
@@ -275,6 +292,17 @@ impl Scene {
                     .ask("GET /x", &fields, "")
                     .await
             }
+            Provoke::Stalled(name) => {
+                fields.extend([("host", *name), ("content-length", "100")]);
+                // Sends what it is given and no more.
+                Way::Plain(self.host.outbound())
+                    .ask("POST /x", &fields, "")
+                    .await
+            }
+            Provoke::Leaving => {
+                fields.push(("host", "orders"));
+                self.mesh.ask("GET /x", &fields, "").await
+            }
             Provoke::Cannot(why) => unreachable!("{why}"),
         }
     }
@@ -282,7 +310,8 @@ impl Scene {
     /// The process that answers, and how often it did so for this reason.
     async fn answers(&self, provoke: &Provoke, reason: Reason) -> f64 {
         let process = match provoke {
-            Provoke::Sidecar(_) | Provoke::Hurried(_) => &self.sidecar,
+            Provoke::Sidecar(_) | Provoke::Hurried(_) | Provoke::Stalled(_) => &self.sidecar,
+            Provoke::Leaving => &self.leaving,
             _ => &self.ingress,
         };
         process
@@ -347,7 +376,7 @@ async fn every_reason_has_its_status_its_problem_and_its_count() {
     }
     assert_eq!(
         shown,
-        Reason::ALL.len() - 5,
+        Reason::ALL.len() - 3,
         "some cannot be shown any more"
     );
     scene.ingress.assert_alive().await;

@@ -56,7 +56,7 @@ impl Ca {
     }
 
     async fn command(&self, arguments: &[&str]) -> Output {
-        let run = Command::new(env!("CARGO_BIN_EXE_weft"))
+        let run = Command::new(crate::harness::told::WEFT.as_str())
             .arg("ca")
             .args(arguments)
             .arg("--config")

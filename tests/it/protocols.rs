@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, watch};
 
 use crate::harness::client::{piped, whole};
-use crate::harness::{Behaviour, Client, Mesh, Service, Wire, soon};
+use crate::harness::{Behaviour, Client, Mesh, Service, Wire, settled, soon};
 use crate::websocket::H2;
 
 /// `orders` behind the ingress, and `storefront`, whose app calls it by its sidecar.
@@ -615,16 +616,22 @@ async fn a_large_upload_streams_through_as_fast_as_the_app_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_download_streams_through_as_fast_as_the_client_reads() {
-    let mesh = doing(Behaviour::script(async |mut wire| {
-        wire.head().await;
-        wire.write(format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"
-        ))
-        .await;
-        let piece = vec![b'x'; 64 << 10];
-        for _ in 0..LARGE / piece.len() {
-            if wire.try_write(&piece).await.is_err() {
-                return;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let written = Arc::clone(&sent);
+    let mesh = doing(Behaviour::script(move |mut wire| {
+        let written = Arc::clone(&written);
+        async move {
+            wire.head().await;
+            wire.write(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"
+            ))
+            .await;
+            let piece = vec![b'x'; 64 << 10];
+            for _ in 0..LARGE / piece.len() {
+                if wire.try_write(&piece).await.is_err() {
+                    return;
+                }
+                written.fetch_add(piece.len(), Ordering::Relaxed);
             }
         }
     }))
@@ -636,8 +643,9 @@ async fn a_large_download_streams_through_as_fast_as_the_client_reads() {
     let mut client = Wire::connect(mesh.public()).await;
     client.write(GET).await;
     assert_eq!(soon("a head", client.head()).await.unwrap().status(), 200);
-    // Nobody reads for a while; whoever buffers does it now.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Nobody reads; whoever buffers does it now.
+    settled(&sent).await;
+    assert!(sent.load(Ordering::Relaxed) < LARGE);
     assert_small(&mesh, before);
     let mut count = client.read.len();
     client.read.clear();

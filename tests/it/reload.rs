@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-use crate::harness::process::told;
+use crate::harness::told::is_strict;
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
 
 async fn generation(mesh: &Mesh, host: std::net::IpAddr) -> f64 {
@@ -247,12 +247,11 @@ const RELOADS: u64 = 500;
 /// How many of them follow one another before there is a rest of the same length.
 const PHASE: u64 = 25;
 
-/// Where `WEFT_TIMES` is set, on a machine of its own and with an optimised binary, the file also rests for as long as it
-/// changes, in turns, and the times of the ones are held against those of the others. Elsewhere others' tests run beside,
-/// and the very same tenth of a second may be theirs or ours.
+/// Where it is strict, the file also rests for as long as it changes, in turns, and the times of the ones are held against
+/// those of the others. Elsewhere others' tests run beside, and the very same tenth of a second may be theirs or ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_reloads_are_felt_by_nobody() {
-    let timed = told("WEFT_TIMES").is_some();
+    let timed = is_strict();
     let echo = Behaviour::script(async |mut wire| {
         let Some(head) = wire.head().await else {
             return;

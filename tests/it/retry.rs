@@ -64,6 +64,7 @@ async fn a_post_is_never_seen_twice_by_apps_that_close_after_reading_it_on_a_use
         assert_eq!(reply.reason(), Some("upstream_reset"), "{}", reply.text());
     }
     let seen = seen(&mesh, "POST");
+    assert_eq!(seen.len(), 20);
     assert!(seen.values().all(|count| *count == 1), "{seen:?}");
 }
 
@@ -96,6 +97,7 @@ async fn a_post_to_an_app_that_is_not_there_is_answered_by_another_replica() {
     })
     .await;
     let bodies = mesh.origin("orders", 1).seen();
+    assert!(!bodies.is_empty());
     assert!(
         bodies
             .iter()
@@ -111,7 +113,9 @@ async fn a_post_to_a_host_that_is_dead_is_answered_by_another_replica() {
         let reply = mesh.post(&format!("/orders/{number}"), "an order").await;
         assert_eq!((reply.code(), &*reply.text()), (200, "orders-1"));
     }
-    assert!(seen(&mesh, "POST").values().all(|count| *count == 1));
+    let seen = seen(&mesh, "POST");
+    assert_eq!(seen.len(), 30);
+    assert!(seen.values().all(|count| *count == 1), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::sync::Notify;
 
 use crate::harness::process::run;
+use crate::harness::told::is_root;
 use crate::harness::{Behaviour, Mesh, Origin, Process, Service, Wire, eventually, soon};
 
 /// What the scripts here begin with: `call PATH` asks `orders` by the sidecar, `idle` waits for signals.
@@ -240,21 +241,9 @@ async fn a_second_signal_ends_both_at_once() {
 /// The first process of a namespace of its own, as in a container.
 const CONTAINER: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
 
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    assert!(
-        root || std::env::vars().all(|(name, _)| name != "CI"),
-        "this needs root, and CI has it"
-    );
-    if !root {
-        eprintln!("left out: a namespace needs root");
-    }
-    root
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_process_buries_orphans_and_takes_the_rest_with_it() {
-    if !is_root() {
+    if !is_root("a namespace of processes") {
         return;
     }
     let mesh = shop().await;
@@ -282,7 +271,7 @@ async fn the_first_process_buries_orphans_and_takes_the_rest_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_process_is_told_to_stop_by_a_signal() {
-    if !is_root() {
+    if !is_root("a namespace of processes") {
         return;
     }
     let mesh = shop().await;

@@ -8,28 +8,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
 
+use crate::harness::told::{is_root, left_out};
+
 /// The user that apps run as. Whoever makes the test runs the sidecars.
 pub(crate) const APP: u32 = 1000;
 
 /// Whether namespaces can be made here. Where CI runs they must be.
 pub(crate) fn is_possible() -> bool {
-    let root = rustix::process::geteuid().is_root();
     let tool = Command::new("ip").arg("-V").output().is_ok();
-    if root && tool {
-        return true;
+    if !tool {
+        left_out("network namespaces need the command `ip`");
     }
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "a test's own question, and not a program's"
-    )]
-    let is_ci = std::env::var_os("CI").is_some();
-    let missing = if root { "the command `ip`" } else { "root" };
-    assert!(
-        !is_ci,
-        "interception is tested in network namespaces, and this needs {missing}"
-    );
-    eprintln!("left out: network namespaces need {missing}");
-    false
+    tool && is_root("network namespaces")
 }
 
 /// Runs a command of the system's to its end; its output. Panics when it fails.

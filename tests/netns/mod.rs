@@ -33,7 +33,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// `weft ARGUMENTS` on a host, to its end.
 fn weft(host: &Host, arguments: &str) -> Output {
     host.run(|| {
-        Command::new(crate::harness::process::WEFT.as_str())
+        Command::new(crate::harness::told::WEFT.as_str())
             .args(arguments.split_whitespace())
             .output()
             .unwrap()

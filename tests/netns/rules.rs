@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::ground::{self, Host};
 use super::{weft, weft_says};
-use crate::harness::process::WEFT;
+use crate::harness::told::WEFT;
 
 const INSTALL: &str =
     "intercept install --user 1337 --exclude-port 5432 --exclude-network 192.168.0.0/16,fe80::/10";

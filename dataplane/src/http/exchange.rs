@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
+use super::answer::{self, Answer};
 use super::entry::Entry;
 use super::forward::forward;
 use super::interim::Interim;
 use super::knock::knock;
-use super::{Caller, answer, headers};
+use super::{Caller, headers};
 use crate::body::{Body, Length};
 use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::plan::{Purpose, Rule, Site};
 use crate::principal::Principal;
-use crate::tcp::end::End;
 use crate::timer;
 
 /// A request as either codec hands it over.
@@ -27,18 +27,6 @@ pub(crate) struct Request {
     pub(crate) body: Body,
     /// It asks to become a tunnel, in the one way that we tunnel.
     pub(crate) upgrade: bool,
-}
-
-/// An answer as either codec takes it.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Body,
-    /// Weft made it, not an endpoint.
-    pub(crate) ours: bool,
-    /// The endpoint agreed to the upgrade: the tunnel's other end.
-    pub(crate) upgraded: Option<Box<End>>,
 }
 
 /// Runs one exchange up to the head of its answer. There always is one: a failure is answered with its reason. `site` is

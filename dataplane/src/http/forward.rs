@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, StatusCode};
 
 use super::Caller;
-use super::answer::REASON;
+use super::answer::{Answer, REASON};
 use super::entry::Entry;
-use super::exchange::{Answer, Request};
+use super::exchange::Request;
 use super::headers::Forwarded;
 use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
@@ -731,13 +731,7 @@ impl Beginning {
     }
 
     fn answer(self, body: Box<UpstreamBody>) -> Answer {
-        Answer {
-            status: self.status,
-            headers: self.headers,
-            body: Body::Upstream(body),
-            ours: false,
-            upgraded: self.upgraded,
-        }
+        Answer::of_endpoint(self.status, self.headers, body, self.upgraded)
     }
 }
 

@@ -3,8 +3,7 @@
 //! A peer cannot find out by connecting itself, since it only ever reaches the sidecar. So the sidecar connects, and closes
 //! the connection again without a byte.
 
-use super::answer;
-use super::exchange::Answer;
+use super::answer::{self, Answer};
 use crate::cluster::connect;
 use crate::core::Core;
 use crate::error::Error;

@@ -18,11 +18,12 @@ use crate::accept::Io;
 use crate::body::{Body, Frame, Length};
 use crate::core::{LEAVE, Seat};
 use crate::error::Error;
-use crate::http::exchange::{Answer, Request, exchange};
+use crate::http::answer::{self, Answer};
+use crate::http::exchange::{Request, exchange};
 use crate::http::interim::Interim;
 use crate::http::relay::{Failed, Relay, Sink, Unsent};
 use crate::http::unread::Late;
-use crate::http::{Caller, answer, upgrade};
+use crate::http::{Caller, upgrade};
 use crate::reason::Reason;
 use crate::tcp::end::End;
 use crate::timer::{self, Timer};
@@ -245,11 +246,11 @@ impl Server {
         is_head: bool,
         keep_alive: bool,
     ) -> (Relay, bool) {
+        let is_ours = answer.is_ours();
         let Answer {
             status,
             headers,
             body,
-            ours,
             ..
         } = answer;
         let bodiless =
@@ -263,7 +264,7 @@ impl Server {
         };
         // A refusal does not wait for the body it refuses; an endpoint's early answer of another kind lets it run on.
         let ends_by_closing = framing == Framing::Chunked && version == Version::HTTP_10;
-        let refuses = ours || status.is_client_error() || status.is_server_error();
+        let refuses = is_ours || status.is_client_error() || status.is_server_error();
         let unread = refuses && !self.connection.borrow().is_complete();
         let keep_alive = keep_alive && !ends_by_closing && !unread && !self.caller.is_draining();
         let framing = encode::response_head(

@@ -27,7 +27,7 @@ use http::{Response, Version};
 use crate::accept::Io;
 use crate::core::Seat;
 use crate::error::Error;
-use crate::http::exchange::Answer;
+use crate::http::answer::Answer;
 use crate::http::{Caller, answer, unread};
 use crate::http1::Peer;
 use crate::http2::server::Ended;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ struct Shared {
     done: AtomicUsize,
     answers: Mutex<BTreeMap<String, usize>>,
     failures: Mutex<Vec<String>>,
+    slowest: Mutex<Duration>,
 }
 
 /// Load that runs until [`Load::stop`].
@@ -56,6 +57,7 @@ impl Load {
             let (shared, client, request) = (Arc::clone(&shared), client.clone(), request.clone());
             set.spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
                     match client.try_send(request()).await {
                         Ok(reply) if reply.code() == 200 => {
                             *shared
@@ -69,6 +71,10 @@ impl Load {
                             shared.fail(format!("{} {}", reply.status, reply.text()));
                         }
                         Err(error) => shared.fail(error),
+                    }
+                    {
+                        let mut slowest = shared.slowest.lock().unwrap();
+                        *slowest = begun.elapsed().max(*slowest);
                     }
                     shared.done.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(pause).await;
@@ -84,6 +90,11 @@ impl Load {
     /// Exchanges that have ended.
     pub(crate) fn done(&self) -> usize {
         self.shared.done.load(Ordering::Relaxed)
+    }
+
+    /// How long the longest took of those that have ended since this was asked last.
+    pub(crate) fn slowest(&self) -> Duration {
+        std::mem::take(&mut self.shared.slowest.lock().unwrap())
     }
 
     /// Waits until so many more have ended.

@@ -19,9 +19,11 @@ pub(crate) mod load;
 pub(crate) mod mesh;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod told;
 pub(crate) mod tools;
 pub(crate) mod wire;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports)]
@@ -61,6 +63,18 @@ pub(crate) async fn within<T>(
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits until no more is added to this: it stays as it is for half a second.
+pub(crate) async fn settled(count: &AtomicUsize) {
+    let (mut before, mut same) = (count.load(Ordering::Relaxed), 0);
+    eventually("nothing is added any more", async || {
+        let now = count.load(Ordering::Relaxed);
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        (same == 25).then_some(())
+    })
+    .await;
 }
 
 /// The value of a future that must end. Panics with `what` when it does not within [`PATIENCE`].

@@ -3,25 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::told::WEFT;
 use super::{eventually, soon};
-
-/// The binary under test: the one that cargo made with the tests, unless `WEFT_BINARY` names another, such as an optimised
-/// one whose times are to be measured.
-pub(crate) static WEFT: LazyLock<String> =
-    LazyLock::new(|| told("WEFT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weft").to_owned()));
-
-/// What whoever starts the tests says by a variable of the environment.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a test is told by whoever starts it"
-)]
-pub(crate) fn told(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
-}
 
 /// A running `weft ROLE …`. Killed when dropped; it also ends when the test process does.
 #[derive(Debug)]
@@ -172,13 +158,26 @@ impl Drop for Process {
         if self.ended().is_none() {
             self.kill();
         }
+        let log = self.log();
         if std::thread::panicking() {
-            let log = self.log();
-            let from = log.lines().count().saturating_sub(40);
-            let tail: Vec<&str> = log.lines().skip(from).collect();
-            eprintln!("---- {}\n{}", self.name, tail.join("\n"));
+            eprintln!("---- {}\n{}", self.name, tail(&log));
         }
+        assert_never_panicked(&self.name, &log);
     }
+}
+
+/// Fails where a thread of the process panicked. A test that fails anyway keeps its own words.
+pub(crate) fn assert_never_panicked(name: &str, log: &str) {
+    if !std::thread::panicking() && log.contains("panicked") {
+        panic!("a thread of {name} panicked:\n{}", tail(log));
+    }
+}
+
+/// The end of a log.
+fn tail(log: &str) -> String {
+    let from = log.lines().count().saturating_sub(40);
+    let lines: Vec<&str> = log.lines().skip(from).collect();
+    lines.join("\n")
 }
 
 /// Runs `weft ARGUMENTS` to its end: whether it succeeded, its output and its errors.

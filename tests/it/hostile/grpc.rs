@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::app::{App, Asked, fields, send_all};
 use super::hoarding::connected;
-use super::{SLOWEST, Scene, good};
+use super::{Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, Way, until};
 
 type Fields = &'static [(&'static str, &'static [u8])];
@@ -382,7 +382,7 @@ async fn calls_have_no_limit_of_size_and_are_not_held() {
         *request.uri_mut() = "http://orders/count".parse().unwrap();
         let heard = call(&sender, request, body).await;
         assert_eq!(heard.data, SIZE.to_string().as_bytes(), "{heard:?}");
-        assert!(begun.elapsed() < PATIENCE.max(SLOWEST));
+        assert!(begun.elapsed() < PATIENCE);
     };
     scene.under_attack("a long call", &public, attack).await;
 }

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Scene;
 use crate::alone::{Host, Origin, PATIENCE, Way};
+use crate::harness::settled;
 
 /// What each answer holds.
 pub(super) const SIZE: usize = 1 << 20;
@@ -97,15 +98,6 @@ pub(super) async fn connected(
 pub(super) fn asks(method: &str, host: &str) -> Request<()> {
     let uri = format!("http://{host}/big");
     Request::builder().method(method).uri(uri).body(()).unwrap()
-}
-
-/// Waits until no more than this comes out of the app.
-pub(super) async fn settled(sent: &AtomicUsize) {
-    let mut before = usize::MAX;
-    while before != sent.load(Ordering::Relaxed) {
-        before = sent.load(Ordering::Relaxed);
-        sleep(Duration::from_millis(500)).await;
-    }
 }
 
 pub(super) async fn stage() -> (Scene, JoinSet<()>, Arc<AtomicUsize>) {

@@ -25,8 +25,8 @@ mod tcp;
 mod websocket;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::ALL_VERSIONS;
@@ -34,14 +34,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::alone::{Host, IDENTITY, Origin, Running, Seen, Then, Way};
 use crate::harness::certs::{Authority, nobody, service};
+use crate::harness::told::at_most;
 
 /// What memory may grow by, in each process, while an attack runs.
 const GROWTH: u64 = 96 << 20;
 /// How long a good client waits for an answer before it counts as lost.
 const LOST: Duration = Duration::from_secs(10);
-/// How long 99 % of a good client's answers take at most. A second is the promise; tests run unhurried code, on a machine
-/// that has more to do.
-const SLOWEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+/// How long 99 % of a good client's answers take at most.
+static SLOWEST: LazyLock<Duration> =
+    LazyLock::new(|| at_most(Duration::from_secs(1), Duration::from_secs(3)));
 /// Answers that a good client gets at least while an attack runs, and after it if it was over sooner.
 const ANSWERS: usize = 100;
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Scene;
-use crate::alone::{Way, fine};
+use crate::alone::{PATIENCE, Way, fine};
+use crate::harness::told::at_most;
 
-/// How long nobody is served. A fifth of a second is the promise; tests run unhurried code, on a machine that has more to do.
-const GAP: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 200 });
+/// How long nobody is served.
+fn gap() -> Duration {
+    at_most(Duration::from_millis(200), Duration::from_secs(3))
+}
 
 /// Asks until an answer comes; how long that took.
 async fn back(way: &Way) -> Duration {
@@ -21,7 +24,7 @@ async fn back(way: &Way) -> Duration {
             return begun.elapsed();
         }
         assert!(
-            begun.elapsed() < GAP,
+            begun.elapsed() < PATIENCE,
             "not back after {:?}",
             begun.elapsed()
         );
@@ -55,7 +58,7 @@ async fn shortest(scene: &mut Scene, which: &str) -> Duration {
 async fn a_gateway_that_is_killed_is_back_at_once() {
     let mut scene = Scene::set(|_| fine()).await;
     let took = shortest(&mut scene, "ingress").await;
-    assert!(took < GAP, "{took:?}");
+    assert!(took < gap(), "{took:?}");
     scene.assert_alive().await;
 }
 
@@ -64,6 +67,6 @@ async fn a_gateway_that_is_killed_is_back_at_once() {
 async fn a_sidecar_that_is_killed_is_back_at_once() {
     let mut scene = Scene::set(|_| fine()).await;
     let took = shortest(&mut scene, "sidecar").await;
-    assert!(took < GAP, "{took:?}");
+    assert!(took < gap(), "{took:?}");
     scene.assert_alive().await;
 }

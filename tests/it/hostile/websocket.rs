@@ -240,7 +240,7 @@ async fn a_socket_ends_with_the_apps_and_not_a_second_later() {
             let _: std::io::Result<usize> = timeout(PATIENCE, reading).await.unwrap();
             assert_eq!(rest, CLOSE, "{door}: its last words");
             let took = begun.elapsed();
-            assert!(took < SLOWEST, "{door}: {took:?}");
+            assert!(took < *SLOWEST, "{door}: {took:?}");
         }
     }
     scene.assert_alive().await;
@@ -304,7 +304,7 @@ async fn hoarded_sockets_hold_little_and_stop_no_ping() {
         });
         scene.under_attack(door, &good, pinged).await;
         let slowest = *slowest.lock().unwrap();
-        assert!(slowest < SLOWEST, "{door}: a pong took {slowest:?}");
+        assert!(slowest < *SLOWEST, "{door}: a pong took {slowest:?}");
     }
     until("the app to be left alone", async || {
         // Those that the app itself keeps for a minute are its own affair.

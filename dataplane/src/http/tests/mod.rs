@@ -6,6 +6,7 @@ mod accounting;
 mod drain;
 mod early;
 mod framing;
+mod idle;
 mod interim;
 mod leaving;
 mod peers;
