@@ -20,6 +20,7 @@ pub(crate) mod mesh;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod tools;
+pub(crate) mod tunnel;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
