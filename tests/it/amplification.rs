@@ -17,7 +17,7 @@ const OFFERED: usize = 400;
 
 /// What an app does with the fields that it was sent, and with a call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum App {
+pub(crate) enum App {
     /// It hands nothing on, and answers 502 itself.
     KnowsNothing,
     /// It hands nothing on, and closes the connection.
@@ -27,9 +27,16 @@ enum App {
 }
 
 /// Asks the next service through the sidecar for whatever was asked of this one.
-async fn relay(mut wire: Wire<TcpStream>, outbound: SocketAddr, next: &str, app: App) {
+pub(crate) async fn relay(mut wire: Wire<TcpStream>, outbound: SocketAddr, next: &str, app: App) {
     while let Some(head) = wire.head().await {
-        let mut request = format!("GET {} HTTP/1.1\r\nHost: {next}\r\n", head.word(1));
+        let Some(body) = wire.content(&head).await else {
+            return;
+        };
+        let (method, target) = (head.word(0), head.word(1));
+        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {next}\r\n");
+        if method != "GET" {
+            request.push_str(&format!("Content-Length: {}\r\n", body.bytes.len()));
+        }
         if app == App::HandsOn {
             let fields = head.text.lines().skip(1).filter(|line| {
                 let line = line.to_ascii_lowercase();
@@ -38,6 +45,7 @@ async fn relay(mut wire: Wire<TcpStream>, outbound: SocketAddr, next: &str, app:
             fields.for_each(|line| request.push_str(&format!("{line}\r\n")));
         }
         request.push_str("\r\n");
+        let request = [request.as_bytes(), &body.bytes].concat();
         let mut call = Wire::connect(outbound).await;
         let (answered, content) = call.exchange(request).await;
         if answered.status() == 200 {

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -67,14 +69,20 @@ impl Messages {
     }
 }
 
+/// How often each text was said to a unary method.
+pub(crate) type Heard = Arc<Mutex<BTreeMap<String, usize>>>;
+
 /// An app that speaks gRPC over HTTP/2 by prior knowledge; it lives as long as the set.
-async fn app(address: SocketAddr) -> JoinSet<()> {
+pub(crate) async fn app(address: SocketAddr, heard: &Heard) -> JoinSet<()> {
+    let heard = Arc::clone(heard);
     let listener = TcpListener::bind(address).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
+            let heard = Arc::clone(&heard);
             connections.spawn(async move {
+                let answer = |request| answer(request, Arc::clone(&heard));
                 let service = hyper::service::service_fn(answer);
                 let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service)
@@ -85,13 +93,26 @@ async fn app(address: SocketAddr) -> JoinSet<()> {
     tasks
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(request: Request<Incoming>, heard: Heard) -> Result<Response<Body>, Infallible> {
     assert_eq!(request.headers().get("te").unwrap(), "trailers");
     let kind = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let mut answer = Response::builder().header("content-type", "application/grpc");
-    if kind == "Missing" {
-        // Trailers only: all there is to say is in the head.
-        for (name, value) in &status("12", "no%20such%20method") {
+    let told = request.headers().get("grpc-timeout");
+    let told = told.map_or("", |told| told.to_str().unwrap()).to_owned();
+    // Trailers only: all there is to say is in the head.
+    let only = match &*kind {
+        "Missing" => Some(status("12", "no%20such%20method")),
+        // Whoever has nearly all of five seconds is to come again in a second.
+        "Deadline" if micros(&told) > 4_500_000 => {
+            let mut fields = status("14", "later");
+            let second = HeaderValue::from_static("1000");
+            fields.insert("grpc-retry-pushback-ms", second);
+            Some(fields)
+        }
+        _ => None,
+    };
+    if let Some(fields) = only {
+        for (name, value) in &fields {
             answer = answer.header(name, value);
         }
         return Ok(answer.body(whole("")).unwrap());
@@ -99,17 +120,40 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
     let (pieces, body) = piped();
     hyper::rt::Executor::execute(
         &TokioExecutor::new(),
-        talk(kind, Messages::new(request.into_body()), pieces),
+        talk(
+            kind,
+            told,
+            Messages::new(request.into_body()),
+            pieces,
+            heard,
+        ),
     );
     Ok(answer.body(body).unwrap())
 }
 
-async fn talk(kind: String, mut messages: Messages, pieces: mpsc::Sender<Frame<Bytes>>) {
+/// What `grpc-timeout` says, which we say in microseconds.
+fn micros(told: &str) -> u64 {
+    let number = told.strip_suffix('u').expect("microseconds");
+    number.parse().unwrap()
+}
+
+async fn talk(
+    kind: String,
+    told: String,
+    mut messages: Messages,
+    pieces: mpsc::Sender<Frame<Bytes>>,
+    heard: Heard,
+) {
     let say = async |text: String| {
         let _ = pieces.send(Frame::data(message(&text))).await;
     };
     match &*kind {
-        "Unary" | "Fails" => say(messages.next().await.unwrap()).await,
+        "Deadline" => say(told).await,
+        "Unary" | "Fails" => {
+            let text = messages.next().await.unwrap();
+            *heard.lock().unwrap().entry(text.clone()).or_default() += 1;
+            say(text).await;
+        }
         "Server" => {
             let text = messages.next().await.unwrap();
             for number in 0..3 {
@@ -138,11 +182,15 @@ async fn talk(kind: String, mut messages: Messages, pieces: mpsc::Sender<Frame<B
 
 /// `greeter` beside its app, behind the ingress.
 async fn greeter() -> (Mesh, JoinSet<()>) {
+    greeter_with("timeout: 2s").await
+}
+
+async fn greeter_with(line: &str) -> (Mesh, JoinSet<()>) {
     let mesh = Mesh::new()
         .service(
             Service::new("greeter")
                 .with("protocol: grpc")
-                .with("timeout: 2s")
+                .with(line)
                 .without_apps(),
         )
         .service(Service::new("storefront"))
@@ -150,24 +198,31 @@ async fn greeter() -> (Mesh, JoinSet<()>) {
         .start()
         .await;
     let host = mesh.replica("greeter", 0).host;
-    let app = app(SocketAddr::new(host, mesh.ports.app())).await;
+    let app = app(SocketAddr::new(host, mesh.ports.app()), &Heard::default()).await;
     (mesh, app)
 }
 
-struct Call {
+pub(crate) struct Call {
     pieces: Option<mpsc::Sender<Frame<Bytes>>>,
     head: http::response::Parts,
     answer: Messages,
 }
 
 /// Calls a method with a first message, which stays open.
-async fn call(client: &Client, method: &str, first: &str) -> Call {
+pub(crate) async fn call(client: &Client, method: &str, first: &str) -> Call {
+    call_with(client, method, first, &[]).await
+}
+
+/// The same with these fields.
+async fn call_with(client: &Client, method: &str, first: &str, fields: &[(&str, &str)]) -> Call {
     let (pieces, body) = piped();
-    let request = Request::post(format!("http://greeter/test.Greeter/{method}"))
+    let mut request = Request::post(format!("http://greeter/test.Greeter/{method}"))
         .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(body)
-        .unwrap();
+        .header("te", "trailers");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body).unwrap();
     pieces.send(Frame::data(message(first))).await.unwrap();
     let (head, body) = client.begin(request).await.unwrap().into_parts();
     Call {
@@ -182,13 +237,17 @@ impl Call {
         self.pieces = None;
     }
 
-    async fn says(&mut self, text: &str) {
+    pub(crate) async fn says(&mut self, text: &str) {
         let pieces = self.pieces.as_ref().unwrap();
         pieces.send(Frame::data(message(text))).await.unwrap();
     }
 
+    pub(crate) async fn hears(&mut self) -> Option<String> {
+        self.answer.next().await
+    }
+
     /// What is left of the answer, and its status.
-    async fn finishes(mut self) -> (Vec<String>, String, String) {
+    pub(crate) async fn finishes(mut self) -> (Vec<String>, String, String) {
         self.ends();
         let mut messages = Vec::new();
         while let Some(text) = self.answer.next().await {
@@ -228,11 +287,11 @@ async fn all_kinds_of_calls_work_with_their_trailers() {
         assert_eq!((&*messages[0], &*status), ("3 messages", "0"));
 
         let mut both = call(&client, "Both", "first").await;
-        assert_eq!(both.answer.next().await.as_deref(), Some("heard first"));
+        assert_eq!(both.hears().await.as_deref(), Some("heard first"));
         for number in 0..10 {
             // In lock-step: nobody may wait for more before passing on.
             both.says(&number.to_string()).await;
-            assert_eq!(both.answer.next().await, Some(format!("heard {number}")));
+            assert_eq!(both.hears().await, Some(format!("heard {number}")));
         }
         assert_eq!(both.finishes().await, (vec![], "0".into(), String::new()));
     }
@@ -277,4 +336,19 @@ async fn our_own_errors_are_grpc_errors() {
         (reply.code(), reply.header("grpc-status")),
         (200, Some("12"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_that_was_spent_on_waiting_is_taken_off_the_deadline() {
+    let retry = "retry: { attempts: 1, grpc_statuses: [unavailable] }";
+    let (mesh, _app) = greeter_with(retry).await;
+    for door in [mesh.public(), mesh.outbound("storefront", 0)] {
+        let client = Client::h2c(door).await;
+        let limit = [("grpc-timeout", "5S")];
+        let called = call_with(&client, "Deadline", "tea", &limit).await;
+        let (messages, status, words) = called.finishes().await;
+        assert_eq!((&*status, &*words), ("0", ""), "{messages:?}");
+        let left = micros(&messages[0]);
+        assert!((1_000_000..=4_100_000).contains(&left), "{left} µs");
+    }
 }

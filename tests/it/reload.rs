@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +11,10 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::harness::told::is_strict;
+use crate::grpc;
+use crate::harness::wire;
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
+use crate::websocket;
 
 async fn generation(mesh: &Mesh, host: std::net::IpAddr) -> f64 {
     mesh.metric(host, "weft_config_generation", &[]).await
@@ -242,6 +246,56 @@ async fn ask(client: Client, url: String, seen: Arc<Seen>) {
     }
 }
 
+/// What stays open all the while, and says back what it is told.
+enum Kept {
+    /// A WebSocket of either version, or opaque TCP.
+    Socket(Wire<Box<dyn wire::Stream>>),
+    /// A call that goes on both ways, and whose connection it is on.
+    Call {
+        call: Box<grpc::Call>,
+        _client: Client,
+    },
+}
+
+impl Kept {
+    /// One of each at this door, which leads to `talk` and `greeter` by these names.
+    async fn open(door: SocketAddr, talk: &str) -> Vec<Self> {
+        let stream = Wire::connect(door).await.stream;
+        let mut old = Wire::new(Box::new(stream) as Box<dyn wire::Stream>);
+        websocket::upgrade(&mut old, talk, "/talk").await;
+        let mut client = websocket::H2::connect(door).await;
+        let uri = format!("http://{talk}/talk");
+        let (status, _, new) = client.open_at(&uri, "websocket", b"").await;
+        assert_eq!(status, 200);
+        let new = Wire::new(Box::new(new.stream) as Box<dyn wire::Stream>);
+        let client = Client::h2c(door).await;
+        let mut call = grpc::call(&client, "Both", "first").await;
+        assert_eq!(call.hears().await.as_deref(), Some("heard first"));
+        vec![
+            Self::Socket(old),
+            Self::Socket(new),
+            Self::Call {
+                call: Box::new(call),
+                _client: client,
+            },
+        ]
+    }
+
+    async fn says_back(&mut self, round: u64) {
+        match self {
+            Self::Socket(wire) => {
+                wire.write(round.to_be_bytes()).await;
+                let back = soon("the echo", wire.exactly(8)).await;
+                assert_eq!(back.unwrap(), round.to_be_bytes());
+            }
+            Self::Call { call, .. } => {
+                call.says(&round.to_string()).await;
+                assert_eq!(call.hears().await, Some(format!("heard {round}")));
+            }
+        }
+    }
+}
+
 /// How often the file changes.
 const RELOADS: u64 = 500;
 /// How many of them follow one another before there is a rest of the same length.
@@ -270,38 +324,62 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
+    let bytes = Behaviour::script(async |mut wire| {
+        while wire.more().await.unwrap_or(false) {
+            let piece = std::mem::take(&mut wire.read);
+            wire.write(&piece).await;
+        }
+    });
     let mut mesh = Mesh::new()
         .service(Service::new("orders"))
         .service(Service::new("stock"))
         .service(Service::new("talk"))
         .service(Service::new("ticks"))
+        .service(Service::new("greeter").with("protocol: grpc").without_apps())
+        .service(Service::new("db").tcp())
+        .service(Service::new("storefront"))
         .route("/ticks", "ticks")
         .route("/talk", "talk")
         .route_yaml("{ match: { path: /shop }, limits: [of_orders], to: orders }")
+        .route("/test.Greeter/*", "greeter")
         .ingress_with("limits: { of_orders: { key: route, rate: 900000/s }, of_stock: { key: route, rate: 900000/s } }")
         .start()
         .await;
     mesh.origin("talk", 0).does(echo);
     mesh.origin("ticks", 0).does(ticks);
-    let door = mesh.public();
-    let mut talks = Vec::new();
+    mesh.origin("db", 0).does(bytes);
+    let greeter = SocketAddr::new(mesh.replica("greeter", 0).host, mesh.ports.app());
+    let _greeter = grpc::app(greeter, &grpc::Heard::default()).await;
+    let (door, outbound) = (mesh.public(), mesh.outbound("storefront", 0));
+    // The gateway, a caller's sidecar, and that of whom it calls, which changes every time.
+    let hosts = [
+        mesh.ingress_host(),
+        outbound.ip(),
+        mesh.replica("stock", 0).host,
+    ];
+    let mut kept = Vec::new();
+    kept.extend(Kept::open(door, "shop").await);
+    kept.extend(Kept::open(outbound, "talk").await);
+    let opaque = Wire::connect(mesh.listen("storefront", 0)).await.stream;
+    kept.push(Kept::Socket(Wire::new(Box::new(opaque))));
     let mut streams = Vec::new();
-    for _ in 0..4 {
-        let mut talk = Wire::connect(door).await;
-        talk.write(
-            "GET /talk HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .await;
-        assert_eq!(soon("a head", talk.head()).await.unwrap().status(), 101);
-        talks.push(talk);
+    for (door, host) in [(door, "shop"), (outbound, "ticks")] {
         let mut stream = Wire::connect(door).await;
         stream
-            .write("GET /ticks HTTP/1.1\r\nHost: shop\r\n\r\n")
+            .write(format!("GET /ticks HTTP/1.1\r\nHost: {host}\r\n\r\n"))
             .await;
         assert_eq!(soon("a head", stream.head()).await.unwrap().status(), 200);
         streams.push(stream);
     }
+    // What a sidecar's app asks for, of a service that stays and of one that is made anew.
+    let calls = ["orders", "stock"].map(|host| {
+        let request = move || {
+            let request = http::Request::get(format!("http://{outbound}/shop"));
+            let request = request.header("host", host);
+            request.body(crate::harness::client::whole("")).unwrap()
+        };
+        Load::of(&mesh.client, request, 2, Duration::from_millis(2))
+    });
     let (seen, mut callers) = (Arc::<Seen>::default(), JoinSet::new());
     for _ in 0..4 {
         callers.spawn(ask(
@@ -327,6 +405,9 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
                     std::hint::black_box(mesh.yaml());
                     while Instant::now() < until {
                         mesh.get("/shop").await;
+                        for host in &hosts[1..] {
+                            generation(&mesh, *host).await;
+                        }
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
@@ -340,17 +421,24 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
             // A service that changes with each of them is made anew, its endpoints and their connections included.
             spec.services[1] = Service::new("stock").with(&format!("timeout: {}s", 10 + round % 5));
         });
-        mesh.ingress().signal(Signal::HUP);
-        // Told at once to look; what it has seen is in force a moment later.
+        let sidecars = [mesh.sidecar("storefront", 0), mesh.sidecar("stock", 0)];
+        for process in sidecars.into_iter().chain([mesh.ingress()]) {
+            process.signal(Signal::HUP);
+        }
+        // Told at once to look; what they have seen is in force a moment later.
         let now = format!("{to}-0");
         eventually("the change is in force", async || {
             (mesh.get("/shop").await.text() == now).then_some(())
         })
         .await;
-        let place = usize::try_from(round).unwrap() % talks.len();
-        talks[place].write(round.to_be_bytes()).await;
-        let back = soon("the echo", talks[place].exactly(8)).await;
-        assert_eq!(back.unwrap(), round.to_be_bytes());
+        for host in &hosts[1..] {
+            eventually("the change is in force at the sidecars", async || {
+                (generation(&mesh, *host).await > round as f64).then_some(())
+            })
+            .await;
+        }
+        let place = usize::try_from(round).unwrap() % kept.len();
+        kept[place].says_back(round).await;
         last = begun.elapsed();
         changing += last;
     }
@@ -361,13 +449,21 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
             assert_eq!(tick, Some(Some(b".".to_vec())));
         }
     }
+    for kept in &mut kept {
+        kept.says_back(0).await;
+    }
+    for calls in calls {
+        calls.stop().await.assert_all_answered();
+    }
     seen.stop.store(true, Relaxed);
     callers.join_all().await;
     let wrong = std::mem::take(&mut *seen.wrong.lock().unwrap());
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // The mesh has made as many plans as there were changes, and none was passed over.
-    let made = generation(&mesh, mesh.ingress_host()).await;
-    assert!(made > RELOADS as f64, "{made}");
+    // They have made as many plans as there were changes, and none was passed over.
+    for host in hosts {
+        let made = generation(&mesh, host).await;
+        assert!(made > RELOADS as f64, "{host}: {made}");
+    }
     if timed {
         let (busy, quiet) = (seen.p99(true), seen.p99(false));
         let ratio = busy.as_secs_f64() / quiet.as_secs_f64();

@@ -3,20 +3,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod frames;
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use h2::ext::Protocol;
-use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, StatusCode};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::harness::wire::Head;
+use super::harness::tunnel::Tunnel;
+use super::harness::wire::{self, Head};
 use super::harness::{Behaviour, Mesh, Service, Wire, eventually, soon};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -78,9 +81,15 @@ fn doors(mesh: &Mesh) -> [SocketAddr; 2] {
 /// A WebSocket of HTTP/1.1.
 async fn upgraded(door: SocketAddr) -> Wire {
     let mut client = Wire::connect(door).await;
+    upgrade(&mut client, "orders", "/orders/socket").await;
+    client
+}
+
+/// Turns a connection of HTTP/1.1 into a WebSocket.
+pub(crate) async fn upgrade<S: wire::Stream>(client: &mut Wire<S>, host: &str, target: &str) {
     client
         .write(format!(
-            "GET /orders/socket HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
         ))
         .await;
@@ -88,20 +97,28 @@ async fn upgraded(door: SocketAddr) -> Wire {
     assert_eq!(head.status(), 101, "{}", head.text);
     assert_eq!(head.field("sec-websocket-accept"), Some(ACCEPT));
     assert_eq!(head.field("sec-websocket-protocol"), Some("chat"));
-    client
 }
 
 /// A client of HTTP/2 that opens streams.
 pub(crate) struct H2 {
     pub(crate) sender: h2::client::SendRequest<Bytes>,
-    _driver: JoinSet<()>,
+    driver: Arc<JoinSet<()>>,
 }
 
 impl H2 {
     pub(crate) async fn connect(door: SocketAddr) -> Self {
-        let stream = TcpStream::connect(door).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        Self::over(Wire::connect(door).await.stream).await
+    }
+
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self::with(&h2::client::Builder::new(), stream).await
+    }
+
+    pub(crate) async fn with(
+        builder: &h2::client::Builder,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Self {
+        let (mut sender, connection) = builder.handshake(stream).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             let _ = connection.await;
@@ -113,14 +130,25 @@ impl H2 {
         .await;
         Self {
             sender,
-            _driver: driver,
+            driver: Arc::new(driver),
         }
     }
 
-    async fn open(&mut self, protocol: &'static str) -> (StatusCode, HeaderMap, Stream) {
+    async fn open(&mut self, protocol: &'static str) -> (StatusCode, HeaderMap, Wire<Tunnel>) {
+        let uri = "http://orders/orders/socket";
+        self.open_at(uri, protocol, b"").await
+    }
+
+    /// Asks for a tunnel, with these bytes right behind the question.
+    pub(crate) async fn open_at(
+        &mut self,
+        uri: &str,
+        protocol: &'static str,
+        behind: &[u8],
+    ) -> (StatusCode, HeaderMap, Wire<Tunnel>) {
         let mut request = Request::builder()
             .method(Method::CONNECT)
-            .uri("http://orders/orders/socket")
+            .uri(uri)
             .version(http::Version::HTTP_2)
             .header("sec-websocket-version", "13")
             .header("sec-websocket-protocol", "chat")
@@ -129,41 +157,14 @@ impl H2 {
         request
             .extensions_mut()
             .insert(Protocol::from_static(protocol));
-        let (response, send) = self.sender.send_request(request, false).unwrap();
+        let (response, mut send) = self.sender.send_request(request, false).unwrap();
+        if !behind.is_empty() {
+            send.send_data(Bytes::copy_from_slice(behind), false)
+                .unwrap();
+        }
         let (parts, receive) = soon("an answer", response).await.unwrap().into_parts();
-        (parts.status, parts.headers, Stream { send, receive })
-    }
-}
-
-/// A tunnel of HTTP/2.
-struct Stream {
-    send: SendStream<Bytes>,
-    receive: RecvStream,
-}
-
-impl Stream {
-    /// The next piece; `None` at the end.
-    async fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
-        loop {
-            match soon("a piece", self.receive.data()).await {
-                // The frame that only says that it is the last.
-                Some(Ok(piece)) if piece.is_empty() => {}
-                Some(Ok(piece)) => {
-                    let flow = self.receive.flow_control();
-                    flow.release_capacity(piece.len()).unwrap();
-                    return Some(Ok(piece));
-                }
-                end => return end,
-            }
-        }
-    }
-
-    async fn exactly(&mut self, length: usize) -> Vec<u8> {
-        let mut read = Vec::new();
-        while read.len() < length {
-            read.extend(self.piece().await.expect("more").unwrap());
-        }
-        read
+        let tunnel = Tunnel::new(send, receive, Arc::clone(&self.driver));
+        (parts.status, parts.headers, Wire::new(tunnel))
     }
 }
 
@@ -205,14 +206,15 @@ async fn http2_reaches_an_app_of_http1() {
                 assert!(!headers.contains_key(name), "{headers:?}");
             }
             assert_eq!(headers["sec-websocket-protocol"], "chat");
-            let piece = Bytes::from(vec![number; 1000]);
-            stream.send.send_data(piece, false).unwrap();
+            stream.write([number; 1000]).await;
             streams.push(stream);
         }
         for (number, stream) in streams.iter_mut().enumerate() {
-            assert_eq!(stream.exactly(1000).await, [number as u8; 1000]);
-            stream.send.send_data(Bytes::new(), true).unwrap();
-            assert!(stream.piece().await.is_none(), "it ends with the app's");
+            let back = soon("the echo", stream.exactly(1000)).await;
+            assert_eq!(back.unwrap(), [number as u8; 1000]);
+            stream.finish().await;
+            let more = soon("the app's end", stream.more()).await;
+            assert!(!more.unwrap(), "it ends with the app's");
         }
         let (status, _, _) = client.open("connect-udp").await;
         assert_eq!(status, 501, "no other protocol is tunnelled");
@@ -233,7 +235,7 @@ async fn an_app_that_does_not_switch_is_not_taken_for_one_that_did() {
             (status.as_u16(), &headers["x-origin"]),
             (403, &"orders-0".parse().unwrap())
         );
-        assert_eq!(stream.exactly(8).await, b"orders-0");
+        assert_eq!(stream.rest().await, b"orders-0");
         mesh.origin("orders", 0).does(Behaviour::Answer);
     }
 }
@@ -263,7 +265,7 @@ async fn the_end_of_the_app_is_told_at_once() {
         app.stop().await;
         assert_eq!(old.rest().await, b"");
         // Ended or broken off; what it must not do is stay.
-        assert!(!matches!(new.piece().await, Some(Ok(_))));
+        assert_eq!(new.rest().await, b"");
         let took = start.elapsed();
         assert!(took < Duration::from_secs(1), "only after {took:?}");
         app.resume().await;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
+use http::header::{CONTENT_LENGTH, HeaderName};
 
 use super::forward::Answered;
 use super::hop::Told;
@@ -23,6 +23,7 @@ use crate::head::Head;
 use crate::http1::{self, Peer};
 use crate::http2::client::Room;
 use crate::http2::{self, Received};
+use crate::reason::Reason;
 use crate::tcp::copy::{Ending, Patience, copy};
 use crate::tcp::end::End;
 
@@ -84,6 +85,13 @@ async fn over_http2(
     let pressure = place.pressure();
     let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(Some(place));
     if is_tunnel {
+        if headers.contains_key(CONTENT_LENGTH) {
+            // RFC 9110 §9.3.6. What is longer would break off in the middle.
+            return Err(Error::new(
+                Reason::UpstreamMalformed,
+                "the endpoint agreed to a tunnel, and said how long it is",
+            ));
+        }
         if let Some(key) = key {
             websocket::prove(&mut headers, &key);
         }

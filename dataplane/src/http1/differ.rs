@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -175,9 +175,14 @@ async fn read_incoming(body: Incoming) -> Option<(Bytes, HeaderMap)> {
     Some((collected.to_bytes(), allowed))
 }
 
-/// hyper's reading of a request.
+/// hyper's reading of the first request of a connection.
 async fn hyper_request(bytes: &Bytes) -> Option<Reading> {
-    let seen = RefCell::new(None);
+    hyper_requests(bytes, false).await.into_iter().next()
+}
+
+/// hyper's reading of what comes on a connection: of the first request, or of all as long as it keeps the connection.
+async fn hyper_requests(bytes: &Bytes, keep_alive: bool) -> Vec<Reading> {
+    let seen = RefCell::new(Vec::new());
     let (ours, theirs) = duplex(1024 * 1024);
     let service = hyper::service::service_fn(|request: http::Request<Incoming>| async {
         let (parts, body) = request.into_parts();
@@ -191,7 +196,7 @@ async fn hyper_request(bytes: &Bytes) -> Option<Reading> {
             (_, Some(_), path) if path.starts_with('?') => format!("/{path}"),
             _ => path.to_owned(),
         };
-        *seen.borrow_mut() = Some(Reading {
+        seen.borrow_mut().push(Reading {
             line: format!("{} {path}", parts.method),
             fields: passing(&parts.headers, &[]),
             body,
@@ -201,7 +206,7 @@ async fn hyper_request(bytes: &Bytes) -> Option<Reading> {
     let connection = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .max_headers(Limits::default().fields)
-        .keep_alive(false)
+        .keep_alive(keep_alive)
         .serve_connection(TokioIo::new(theirs), service);
     let (_, ()) = tokio::join!(connection, talk(ours, bytes));
     seen.into_inner()
@@ -254,12 +259,12 @@ async fn hyper_response(case: &ResponseCase) -> Option<Reading> {
     reading
 }
 
-/// Our body, or the rule it breaks.
-fn read_body(framing: Framing, mut input: Bytes) -> Result<(Bytes, HeaderMap), &'static str> {
+/// Our body, or the rule it breaks. What is left of the input comes behind it.
+fn read_body(framing: Framing, input: &mut Bytes) -> Result<(Bytes, HeaderMap), &'static str> {
     let mut decoder = Decoder::new(framing, &Limits::default());
     let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
     loop {
-        match decoder.decode(&mut input).map_err(|fault| fault.rule)? {
+        match decoder.decode(input).map_err(|fault| fault.rule)? {
             Piece::Data(piece) => data.extend_from_slice(&piece),
             Piece::Trailers(fields) => trailers = fields,
             Piece::NeedMore => decoder.on_eof().map_err(|fault| fault.rule)?,
@@ -269,17 +274,24 @@ fn read_body(framing: Framing, mut input: Bytes) -> Result<(Bytes, HeaderMap), &
 }
 
 fn our_request(bytes: &Bytes) -> Result<Reading, &'static str> {
-    let parsed = parse::request(bytes, &Limits::default()).map_err(|fault| fault.rule)?;
+    Ok(next_request(&mut bytes.clone())?.0)
+}
+
+/// Our reading of the next request, and whether another may follow it.
+fn next_request(input: &mut Bytes) -> Result<(Reading, bool), &'static str> {
+    let parsed = parse::request(input, &Limits::default()).map_err(|fault| fault.rule)?;
     let request = parsed.ok_or("incomplete")?;
+    input.advance(request.consumed);
     let mut fields = request.head.headers;
     // Ours alone, and left out where the client is too old for it.
     fields.remove("te");
     fields.remove("expect");
-    Ok(Reading {
+    let reading = Reading {
         line: format!("{} {}", request.head.method, request.head.path),
         fields,
-        body: Some(read_body(request.framing, bytes.slice(request.consumed..))?),
-    })
+        body: Some(read_body(request.framing, input)?),
+    };
+    Ok((reading, request.keep_alive))
 }
 
 fn our_response(case: &ResponseCase) -> Result<Reading, &'static str> {
@@ -297,7 +309,7 @@ fn our_response(case: &ResponseCase) -> Result<Reading, &'static str> {
         let body = if response.upgrade {
             Default::default()
         } else {
-            read_body(response.framing, bytes)?
+            read_body(response.framing, &mut bytes)?
         };
         return Ok(Reading {
             line: response.status.as_str().to_owned(),
@@ -326,6 +338,27 @@ fn compare(
         (Err(rule), Some(_)) if theirs_is_whole => Some(rule),
         (Err(_), _) => None,
     }
+}
+
+/// Compares what becomes of a connection: the same requests in the same order, as far as we serve it. Where one ends
+/// nobody knows who reads it in another way than we do, so nobody may find more requests than we, or others.
+fn compare_all(bytes: &Bytes, theirs: &[Reading]) {
+    let shown = bytes.escape_ascii();
+    let whole = theirs.iter().filter(|reading| reading.body.is_some());
+    let mut theirs = whole.map(|reading| reading.line.as_str());
+    let (mut input, mut keeps) = (bytes.clone(), true);
+    while keeps && !input.is_empty() {
+        let line = match next_request(&mut input) {
+            Ok((reading, keep_alive)) => {
+                keeps = keep_alive;
+                reading.line
+            }
+            // Refused, and the connection with it: nothing that follows is served.
+            Err(_) => return,
+        };
+        assert_eq!(theirs.next(), Some(&*line), "{shown}");
+    }
+    assert_eq!(theirs.next(), None, "hyper reads one more of {shown}");
 }
 
 /// Every rule by which we are stricter has its reason.
@@ -467,6 +500,29 @@ fn requests_that_hyper_refuses_are_refused() {
         })
         .collect();
     check_reasons(&run(stricter_requests(seeds.iter().chain(&mutants))));
+}
+
+#[test]
+fn requests_end_where_hyper_says_that_they_end() {
+    const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut random = fastrand::Rng::with_seed(9112);
+    let seeds = all_requests();
+    let mutants = (0..MUTATIONS).map(|_| {
+        let seed = random.usize(..seeds.len());
+        mutate(&mut random, &seeds[seed])
+    });
+    let mutants: Vec<_> = mutants.collect();
+    run(async {
+        let mut followed = 0;
+        for message in seeds.iter().chain(&mutants) {
+            let bytes = Bytes::from([message, NEXT].concat());
+            let theirs = hyper_requests(&bytes, true).await;
+            compare_all(&bytes, &theirs);
+            followed += usize::from(theirs.len() > 1);
+        }
+        // Or nothing was compared.
+        assert!(followed > seeds.len() / 4, "{followed} of {}", seeds.len());
+    });
 }
 
 #[test]

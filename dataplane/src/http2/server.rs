@@ -401,8 +401,8 @@ async fn websocket_exchange(
 ) -> Ended {
     parts.method = Method::GET;
     let respond = RefCell::new(respond);
-    let mut answer = match head(parts) {
-        Ok((head, _)) => {
+    let mut answer = match handshake(parts, &receive) {
+        Ok(head) => {
             let interim = Interim::Http2(&respond);
             let mut request = Request {
                 head,
@@ -448,6 +448,19 @@ async fn websocket_exchange(
     let mut client = End::stream(stream, receive);
     upgrade::tunnel(caller, &mut client, &mut endpoint, &mut answer.body).await;
     Ended::Whole
+}
+
+/// The head that asks for a WebSocket. A tunnel has neither a length nor an end that comes with its head.
+fn handshake(parts: http::request::Parts, receive: &RecvStream) -> Result<Head, Error> {
+    let refuse = |detail| Err(Error::new(Reason::UpgradeRefused, detail));
+    let (head, length) = head(parts)?;
+    if length.is_some() {
+        return refuse("a WebSocket's handshake has no content-length");
+    }
+    if receive.is_end_stream() {
+        return refuse("the stream of a WebSocket ended with its handshake");
+    }
+    Ok(head)
 }
 
 /// Sends the head of an answer; returns the body where there is one to send.

@@ -1,13 +1,20 @@
-"""Calls every method of grpc_server.py: `grpc_client.py DOOR SERVICE`. Prints `good` when all is as it should be."""
+"""Calls every method of grpc_server.py: `grpc_client.py DOOR NAME [ROOTS]`, with TLS where there are roots to trust.
+Prints `good` when all is as it should be."""
 
 import sys
 import time
 
 import grpc
 
-door, service = sys.argv[1:]
-options = (("grpc.default_authority", service), ("grpc.enable_http_proxy", 0))
-channel = grpc.insecure_channel(door, options)
+door, name, *roots = sys.argv[1:]
+options = (("grpc.default_authority", name), ("grpc.enable_http_proxy", 0))
+if roots:
+    with open(roots[0], "rb") as file:
+        trust = grpc.ssl_channel_credentials(file.read())
+    options += (("grpc.ssl_target_name_override", name),)
+    channel = grpc.secure_channel(door, trust, options)
+else:
+    channel = grpc.insecure_channel(door, options)
 LIMIT = 20
 
 

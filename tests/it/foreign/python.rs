@@ -18,6 +18,8 @@ async fn scene(python: &Path, app: Service, name: &str) -> (Mesh, Foreign, tempf
         .service(app.without_apps())
         .service(Service::new("shop"))
         .route("/chat", "app")
+        .route("/test.App/*", "app")
+        .tls()
         .start()
         .await;
     let directory = tempfile::tempdir().unwrap();
@@ -37,14 +39,23 @@ async fn holds(python: &Path, name: &str, arguments: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpcio_calls_grpcio_in_all_four_kinds_with_deadlines_and_trailers() {
+async fn grpcio_calls_grpcio_in_all_four_kinds_by_a_sidecar_and_by_the_gateway() {
     let Some(python) = python("grpc") else {
         return;
     };
     let app = Service::new("app").with("protocol: grpc");
     let (mesh, _server, _directory) = scene(&python, app, "grpc_server.py").await;
-    let door = mesh.outbound("shop", 0).to_string();
-    holds(&python, "grpc_client.py", &[door, "app".to_owned()]).await;
+    let roots = mesh.directory("roots.pem");
+    std::fs::write(&roots, mesh.authority.bundle()).unwrap();
+    for (door, name, roots) in [
+        (mesh.outbound("shop", 0), "app", None),
+        (mesh.public(), "shop", None),
+        (mesh.secure(), "edge.test", Some(roots)),
+    ] {
+        let mut words = vec![door.to_string(), name.to_owned()];
+        words.extend(roots.map(|roots| roots.display().to_string()));
+        holds(&python, "grpc_client.py", &words).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

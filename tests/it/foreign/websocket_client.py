@@ -27,6 +27,16 @@ for more in [{}, {"compression": None}]:
         peer.send(piece for piece in ["one ", "message ", "in four ", "frames"])
         assert peer.recv(20) == "one message in four frames"
         assert peer.ping().wait(20), "no pong"
+
+        def pinging():
+            """Each piece but the first waits for a pong in the middle of the message."""
+            yield "one"
+            for piece in [" two", " three"]:
+                assert peer.ping().wait(20), "no pong between fragments"
+                yield piece
+
+        peer.send(pinging())
+        assert peer.recv(20) == "one two three"
         peer.send("bye")
         try:
             peer.recv(20)

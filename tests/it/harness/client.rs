@@ -162,7 +162,7 @@ impl Client {
         .await
     }
 
-    async fn over_http1(stream: impl super::wire::Stream + 'static) -> Self {
+    pub(crate) async fn over_http1(stream: impl super::wire::Stream + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -175,7 +175,7 @@ impl Client {
         ))
     }
 
-    async fn over_http2(stream: impl super::wire::Stream + 'static) -> Self {
+    pub(crate) async fn over_http2(stream: impl super::wire::Stream + 'static) -> Self {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
@@ -209,6 +209,14 @@ impl Client {
         tokio::time::timeout(PATIENCE, answer)
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+    }
+
+    /// Whether an exchange that failed like this was never begun, so that anybody may ask again elsewhere: the connection
+    /// had ended before, or its other side said so (GOAWAY, REFUSED_STREAM).
+    pub(crate) fn was_never_begun(error: &str) -> bool {
+        let signs = ["Canceled", "ChannelClosed", "REFUSED_STREAM"];
+        signs.iter().any(|sign| error.contains(sign))
+            || error.contains("GoAway") && error.contains("NO_ERROR")
     }
 
     /// A whole exchange.

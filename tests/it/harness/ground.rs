@@ -67,6 +67,8 @@ pub(crate) const TEST: u8 = 1;
 pub(crate) const INGRESS: u8 = 2;
 /// The certificate authority.
 pub(crate) const CA: u8 = 3;
+/// Another gateway.
+pub(crate) const SECOND_INGRESS: u8 = 4;
 /// The first instance of the first service; each service has ten addresses.
 pub(crate) const SERVICES: u8 = 10;
 

@@ -8,8 +8,36 @@ use std::time::{Duration, Instant};
 use http::Request;
 use tokio::task::JoinSet;
 
-use super::client::{Client, whole};
+use super::client::{Body, Client, Reply, whole};
 use super::eventually;
+
+/// Who asks one thing after the other, and remembers what it needs for the next.
+pub(crate) trait Caller: Send + 'static {
+    /// The answer to the next question, or what went wrong in words.
+    fn ask(&mut self) -> impl Future<Output = Result<String, String>> + Send;
+}
+
+/// Asks with a client.
+#[derive(Debug, Clone)]
+struct Asks<F> {
+    client: Client,
+    request: F,
+}
+
+impl<F: Fn() -> Request<Body> + Send + 'static> Caller for Asks<F> {
+    async fn ask(&mut self) -> Result<String, String> {
+        let request = (self.request)();
+        good(self.client.try_send(request).await?)
+    }
+}
+
+/// The body of an answer with 200.
+pub(crate) fn good(reply: Reply) -> Result<String, String> {
+    match reply.code() {
+        200 => Ok(reply.text()),
+        _ => Err(format!("{} {}", reply.status, reply.text())),
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -47,30 +75,29 @@ impl Load {
     /// The same with any request.
     pub(crate) fn of(
         client: &Client,
-        request: impl Fn() -> Request<super::client::Body> + Clone + Send + 'static,
+        request: impl Fn() -> Request<Body> + Clone + Send + 'static,
         callers: usize,
         pause: Duration,
     ) -> Self {
+        let client = client.clone();
+        let asks = Asks { client, request };
+        Self::by(vec![asks; callers], pause)
+    }
+
+    /// The same by anybody.
+    pub(crate) fn by(callers: Vec<impl Caller>, pause: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let mut set = JoinSet::new();
-        for _ in 0..callers {
-            let (shared, client, request) = (Arc::clone(&shared), client.clone(), request.clone());
+        for mut caller in callers {
+            let shared = Arc::clone(&shared);
             set.spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
                     let begun = Instant::now();
-                    match client.try_send(request()).await {
-                        Ok(reply) if reply.code() == 200 => {
-                            *shared
-                                .answers
-                                .lock()
-                                .unwrap()
-                                .entry(reply.text())
-                                .or_default() += 1;
+                    match caller.ask().await {
+                        Ok(text) => {
+                            *shared.answers.lock().unwrap().entry(text).or_default() += 1;
                         }
-                        Ok(reply) => {
-                            shared.fail(format!("{} {}", reply.status, reply.text()));
-                        }
-                        Err(error) => shared.fail(error),
+                        Err(words) => shared.fail(words),
                     }
                     {
                         let mut slowest = shared.slowest.lock().unwrap();

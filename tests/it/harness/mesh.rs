@@ -444,6 +444,14 @@ impl Mesh {
         number
     }
 
+    /// One more gateway, beside the one that there is, on a host of its own: ready, and where clients connect.
+    pub(crate) async fn second_ingress(&self) -> (Process, SocketAddr) {
+        let (name, host) = ("second-ingress", self.host(ground::SECOND_INGRESS));
+        let process = self.spawn_ingress_at(name, host).await;
+        self.until_ready(host, name).await;
+        (process, SocketAddr::new(host, self.ports.public()))
+    }
+
     pub(crate) async fn restart_ingress(&mut self) {
         drop(self.ingress.take());
         self.ingress = Some(self.spawn_ingress().await);
@@ -502,9 +510,13 @@ impl Mesh {
     // ---- Starting
 
     async fn spawn_ingress(&self) -> Process {
-        let mut arguments = self.arguments(&["ingress"], INGRESS, self.ingress_host());
+        self.spawn_ingress_at(INGRESS, self.ingress_host()).await
+    }
+
+    async fn spawn_ingress_at(&self, name: &str, host: IpAddr) -> Process {
+        let mut arguments = self.arguments(&["ingress"], name, host);
         arguments.extend(["--workers".to_owned(), self.spec.workers.to_string()]);
-        self.spawn_proxy(INGRESS, INGRESS, &arguments).await
+        self.spawn_proxy(name, INGRESS, &arguments).await
     }
 
     async fn spawn_replica(&mut self, index: usize, number: u8) {

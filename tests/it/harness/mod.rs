@@ -21,6 +21,7 @@ pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod told;
 pub(crate) mod tools;
+pub(crate) mod tunnel;
 pub(crate) mod wire;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -124,6 +124,7 @@ impl App {
                 connections.spawn(async move {
                     let mut builder = h2::server::Builder::new();
                     builder.max_concurrent_streams(1000);
+                    builder.enable_connect_protocol();
                     // It is not the app that is attacked.
                     builder.max_pending_accept_reset_streams(100_000);
                     builder.initial_window_size(1 << 20);

@@ -3,7 +3,10 @@
 
 use std::io;
 
+use bytes::Bytes;
+use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::alone::{PATIENCE, Stream, Way};
@@ -112,6 +115,69 @@ pub(super) async fn converse(way: &Way, bytes: &[u8]) -> Heard {
             }
         }
         heard
+    };
+    timeout(PATIENCE, work)
+        .await
+        .expect("an answer, a reset or an end")
+}
+
+/// What became of stream 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// This status, and why where the answer is ours.
+    Answer(u16, String),
+    Reset(h2::Reason),
+    Goodbye(h2::Reason),
+    /// The connection ended without a word.
+    End,
+}
+
+/// An answer, with its reason where it is ours.
+pub(super) fn answered(status: u16, reason: &str) -> Verdict {
+    Verdict::Answer(status, reason.to_owned())
+}
+
+/// Sends these bytes in place of what the h2 crate's client says, and lets that read what comes: it believes that it has
+/// asked for something good.
+pub(super) async fn verdict(way: &Way, bytes: &[u8]) -> Verdict {
+    let work = async {
+        let Ok(door) = way.connect().await else {
+            return Verdict::End;
+        };
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (mut from, mut to) = tokio::io::split(door);
+        let (mut said, mut heard) = tokio::io::split(far);
+        let (bytes, mut tasks) = (bytes.to_vec(), JoinSet::new());
+        tasks.spawn(async move {
+            let _: io::Result<u64> = tokio::io::copy(&mut said, &mut tokio::io::sink()).await;
+        });
+        tasks.spawn(async move {
+            let _: io::Result<()> = to.write_all(&bytes).await;
+            let _: io::Result<()> = to.flush().await;
+            let _: io::Result<u64> = tokio::io::copy(&mut from, &mut heard).await;
+            let _: io::Result<()> = heard.shutdown().await;
+        });
+        let handshake = h2::client::Builder::new().handshake::<_, Bytes>(near);
+        let (mut sender, mut driver) = handshake.await.unwrap();
+        let good = Request::post("http://plain/two").body(()).unwrap();
+        let (response, _send) = sender.send_request(good, false).unwrap();
+        let mut response = std::pin::pin!(response);
+        let (answer, ended) = tokio::select! {
+            biased;
+            answer = &mut response => (answer, None),
+            ended = &mut driver => (response.await, ended.err()),
+        };
+        match (answer, ended) {
+            (Ok(answer), _) => {
+                let reason = answer.headers().get("weft-reason");
+                let reason = reason.map_or("", |reason| reason.to_str().unwrap());
+                answered(answer.status().as_u16(), reason)
+            }
+            (_, Some(error)) if error.is_go_away() => Verdict::Goodbye(error.reason().unwrap()),
+            (Err(error), _) if error.is_go_away() => Verdict::Goodbye(error.reason().unwrap()),
+            (Err(error), _) if error.is_reset() => Verdict::Reset(error.reason().unwrap()),
+            _ => Verdict::End,
+        }
     };
     timeout(PATIENCE, work)
         .await

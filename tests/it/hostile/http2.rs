@@ -1,6 +1,7 @@
 //! What RFC 9113 calls wrong, of a request and of a connection.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use h2::Reason;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -8,67 +9,71 @@ use super::frames::*;
 use super::{Scene, good};
 use crate::alone::{PATIENCE, fine, read_to_end};
 
-/// Heads that RFC 9113 §8 calls malformed, or that could not be said in HTTP/1.1.
+/// Heads that RFC 9113 §8 calls malformed, or that could not be said in HTTP/1.1, and what becomes of each.
 #[rustfmt::skip] // a row a line
-fn bad_requests() -> Vec<(&'static str, Fields)> {
+fn bad_requests() -> Vec<(&'static str, Fields, Verdict)> {
+    let reset = || Verdict::Reset(Reason::PROTOCOL_ERROR);
+    // Of what cannot be a field, h2 takes the whole block for broken.
+    let goodbye = || Verdict::Goodbye(Reason::PROTOCOL_ERROR);
+    let malformed = || answered(400, "malformed_request");
     vec![
-        ("upper case in a name", with(&[(b"X-Upper", b"y")])),
-        ("a space in a name", with(&[(b"x y", b"z")])),
-        ("a colon in a name", with(&[(b"x:y", b"z")])),
-        ("a line end in a name", with(&[(b"x\r\ny", b"z")])),
-        ("an empty name", with(&[(b"", b"z")])),
-        ("a line end in a value", with(&[(b"x", b"y\r\nhost: evil")])),
-        ("a line feed in a value", with(&[(b"x", b"y\nz")])),
-        ("a null in a value", with(&[(b"x", b"y\0z")])),
-        ("connection", with(&[(b"connection", b"close")])),
-        ("keep-alive", with(&[(b"keep-alive", b"timeout=5")])),
-        ("proxy-connection", with(&[(b"proxy-connection", b"close")])),
-        ("transfer-encoding", with(&[(b"transfer-encoding", b"chunked")])),
-        ("upgrade", with(&[(b"upgrade", b"h2c")])),
-        ("te other than trailers", with(&[(b"te", b"gzip")])),
-        ("no method", other(b":method", None)),
-        ("no scheme", other(b":scheme", None)),
-        ("no path", other(b":path", None)),
-        ("no authority and no host", other(b":authority", None)),
-        ("an empty path", other(b":path", Some(b""))),
-        ("a path without a slash", other(b":path", Some(b"two"))),
-        ("a whole URI for a path", other(b":path", Some(b"http://plain/two"))),
-        ("an asterisk for another method than OPTIONS", other(b":path", Some(b"*"))),
-        ("a space in the path", other(b":path", Some(b"/a b"))),
-        ("a line end in the path", other(b":path", Some(b"/a HTTP/1.1\r\nhost: evil\r\n\r\n"))),
-        ("a null in the path", other(b":path", Some(b"/a\0"))),
-        ("above the root", other(b":path", Some(b"/../a"))),
-        ("an encoded slash", other(b":path", Some(b"/a%2fb"))),
-        ("a backslash", other(b":path", Some(b"/a\\b"))),
-        ("a bad escape", other(b":path", Some(b"/%zz"))),
-        ("a user in the authority", other(b":authority", Some(b"user@plain"))),
-        ("a path in the authority", other(b":authority", Some(b"plain/x"))),
-        ("a space in the authority", other(b":authority", Some(b"plain evil"))),
-        ("a line end in the authority", other(b":authority", Some(b"plain\r\nx: y"))),
-        ("a bad port", other(b":authority", Some(b"plain:x"))),
-        ("an empty authority", other(b":authority", Some(b""))),
-        ("a method that is no token", other(b":method", Some(b"PO ST"))),
-        ("a line end in the method", other(b":method", Some(b"GET / HTTP/1.1\r\nx:"))),
-        ("an empty method", other(b":method", Some(b""))),
-        ("CONNECT", vec![(b":method", b"CONNECT"), (b":authority", b"plain:443")]),
-        ("CONNECT with a path", other(b":method", Some(b"CONNECT"))),
-        ("extended CONNECT for a protocol that is not tunnelled", [&other(b":method", Some(b"CONNECT"))[..], &[(b":protocol", b"connect-udp")]].concat()),
-        ("extended CONNECT without a path", [&[(&b":protocol"[..], &b"websocket"[..])], &other(b":path", None)[1..], &[(b":method", b"CONNECT")]].concat()),
-        ("a protocol without CONNECT", [&[(&b":protocol"[..], &b"websocket"[..])], &request()[..]].concat()),
-        ("two methods", [&[(&b":method"[..], &b"GET"[..])], &request()[..]].concat()),
-        ("two paths", [&[(&b":path"[..], &b"/evil"[..])], &request()[..]].concat()),
-        ("two authorities", [&[(&b":authority"[..], &b"evil"[..])], &request()[..]].concat()),
-        ("a pseudo-header behind a field", [&[(&b"x"[..], &b"y"[..])], &request()[..]].concat()),
-        ("a pseudo-header that nobody knows", [&[(&b":evil"[..], &b"y"[..])], &request()[..]].concat()),
-        ("a status in a request", [&[(&b":status"[..], &b"200"[..])], &request()[..]].concat()),
-        ("a host that differs", with(&[(b"host", b"evil")])),
-        ("two hosts", with(&[(b"host", b"plain"), (b"host", b"plain")])),
-        ("a host of another port", with(&[(b"host", b"plain:81")])),
-        ("a length and no body", with(&[(b"content-length", b"5")])),
-        ("a length that is no number", with(&[(b"content-length", b"x")])),
-        ("a signed length", with(&[(b"content-length", b"+0")])),
-        ("a length of 2^64", with(&[(b"content-length", b"18446744073709551616")])),
-        ("two lengths", with(&[(b"content-length", b"0"), (b"content-length", b"5")])),
+        ("upper case in a name", with(&[(b"X-Upper", b"y")]), goodbye()),
+        ("a space in a name", with(&[(b"x y", b"z")]), goodbye()),
+        ("a colon in a name", with(&[(b"x:y", b"z")]), goodbye()),
+        ("a line end in a name", with(&[(b"x\r\ny", b"z")]), goodbye()),
+        ("an empty name", with(&[(b"", b"z")]), goodbye()),
+        ("a line end in a value", with(&[(b"x", b"y\r\nhost: evil")]), goodbye()),
+        ("a line feed in a value", with(&[(b"x", b"y\nz")]), goodbye()),
+        ("a null in a value", with(&[(b"x", b"y\0z")]), goodbye()),
+        ("connection", with(&[(b"connection", b"close")]), reset()),
+        ("keep-alive", with(&[(b"keep-alive", b"timeout=5")]), reset()),
+        ("proxy-connection", with(&[(b"proxy-connection", b"close")]), reset()),
+        ("transfer-encoding", with(&[(b"transfer-encoding", b"chunked")]), reset()),
+        ("upgrade", with(&[(b"upgrade", b"h2c")]), reset()),
+        ("te other than trailers", with(&[(b"te", b"gzip")]), reset()),
+        ("no method", other(b":method", None), reset()),
+        ("no scheme", other(b":scheme", None), reset()),
+        ("no path", other(b":path", None), reset()),
+        ("no authority and no host", other(b":authority", None), malformed()),
+        ("an empty path", other(b":path", Some(b"")), reset()),
+        ("a path without a slash", other(b":path", Some(b"two")), reset()),
+        ("a whole URI for a path", other(b":path", Some(b"http://plain/two")), reset()),
+        ("an asterisk for another method than OPTIONS", other(b":path", Some(b"*")), malformed()),
+        ("a space in the path", other(b":path", Some(b"/a b")), reset()),
+        ("a line end in the path", other(b":path", Some(b"/a HTTP/1.1\r\nhost: evil\r\n\r\n")), reset()),
+        ("a null in the path", other(b":path", Some(b"/a\0")), reset()),
+        ("above the root", other(b":path", Some(b"/../a")), malformed()),
+        ("an encoded slash", other(b":path", Some(b"/a%2fb")), malformed()),
+        ("a backslash", other(b":path", Some(b"/a\\b")), malformed()),
+        ("a bad escape", other(b":path", Some(b"/%zz")), malformed()),
+        ("a user in the authority", other(b":authority", Some(b"user@plain")), malformed()),
+        ("a path in the authority", other(b":authority", Some(b"plain/x")), reset()),
+        ("a space in the authority", other(b":authority", Some(b"plain evil")), reset()),
+        ("a line end in the authority", other(b":authority", Some(b"plain\r\nx: y")), reset()),
+        ("a bad port", other(b":authority", Some(b"plain:x")), malformed()),
+        ("an empty authority", other(b":authority", Some(b"")), reset()),
+        ("a method that is no token", other(b":method", Some(b"PO ST")), goodbye()),
+        ("a line end in the method", other(b":method", Some(b"GET / HTTP/1.1\r\nx:")), goodbye()),
+        ("an empty method", other(b":method", Some(b"")), goodbye()),
+        ("CONNECT", vec![(b":method", b"CONNECT"), (b":authority", b"plain:443")], answered(501, "method_unsupported")),
+        ("CONNECT with a path", other(b":method", Some(b"CONNECT")), reset()),
+        ("extended CONNECT for a protocol that is not tunnelled", [&other(b":method", Some(b"CONNECT"))[..], &[(b":protocol", b"connect-udp")]].concat(), answered(501, "method_unsupported")),
+        ("extended CONNECT without a path", [&[(&b":protocol"[..], &b"websocket"[..])], &other(b":path", None)[1..], &[(b":method", b"CONNECT")]].concat(), reset()),
+        ("a protocol without CONNECT", [&[(&b":protocol"[..], &b"websocket"[..])], &request()[..]].concat(), reset()),
+        ("two methods", [&[(&b":method"[..], &b"GET"[..])], &request()[..]].concat(), reset()),
+        ("two paths", [&[(&b":path"[..], &b"/evil"[..])], &request()[..]].concat(), reset()),
+        ("two authorities", [&[(&b":authority"[..], &b"evil"[..])], &request()[..]].concat(), reset()),
+        ("a pseudo-header behind a field", [&[(&b"x"[..], &b"y"[..])], &request()[..]].concat(), reset()),
+        ("a pseudo-header that nobody knows", [&[(&b":evil"[..], &b"y"[..])], &request()[..]].concat(), goodbye()),
+        ("a status in a request", [&[(&b":status"[..], &b"200"[..])], &request()[..]].concat(), reset()),
+        ("a host that differs", with(&[(b"host", b"evil")]), malformed()),
+        ("two hosts", with(&[(b"host", b"plain"), (b"host", b"plain")]), malformed()),
+        ("a host of another port", with(&[(b"host", b"plain:81")]), malformed()),
+        ("a length and no body", with(&[(b"content-length", b"5")]), reset()),
+        ("a length that is no number", with(&[(b"content-length", b"x")]), reset()),
+        ("a signed length", with(&[(b"content-length", b"+0")]), reset()),
+        ("a length of 2^64", with(&[(b"content-length", b"18446744073709551616")]), reset()),
+        ("two lengths", with(&[(b"content-length", b"0"), (b"content-length", b"5")]), reset()),
     ]
 }
 
@@ -92,15 +97,16 @@ async fn malformed_http2_requests_are_refused_at_every_door_and_never_forwarded(
         );
 
         let before = scene.origin.bytes();
-        for (what, fields) in bad_requests() {
+        let mut wrong = Vec::new();
+        for (what, fields, wanted) in bad_requests() {
             let head = frame(HEADERS, WHOLE_HEAD, 1, &block(&fields));
-            let heard = converse(&way, &opened(&[head])).await;
-            assert!(
-                !heard.answers.contains(&0x88),
-                "{door}: {what} was served: {heard:?}"
-            );
+            let got = verdict(&way, &opened(&[head])).await;
+            if got != wanted {
+                wrong.push(format!("{door}: {what}: {got:?} and not {wanted:?}"));
+            }
             assert_eq!(scene.origin.bytes(), before, "{door}: {what} was forwarded");
         }
+        assert!(wrong.is_empty(), "{wrong:#?}");
         // A length that the data does not keep: the head may be on its way, a whole request never.
         let whole = scene.origin.requests().len();
         for (length, data) in [(&b"5"[..], &b"abc"[..]), (b"3", b"abcde"), (b"0", b"a")] {
@@ -112,11 +118,9 @@ async fn malformed_http2_requests_are_refused_at_every_door_and_never_forwarded(
                 &block(&with(&[(b"content-length", length)])),
             );
             let body = frame(DATA, END_STREAM, 1, data);
-            let heard = converse(&way, &opened(&[head, body])).await;
-            assert!(
-                !heard.answers.contains(&0x88),
-                "{door}: {length:?} was served: {heard:?}"
-            );
+            let got = verdict(&way, &opened(&[head, body])).await;
+            let wanted = Verdict::Reset(Reason::PROTOCOL_ERROR);
+            assert_eq!(got, wanted, "{door}: {length:?}");
             assert_eq!(scene.origin.requests().len(), whole, "{door}: {length:?}");
         }
     }

@@ -1,5 +1,8 @@
-//! WebSockets: handshakes that are none, sockets that nobody reads, and ends that are told at once.
+//! WebSockets: handshakes that are none, sockets that nobody reads, and ends that are told at once. What only HTTP/2 has
+//! (RFC 8441) is in `extended`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod extended;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{SLOWEST, Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, Stream, Way, until};
 use crate::harness::Wire;
-use crate::websocket::agreed;
+use crate::websocket::{H2, agreed};
 
 /// A ping with four bytes, masked by nothing.
 const PING: &[u8] = b"\x89\x84\0\0\0\0ping";
@@ -23,6 +26,8 @@ const PING: &[u8] = b"\x89\x84\0\0\0\0ping";
 const PONG: &[u8] = b"\x8a\x04ping";
 /// The end of a conversation, 1000.
 const CLOSE: &[u8] = b"\x88\x02\x03\xe8";
+/// What `/flood` sends.
+const FLOOD: usize = 2 << 20;
 
 /// What an app knows.
 #[derive(Default)]
@@ -67,6 +72,11 @@ async fn converse(stream: TcpStream, ledger: &Ledger) -> Option<()> {
             continue;
         }
         ledger.asked.store(true, Ordering::Relaxed);
+        if head.field("sec-websocket-version") != Some("13") {
+            let answer = "HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 13\r\ncontent-length: 0\r\n\r\n";
+            wire.try_write(answer).await.ok()?;
+            continue;
+        }
         let keys: Vec<&str> = head.fields("sec-websocket-key").collect();
         if !matches!(keys[..], [key] if key.len() == 24) {
             wire.try_write("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
@@ -78,7 +88,7 @@ async fn converse(stream: TcpStream, ledger: &Ledger) -> Option<()> {
             "/hang" => sleep(PATIENCE).await,
             "/flood" => {
                 wire.try_write(agreed(&head)).await.ok()?;
-                wire.try_write(vec![b'x'; 1 << 20]).await.ok()?;
+                wire.try_write(vec![b'x'; FLOOD]).await.ok()?;
                 wire.more().await.ok()?;
             }
             "/deaf" => {
@@ -141,9 +151,29 @@ async fn read_to(stream: &mut Stream, end: &[u8]) -> Vec<u8> {
     timeout(PATIENCE, work).await.expect("what is waited for")
 }
 
+/// The versions that a door speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Every door in both versions.
+fn doors(scene: &Scene) -> Vec<(String, Way, Version)> {
+    let versions = [(Version::Http1, "http/1.1"), (Version::Http2, "h2")];
+    let all = versions.into_iter().flat_map(|(version, alpn)| {
+        let doors = scene.doors(&[alpn]).into_iter();
+        doors.map(move |(door, way)| (format!("{door}, {alpn}"), way, version))
+    });
+    all.collect()
+}
+
 /// Switches, with the handshake and what is behind it in one segment.
-async fn switched(way: &Way, target: &str, behind: &[u8]) -> Stream {
+async fn switched(way: &Way, version: Version, target: &str, behind: &[u8]) -> Stream {
     let mut stream = way.connect().await.unwrap();
+    if version == Version::Http2 {
+        return tunnel(&mut H2::over(stream).await, target, behind).await;
+    }
     stream.write_all(&handshake(target, behind)).await.unwrap();
     stream.flush().await.unwrap();
     let head = read_to(&mut stream, b"\r\n\r\n").await;
@@ -153,6 +183,14 @@ async fn switched(way: &Way, target: &str, behind: &[u8]) -> Stream {
         String::from_utf8_lossy(&head)
     );
     stream
+}
+
+/// A WebSocket on a connection of HTTP/2 that is there.
+async fn tunnel(client: &mut H2, target: &str, behind: &[u8]) -> Stream {
+    let uri = format!("http://plain{target}");
+    let (status, _, tunnel) = client.open_at(&uri, "websocket", behind).await;
+    assert_eq!(status, 200, "{target}");
+    Box::new(tunnel.stream)
 }
 
 /// Handshakes that switch nothing, whatever the app says: a request, and the status of its answer.
@@ -192,6 +230,21 @@ async fn handshakes_that_are_none_switch_nothing_at_any_door() {
     );
     // What an app itself would not agree to is its own to refuse.
     for (door, way) in scene.doors(&["http/1.1"]) {
+        for version in ["", "sec-websocket-version: 12\r\n"] {
+            let request = format!(
+                "GET / HTTP/1.1\r\nhost: plain\r\nconnection: upgrade\r\nupgrade: websocket\r\n{version}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            let mut stream = way.connect().await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            let head = read_to(&mut stream, b"\r\n\r\n").await;
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let right = head.starts_with("HTTP/1.1 426 ");
+            assert!(
+                right && head.contains("sec-websocket-version: 13\r\n"),
+                "{door}: {head}"
+            );
+        }
         for key in [
             "sec-websocket-key: short\r\n",
             "",
@@ -214,9 +267,9 @@ async fn handshakes_that_are_none_switch_nothing_at_any_door() {
 #[tokio::test]
 async fn frames_in_the_segment_of_a_handshake_are_kept_both_ways() {
     let (mut scene, _app, _) = stage().await;
-    for (door, way) in scene.doors(&["http/1.1"]) {
+    for (door, way, version) in doors(&scene) {
         for behind in [b"\x81\x82\0\0\0\0hi".to_vec(), vec![b'z'; 50_000]] {
-            let mut stream = switched(&way, "/echo", &behind).await;
+            let mut stream = switched(&way, version, "/echo", &behind).await;
             let back = [b"\x81\x05hello", &behind[..]].concat();
             let mut read = vec![0; back.len()];
             let reading = stream.read_exact(&mut read);
@@ -230,11 +283,11 @@ async fn frames_in_the_segment_of_a_handshake_are_kept_both_ways() {
 #[tokio::test]
 async fn a_socket_ends_with_the_apps_and_not_a_second_later() {
     let (mut scene, _app, _) = stage().await;
-    for (door, way) in scene.doors(&["http/1.1"]) {
+    for (door, way, version) in doors(&scene) {
         // Once before, so that what is measured is no handshake of TLS between proxies.
         for _ in 0..2 {
             let begun = Instant::now();
-            let mut stream = switched(&way, "/bye", b"").await;
+            let mut stream = switched(&way, version, "/bye", b"").await;
             let mut rest = Vec::new();
             let reading = stream.read_to_end(&mut rest);
             let _: std::io::Result<usize> = timeout(PATIENCE, reading).await.unwrap();
@@ -247,8 +300,8 @@ async fn a_socket_ends_with_the_apps_and_not_a_second_later() {
 }
 
 /// Sends pings while `attack` runs, each on the same socket; the slowest pong.
-async fn pinged(way: &Way, attack: impl Future<Output = ()>) -> Duration {
-    let mut stream = switched(way, "/echo", b"").await;
+async fn pinged(way: &Way, version: Version, attack: impl Future<Output = ()>) -> Duration {
+    let mut stream = switched(way, version, "/echo", b"").await;
     read_to(&mut stream, b"hello").await;
     let over = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&over);
@@ -269,6 +322,23 @@ async fn pinged(way: &Way, attack: impl Future<Output = ()>) -> Duration {
     pinging.await.unwrap()
 }
 
+/// Runs an attack that no pong may wait for.
+async fn slowest_pong_under(
+    scene: &mut Scene,
+    door: &str,
+    way: &Way,
+    version: Version,
+    attack: impl Future<Output = ()>,
+) {
+    let good = Way::Plain(scene.host.public());
+    let mut slowest = Duration::ZERO;
+    let pinged = Box::pin(async {
+        slowest = pinged(way, version, attack).await;
+    });
+    scene.under_attack(door, &good, pinged).await;
+    assert!(slowest < SLOWEST, "{door}: a pong took {slowest:?}");
+}
+
 /// Sockets that nobody reads at one end or the other, and handshakes that nobody answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn hoarded_sockets_hold_little_and_stop_no_ping() {
@@ -279,8 +349,8 @@ async fn hoarded_sockets_hold_little_and_stop_no_ping() {
             let mut held = Vec::new();
             let mut pouring = JoinSet::new();
             for _ in 0..SOCKETS {
-                held.push(switched(&way, "/flood", b"").await);
-                let mut deaf = switched(&way, "/deaf", b"").await;
+                held.push(switched(&way, Version::Http1, "/flood", b"").await);
+                let mut deaf = switched(&way, Version::Http1, "/deaf", b"").await;
                 pouring.spawn(async move {
                     let _ =
                         timeout(Duration::from_secs(2), deaf.write_all(&vec![b'x'; 1 << 20])).await;
@@ -295,16 +365,7 @@ async fn hoarded_sockets_hold_little_and_stop_no_ping() {
                 held.push(deaf.unwrap());
             }
         };
-        let good = Way::Plain(scene.host.public());
-        let other = way.clone();
-        let slowest = Arc::new(std::sync::Mutex::new(Duration::ZERO));
-        let noted = Arc::clone(&slowest);
-        let pinged = Box::pin(async move {
-            *noted.lock().unwrap() = pinged(&other, attack).await;
-        });
-        scene.under_attack(door, &good, pinged).await;
-        let slowest = *slowest.lock().unwrap();
-        assert!(slowest < *SLOWEST, "{door}: a pong took {slowest:?}");
+        slowest_pong_under(&mut scene, door, &way, Version::Http1, attack).await;
     }
     until("the app to be left alone", async || {
         // Those that the app itself keeps for a minute are its own affair.
