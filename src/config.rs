@@ -25,30 +25,31 @@ use weft_runtime::{admin, drain, telemetry};
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
-    /// The name of the mesh in every identity: `spiffe://<trust_domain>/service/<name>`.
+    /// The name of the mesh in every identity: `spiffe://<trust_domain>/service/<name>`. A running process refuses a file with
+    /// another one.
     pub(crate) trust_domain: String,
     /// The zone that this process runs in: services prefer endpoints of the same one, where endpoints' zones are known. The
     /// variable `WEFT_ZONE` overrules it, since one file serves many hosts.
     pub(crate) zone: Option<String>,
-    /// The certificate authority. Proxies read its `address` only.
+    /// The certificate authority, which reads this part at the start. Proxies read its `address` only, each time that they ask it.
     pub(crate) ca: Option<weft_ca::Config>,
-    /// A certificate from files, instead of one from the CA.
+    /// A certificate from files, instead of one from the CA. Where they are is read at the start; the files are followed.
     pub(crate) identity: Option<identity::files::Config>,
-    /// Where sidecars report.
+    /// Where sidecars report. Read at the start.
     pub(crate) collector: Option<Collector>,
-    /// The admin pages of every process.
+    /// The admin pages of every process. Read at the start.
     #[serde(default)]
     pub(crate) admin: admin::Config,
-    /// The log of every process. The variable `WEFT_LOG` overrules it.
+    /// The log of every process. Read at the start. The variable `WEFT_LOG` overrules it.
     #[serde(default)]
     pub(crate) log: telemetry::log::Config,
-    /// One line for each exchange of a proxy.
+    /// One line for each exchange of a proxy. Read at the start.
     #[serde(default)]
     pub(crate) access_log: AccessLogConfig,
-    /// How names are resolved.
+    /// How names are resolved. Read at the start.
     #[serde(default)]
     pub(crate) resolver: discovery::Config,
-    /// How processes end.
+    /// How processes end, as the file has it by then.
     #[serde(default)]
     pub(crate) drain: drain::Config,
     /// What holds for every service unless it says otherwise.
@@ -112,6 +113,8 @@ pub(crate) struct Checked {
     pub(crate) sidecar: Option<weft_sidecar::Design>,
     /// Of the ingress that reads.
     pub(crate) ingress: Option<weft_ingress::Design>,
+    /// The file, as the admin page shows it.
+    pub(crate) shown: String,
 }
 
 /// Parses and checks. `name` is the file's, for messages; `base` what paths in it are relative to; `host` what the
@@ -130,7 +133,10 @@ pub(crate) fn check(
     });
     problems.locate(&document);
     match checked {
-        Some(checked) if problems.is_empty() => Ok(checked),
+        Some(checked) if problems.is_empty() => Ok(Checked {
+            shown: document.show(),
+            ..checked
+        }),
         _ => Err(problems),
     }
 }
@@ -182,14 +188,8 @@ fn check_parts(
         Reader::Check | Reader::Ingress => Files::Read,
         Reader::Ca | Reader::Sidecar { .. } => Files::Elsewhere,
     };
-    let ingress = weft_ingress::Design::build(
-        file.ingress.clone(),
-        &services,
-        host,
-        base.to_owned(),
-        files,
-        problems,
-    );
+    let ingress =
+        weft_ingress::Design::build(file.ingress.clone(), &services, host, base, files, problems);
     check_identity(&file, problems);
     check_addresses(&file, ca.as_ref(), host, problems);
     check_reader(&file, reader, problems);
@@ -201,6 +201,7 @@ fn check_parts(
         identity,
         sidecar,
         ingress: ingress.filter(|_| reader == Reader::Ingress),
+        shown: String::new(),
         file,
     })
 }

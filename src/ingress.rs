@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use weft_dataplane::node;
+use weft_dataplane::node::{self, Who};
 use weft_dataplane::plan::services::INGRESS;
 use weft_ingress::collector::Collector;
-use weft_runtime::config::{Problems, watched};
+use weft_runtime::config::watched;
 
-use crate::config::{self, Checked, Reader, collector_port};
+use crate::config::{Checked, Reader, collector_port};
 use crate::pages;
-use crate::role::{self, ProxyFlags};
+use crate::role::{self, ProxyFlags, Taken};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -33,19 +33,15 @@ pub(crate) fn run(args: Args) -> ExitCode {
             .ingress
             .take()
             .ok_or("this file has no ingress")?;
-        // A gateway without a mesh behind it and without reports to collect needs nobody's certificate.
+        // A gateway without a mesh behind it and without reports to collect needs nobody's certificate, and does not wait
+        // for one; it asks for it when a route into the mesh comes.
         let needs_identity = design.needs_identity() || start.checked.file.collector.is_some();
-        let source = match needs_identity {
-            true => role::identity_source(&start.checked, INGRESS, &resolver, token)?,
-            false => None,
-        };
+        let source = role::identity_source(running, &start.checked, INGRESS, &resolver, token)?;
         let (publisher, designs) = watched(design);
-        pages::add(running, &designs);
-        let host = start.host;
-        role::follow(running, &start, publisher, move |name, base, text| {
-            config::check(name, text, base, host, Reader::Ingress)?
-                .ingress
-                .ok_or_else(Problems::new)
+        pages::add(running);
+        role::follow(running, &start, move |checked| {
+            checked.ingress.map(|design| publisher.publish(design));
+            Taken::HandedOn
         });
         let collecting = collecting(&start.checked, start.host).map(|address| {
             let collector = Collector::new();
@@ -69,17 +65,14 @@ pub(crate) fn run(args: Args) -> ExitCode {
         let (process, size) = (running.process.clone(), args.flags.size());
         let listening = node::not_listening(&process);
         Ok(async move {
-            let identity = match source {
-                Some(source) => match node::identity(&process, source).await {
-                    Some(identity) => Some(identity),
+            let who = match source {
+                Some(source) if needs_identity => match node::identity(&process, source).await {
+                    Some(identity) => Who::known(identity),
                     None => return Ok(()),
                 },
-                None => None,
+                source => Who::later(source),
             };
-            weft_ingress::run(
-                process, size, resolver, designs, identity, collecting, listening,
-            )
-            .await
+            weft_ingress::run(process, size, resolver, designs, who, collecting, listening).await
         })
     })
 }

@@ -11,6 +11,7 @@ mod pages;
 mod role;
 mod run;
 mod sidecar;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The admin pages that both proxies have: the configuration, the endpoints and the certificate.
+//! The admin pages that both proxies have: the endpoints, foreign peers and certificates.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -6,23 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use weft_dataplane::foreign::{Row, Snapshot};
 use weft_dataplane::observe::PermitRow;
-use weft_runtime::config::Watched;
 
 use crate::role::Running;
 
-pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
-    running: &mut Running,
-    designs: &Watched<T>,
-) {
-    let designs = designs.clone();
-    let page = move || {
-        (
-            "text/plain; charset=utf-8",
-            format!("{:#?}\n", designs.get()),
-        )
-    };
-    running.admin.config(running.status.clone(), Arc::new(page));
-
+pub(crate) fn add(running: &mut Running) {
     let registry = Arc::clone(&running.process.registry);
     let endpoints = move || {
         let rows: Vec<_> = registry
@@ -100,14 +87,21 @@ pub(crate) fn add<T: std::fmt::Debug + Send + Sync + 'static>(
                 "renewal_failures": row.renewal_failures,
             })
         });
-        (
-            "application/json",
-            format!("{:#}\n", json!({ "certificate": certificate })),
-        )
+        let shown = registry.listener_certificates().into_iter().map(|row| {
+            json!({
+                "listener": &*row.listener,
+                "not_after_unix": row.not_after.map(unix),
+                "problem": row.problem.as_deref(),
+            })
+        });
+        let page = json!({ "certificate": certificate, "listeners": shown.collect::<Vec<_>>() });
+        ("application/json", format!("{page:#}\n"))
     };
-    running
-        .admin
-        .page("/certs", "the certificate in use", Arc::new(certs));
+    running.admin.page(
+        "/certs",
+        "the certificate in use, and those that listeners show to the public",
+        Arc::new(certs),
+    );
 }
 
 fn peers(foreign: &Snapshot, permits: &[PermitRow]) -> Value {

@@ -2,7 +2,7 @@
 //! the file, drain on a signal.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use weft_dataplane::identity::{SpiffeId, TokenSource, provider};
 use weft_dataplane::node::{self, Process};
 use weft_dataplane::observe::{AccessLog, Registry};
 use weft_runtime::admin::Admin;
-use weft_runtime::config::{Publisher, Status, env, watch};
+use weft_runtime::config::{Publisher, Status, Watched, env, watch, watched};
 use weft_runtime::drain::Trigger;
 use weft_runtime::ready::Readiness;
 use weft_runtime::signal::{Stops, drain_on_stop};
@@ -24,6 +24,7 @@ use weft_runtime::{descriptors, drain, telemetry};
 
 use crate::check::{self, BROKEN, base_of};
 use crate::config::{self, Checked, Reader};
+use crate::waiting::{self, Role};
 
 /// A join token, where no file holds it.
 pub(crate) const TOKEN: &str = "WEFT_JOIN_TOKEN";
@@ -89,6 +90,7 @@ pub(crate) struct Start {
     pub(crate) text: String,
     pub(crate) host: Option<IpAddr>,
     pub(crate) checked: Checked,
+    role: Role,
     /// Kept to the end: what waits to be written is written when it goes.
     log: Option<Log>,
 }
@@ -110,6 +112,7 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
         text,
         host: flags.host,
         checked,
+        role: reader.into(),
         log: Some(log),
     })
 }
@@ -136,7 +139,8 @@ pub(crate) struct Ending {
     pub(crate) stops: Stops,
     pub(crate) trigger: Trigger,
     pub(crate) readiness: Readiness,
-    pub(crate) drain: drain::Config,
+    /// As the file has it at the moment.
+    pub(crate) drain: Watched<drain::Config>,
     /// Everything that runs; [`Group::run_until`] tells when a part of it has failed.
     pub(crate) tasks: Group,
 }
@@ -145,8 +149,16 @@ pub(crate) struct Ending {
 pub(crate) struct Running {
     pub(crate) process: Process,
     pub(crate) admin: Admin,
-    pub(crate) status: Status,
     pub(crate) metrics: Metrics,
+    /// What a reload changes of what is not the role's own.
+    pub(crate) live: Arc<Live>,
+}
+
+/// What a running process takes from a new file besides what its role takes.
+pub(crate) struct Live {
+    drain: Publisher<drain::Config>,
+    /// Where the CA is, for those who ask it.
+    authority: Publisher<String>,
 }
 
 /// Runs a role: `work` starts its tasks, registers its pages and returns; the process ends by a signal or the first
@@ -170,7 +182,7 @@ where
             drain,
             tasks,
         } = ending;
-        let drained = drain_on_stop(stops, &trigger, &readiness, drain);
+        let drained = drain_on_stop(stops, &trigger, &readiness, &drain);
         match tasks.run_until(drained).await {
             Ok(_) => ExitCode::SUCCESS,
             Err(failure) => {
@@ -253,7 +265,7 @@ where
     metrics.on_render(Box::new(move || shown.publish()));
     let shown = Arc::clone(&registry);
     metrics.on_page(Box::new(move |page| shown.render(page, SystemTime::now())));
-    let status = Status::new(&start.path, SystemTime::now());
+    let status = Status::new(&start.path, start.checked.shown.as_str(), SystemTime::now());
     let mut settings = start.checked.admin;
     if let Some(host) = start
         .host
@@ -261,7 +273,9 @@ where
     {
         settings = settings.on(host).map_err(|problems| problems.render())?;
     }
-    let drain = start.checked.file.drain;
+    let (draining, drain) = watched(start.checked.file.drain);
+    let ca = start.checked.file.ca.as_ref();
+    let (authority, _) = watched(ca.map(|ca| ca.address.clone()).unwrap_or_default());
     let access_log = AccessLog::start(
         &start.checked.file.access_log,
         registry.access_log_dropped(),
@@ -274,12 +288,17 @@ where
             drain: watch.clone(),
             access_log: Arc::new(access_log),
             registry,
+            status: status.clone(),
             way_out: None,
         },
         admin: Admin::new(readiness.clone(), metrics.clone(), &trigger),
-        status,
         metrics: metrics.clone(),
+        live: Arc::new(Live {
+            drain: draining,
+            authority,
+        }),
     };
+    running.admin.config(status);
     let upkeep = metrics.clone();
     tasks.spawn("metrics", async move {
         upkeep.upkeep().await;
@@ -319,24 +338,40 @@ fn exit_with_parent() {
     }
 }
 
-/// Follows the file: what is good is published, what is not is told, and the last good one stays.
-pub(crate) fn follow<T: Send + Sync + 'static>(
+/// What became of a new configuration.
+pub(crate) enum Taken {
+    /// It is in force.
+    InForce,
+    /// The data path says whether it is.
+    HandedOn,
+}
+
+/// Follows the file: what is good is handed on by `take`, what is not is told, and the last good one stays. Says which keys
+/// wait for a restart.
+pub(crate) fn follow(
     running: &Running,
     start: &Start,
-    publisher: Publisher<T>,
-    check: impl Fn(&str, &Path, &str) -> Result<T, weft_runtime::config::Problems>
-    + Send
-    + Sync
-    + 'static,
+    take: impl Fn(Checked) -> Taken + Send + Sync + 'static,
 ) {
     let (path, text) = (start.path.clone(), start.text.clone());
-    let name = path.display().to_string();
-    let base = base_of(&path);
-    let status = running.status.clone();
+    let (name, base) = (path.display().to_string(), base_of(&path));
+    let (status, live) = (running.process.status.clone(), Arc::clone(&running.live));
+    let (begun, role, host) = (start.checked.file.clone(), start.role.clone(), start.host);
     running.process.tasks.spawn("configuration", async move {
+        let said = status.clone();
         let apply = |text: &str| {
-            let checked = check(&name, &base, text).map_err(|problems| problems.render())?;
-            publisher.publish(checked);
+            let checked = config::check(&name, text, &base, host, role.reader())
+                .map_err(|problems| problems.render())?;
+            waiting::same_mesh(&begun, &checked.file, &name, text)?;
+            let waits = waiting::keys(&begun, &checked.file, &role);
+            live.drain.publish(checked.file.drain);
+            if let Some(ca) = &checked.file.ca {
+                live.authority.publish(ca.address.clone());
+            }
+            said.handed(checked.shown.as_str(), waits);
+            if matches!(take(checked), Taken::InForce) {
+                said.loaded(SystemTime::now());
+            }
             Ok(())
         };
         watch::reload(path, &text, watch::EVERY, status, apply).await;
@@ -346,6 +381,7 @@ pub(crate) fn follow<T: Send + Sync + 'static>(
 
 /// Where this process's identity comes from.
 pub(crate) fn identity_source(
+    running: &Running,
     checked: &Checked,
     service: &str,
     resolver: &Arc<Resolver>,
@@ -355,9 +391,9 @@ pub(crate) fn identity_source(
     if let Some(files) = &checked.identity {
         return Ok(Some(Source::Files(files.clone())));
     }
-    let Some(ca) = &checked.file.ca else {
+    if checked.file.ca.is_none() {
         return Ok(None);
-    };
+    }
     let resolver = Arc::clone(resolver);
     let lookup: Lookup = Arc::new(move |address| {
         let resolver = Arc::clone(&resolver);
@@ -368,10 +404,13 @@ pub(crate) fn identity_source(
         None => SpiffeId::for_service(&checked.trust_domain, service)
             .map_err(|error| error.to_string())?,
     };
-    let authority = Authority::new(ca.address.clone(), checked.trust_domain.clone())
-        .map_err(|error| error.to_string())?
-        .token(token)
-        .expect(id)
-        .lookup(lookup);
+    let authority = Authority::following(
+        running.live.authority.watched(),
+        checked.trust_domain.clone(),
+    )
+    .map_err(|error| error.to_string())?
+    .token(token)
+    .expect(id)
+    .lookup(lookup);
     Ok(Some(Source::Authority(authority)))
 }

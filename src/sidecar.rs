@@ -6,12 +6,12 @@ use std::sync::Arc;
 use weft_dataplane::discovery::Resolver;
 use weft_dataplane::plan::services::INGRESS;
 use weft_dataplane::{dial, node};
-use weft_runtime::config::{Problems, watched};
+use weft_runtime::config::watched;
 use weft_sidecar::{Reporting, report};
 
-use crate::config::{self, Reader};
+use crate::config::Reader;
 use crate::pages;
-use crate::role::{self, ProxyFlags, Running, Start};
+use crate::role::{self, ProxyFlags, Running, Start, Taken};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -45,7 +45,7 @@ pub(crate) fn work(
 ) -> Result<impl Future<Output = Result<(), String>> + Send + use<>, String> {
     let token = args.flags.token()?;
     let resolver = Arc::clone(&start.checked.resolver);
-    let source = role::identity_source(&start.checked, &args.service, &resolver, token)?
+    let source = role::identity_source(running, &start.checked, &args.service, &resolver, token)?
         .ok_or("there is neither a CA nor an identity")?;
     let design = start
         .checked
@@ -53,17 +53,10 @@ pub(crate) fn work(
         .take()
         .ok_or("this file has no such sidecar")?;
     let (publisher, designs) = watched(design);
-    pages::add(running, &designs);
-    let (service, host) = (args.service.clone(), start.host);
-    role::follow(running, &start, publisher, move |name, base, text| {
-        let checked = config::check(
-            name,
-            text,
-            base,
-            host,
-            Reader::Sidecar { service: &service },
-        )?;
-        checked.sidecar.ok_or_else(Problems::new)
+    pages::add(running);
+    role::follow(running, &start, move |checked| {
+        checked.sidecar.map(|design| publisher.publish(design));
+        Taken::HandedOn
     });
     let reporting = reporting(&start, &args.service, &resolver)?;
     let (process, size) = (running.process.clone(), args.flags.size());

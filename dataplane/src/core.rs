@@ -29,7 +29,7 @@ use crate::foreign::Sighting;
 use crate::http::{Caller, Settled};
 use crate::http1::encode;
 use crate::http2::client::Peers;
-use crate::identity::Identity;
+use crate::identity::{Identity, Ours};
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
@@ -50,8 +50,8 @@ const UPKEEP: Duration = Duration::from_secs(1);
 pub struct Shared {
     /// The plan that new exchanges run under.
     pub plan: Arc<ArcSwap<Plan>>,
-    /// Our identity, where there is a mesh.
-    pub identity: Option<Arc<Identity>>,
+    /// Our identity, where there is a mesh and as soon as there is one.
+    pub identity: Ours,
     /// Where the cores count.
     pub registry: Arc<Registry>,
     /// Connections open in all cores.
@@ -140,6 +140,8 @@ enum Command {
     Listen {
         site: Arc<str>,
         listener: TcpListener,
+        /// Dropped when it listens there, and nowhere else for this site.
+        taken: oneshot::Sender<()>,
     },
     /// Stop listening.
     Close {
@@ -183,21 +185,30 @@ impl Cores {
         Ok(cores)
     }
 
-    /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours.
+    /// Listens for a site of the plan on every core. Fails when the address is taken, also by another process of ours; then
+    /// it goes on listening where it did, and else that is over when this returns.
     pub async fn listen(&self, site: &Site) -> io::Result<()> {
+        let mut taking = Vec::new();
         for (sender, listener) in self.commands.iter().zip(accept::bind(
             site.address,
             site.capture.is_some(),
             self.commands.len(),
         )?) {
+            let (taken, is_taken) = oneshot::channel();
             let command = Command::Listen {
                 site: Arc::clone(&site.name),
                 listener,
+                taken,
             };
             sender
                 .send(command)
                 .await
                 .map_err(|_| io::Error::other("a core has ended"))?;
+            taking.push(is_taken);
+        }
+        for is_taken in taking {
+            // An error says that the core is done with it.
+            let _: Result<(), _> = is_taken.await;
         }
         Ok(())
     }
@@ -265,7 +276,7 @@ impl Cores {
 #[derive(Debug)]
 pub struct Core {
     plan: RefCell<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>,
-    pub(crate) identity: Option<Arc<Identity>>,
+    ours: Ours,
     pub(crate) registry: Arc<Registry>,
     answers: Arc<AnswerCells>,
     pub(crate) lines: Option<Lines>,
@@ -294,7 +305,7 @@ impl Core {
     pub(crate) fn new(shared: &Shared) -> Rc<Self> {
         Rc::new(Self {
             plan: RefCell::new(Cache::new(Arc::clone(&shared.plan))),
-            identity: shared.identity.clone(),
+            ours: shared.identity.clone(),
             answers: shared.registry.answers(),
             lines: shared.access_log.lines(),
             registry: Arc::clone(&shared.registry),
@@ -329,6 +340,11 @@ impl Core {
         current
     }
 
+    /// Who we are, as far as that is known.
+    pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.ours.get()
+    }
+
     /// Whether peers are to be told that this process is about to stop.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.get()
@@ -340,7 +356,7 @@ impl Core {
 
     /// Notes somebody with whom something is wrong.
     pub(crate) fn foreign(&self, sighting: &Sighting<'_>) {
-        if let Some(identity) = &self.identity {
+        if let Some(identity) = self.identity() {
             identity.foreigners().saw(sighting, SystemTime::now());
         }
     }
@@ -594,7 +610,11 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                 }
             };
             match command {
-                Some(Command::Listen { site, listener }) => {
+                Some(Command::Listen {
+                    site,
+                    listener,
+                    taken,
+                }) => {
                     match accept::listen(Rc::clone(&core), Arc::clone(&site), listener) {
                         Ok(task) => {
                             if let Some(old) = listeners.insert(site, task) {
@@ -606,6 +626,7 @@ fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) -> io::Result<()>
                             tracing::error!(listener = %site, %error, "a core cannot listen");
                         }
                     }
+                    drop(taken);
                 }
                 Some(Command::Close { what, closed }) => {
                     let plan = core.plan();

@@ -32,7 +32,7 @@ use crate::discovery::Source;
 use crate::endpoint::place::Place;
 use crate::health::outlier;
 use crate::http1::Limits;
-use crate::identity::Identity;
+use crate::identity::{Identity, Ours};
 use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
 use crate::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
@@ -111,7 +111,7 @@ impl Stage {
         let registry = Registry::new();
         let shared = Shared {
             plan: Arc::clone(&plan),
-            identity: setting.identity,
+            identity: setting.identity.map(Ours::from).unwrap_or_default(),
             registry: Arc::clone(&registry),
             open: Arc::new(Open::default()),
             access_log: Arc::new(

@@ -50,7 +50,7 @@ fn unread() -> Interval {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// The certificate chain, leaf first, in PEM.
+    /// The certificate chain, leaf first, in PEM. Followed, with the key: a renewed one is shown when both go together.
     pub cert: PathBuf,
     /// The leaf's private key, in PEM.
     pub key: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,17 +22,17 @@ use weft_dataplane::route::Table;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
 
 use crate::config::{Config, Route};
-use crate::tls;
+use crate::tls::Shown;
 
 /// The checked configuration of an ingress.
 #[derive(Debug, Clone)]
 pub struct Design {
     config: Config,
     services: Services,
-    /// What relative paths are relative to.
-    base: PathBuf,
     /// How the sessions of services are kept.
     sticky: BTreeMap<String, Arc<Sticky>>,
+    /// What listeners show, by their names.
+    shown: BTreeMap<String, Arc<Shown>>,
 }
 
 /// Whether the files that the configuration names are there to be read.
@@ -50,7 +50,7 @@ impl Design {
         mut config: Config,
         services: &Services,
         host: Option<IpAddr>,
-        base: PathBuf,
+        base: &FilePath,
         files: Files,
         problems: &mut Problems,
     ) -> Option<Self> {
@@ -62,18 +62,16 @@ impl Design {
             }
         }
         for authn in config.authn.values_mut() {
-            authn.relative_to(&base);
+            authn.relative_to(base);
         }
         check_listeners(&config, &place.key("listeners"), problems);
+        let mut shown = BTreeMap::new();
         if files == Files::Read {
             for (index, listener) in config.listeners.iter().enumerate() {
                 if let Some(files) = &listener.tls {
-                    tls::build(
-                        files,
-                        &base,
-                        &place.key("listeners").index(index).key("tls"),
-                        problems,
-                    );
+                    let at = place.key("listeners").index(index).key("tls");
+                    let built = Shown::build(&listener.name, files, base, &at, problems);
+                    shown.extend(built.map(|built| (listener.name.clone(), Arc::new(built))));
                 }
             }
         }
@@ -94,7 +92,7 @@ impl Design {
             );
         }
         let sticky = match files {
-            Files::Read => sticky(services, &base, problems),
+            Files::Read => sticky(services, base, problems),
             Files::Elsewhere => BTreeMap::new(),
         };
         let routes = place.key("routes");
@@ -114,8 +112,8 @@ impl Design {
         (problems.len() == before).then(|| Self {
             config,
             services: services.clone(),
-            base,
             sticky,
+            shown,
         })
     }
 }
@@ -123,7 +121,7 @@ impl Design {
 /// Reads the keys of all services whose sessions are kept.
 fn sticky(
     services: &Services,
-    base: &std::path::Path,
+    base: &FilePath,
     problems: &mut Problems,
 ) -> BTreeMap<String, Arc<Sticky>> {
     let mut found = BTreeMap::new();
@@ -331,10 +329,7 @@ impl node::Design for Design {
             let timeouts =
                 Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
-                Some(files) => {
-                    let at = place.key("listeners").index(index).key("tls");
-                    Door::Tls(tls::build(files, &self.base, &at, problems)?)
-                }
+                Some(_) => Door::Tls(self.shown.get(&listener.name)?.config()),
                 None => Door::Plain,
             };
             let table = rules
@@ -377,5 +372,10 @@ impl Design {
                 .get(&route.to)
                 .is_some_and(weft_dataplane::cluster::config::Service::is_mesh)
         })
+    }
+
+    /// What its listeners show.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &Arc<Shown>> {
+        self.shown.values()
     }
 }

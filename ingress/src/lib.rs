@@ -12,25 +12,36 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use weft_dataplane::discovery::Resolver;
-use weft_dataplane::identity::{Identity, peer_identity};
-use weft_dataplane::node::{self, Process, Size};
+use weft_dataplane::identity::peer_identity;
+use weft_dataplane::node::{self, Process, Size, Who};
 use weft_runtime::config::Watched;
 use weft_runtime::ready::Guard;
 
 use collector::Collector;
 
 /// Runs an ingress until the process has drained. The collector needs an identity; without one there is none.
-/// It is ready when `listening` is dropped.
+/// One that is not there yet is had when a configuration needs it. It is ready when `listening` is dropped.
 pub async fn run(
     process: Process,
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<Design>,
-    identity: Option<Arc<Identity>>,
+    who: Who,
     collecting: Option<(Arc<Collector>, std::net::SocketAddr)>,
     listening: Guard,
 ) -> Result<(), String> {
-    if let (Some((collector, address)), Some(identity)) = (collecting, &identity) {
+    let shown = designs.clone();
+    process
+        .registry
+        .listener_certificates_from(Box::new(move || {
+            shown.load().shown().map(|shown| shown.row()).collect()
+        }));
+    let followed = designs.clone();
+    process.tasks.spawn("listener certificates", async move {
+        tls::follow(followed).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if let (Some((collector, address)), Some(identity)) = (collecting, who.identity()) {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| format!("the collector on {address}: {error}"))?;
@@ -54,5 +65,5 @@ pub async fn run(
             collector::serve(collector, listener, tls, identify, foreigners, stop).await
         });
     }
-    node::run(process, size, resolver, designs, identity, listening).await
+    node::run(process, size, resolver, designs, who, listening).await
 }

@@ -1,97 +1,261 @@
 //! TLS of public listeners: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, from PEM files.
+//!
+//! The files are looked at every second, because whoever renews certificates writes them and nothing else. What changed is
+//! taken when the two go together, and not before: they are rarely written in one go, so a change that does not fit is
+//! not called a problem until it has stayed for a look. New connections see what was taken, under the plan in force.
 
-use std::path::Path as FilePath;
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use weft_runtime::config::{Path, Problems};
+use weft_dataplane::identity::ends;
+use weft_dataplane::observe::ListenerCertificateRow;
+use weft_runtime::config::{Path, Problems, Watched, file};
 
 use crate::config::Tls;
+use crate::design::Design;
 
-/// What is wrong with a file.
-fn words(file: &FilePath, error: &pem::Error) -> String {
-    let file = file.display();
-    match error {
-        pem::Error::Io(error) => format!("{file} cannot be read: {error}"),
-        pem::Error::NoItemsFound => format!("{file} has no private key in it"),
-        _ => format!("{file} is not PEM: {error}"),
+/// How often the files are looked at.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What a listener shows, and the files that it is from.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    listener: Arc<str>,
+    cert: PathBuf,
+    key: PathBuf,
+    config: Arc<ArcSwap<ServerConfig>>,
+    /// Guards what the looks at the files found, for as long as it takes to copy it.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// What the files held when they were last taken.
+    taken: Fingerprint,
+    not_after: Option<SystemTime>,
+    /// What they held when they last did not fit, and how often in a row that was seen.
+    bad: Option<(Option<Fingerprint>, u32)>,
+    problem: Option<Arc<str>>,
+}
+
+/// Kept instead of what the files held, for one of them is a secret.
+type Fingerprint = u64;
+
+/// What is wrong with one of the files.
+struct Wrong {
+    key: &'static str,
+    what: String,
+    cure: &'static str,
+}
+
+const READABLE_CHAIN: &str =
+    "give a PEM file with the chain, leaf first, that this process may read";
+const CHAIN: &str = "give a PEM file with the chain, leaf first";
+const READABLE_KEY: &str = "give a PEM file with a private key that this process may read";
+
+impl Shown {
+    /// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
+    pub(crate) fn build(
+        listener: &str,
+        tls: &Tls,
+        base: &FilePath,
+        place: &Path,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let (cert, key) = (base.join(&tls.cert), base.join(&tls.key));
+        let read = read(&cert, &key);
+        let built = assemble(&cert, &key, &read);
+        match (built, fingerprint(&read)) {
+            (Ok((config, not_after)), Some(taken)) => Some(Self {
+                listener: Arc::from(listener),
+                cert,
+                key,
+                config: Arc::new(ArcSwap::from_pointee(config)),
+                seen: Mutex::new(Seen {
+                    taken,
+                    not_after,
+                    bad: None,
+                    problem: None,
+                }),
+            }),
+            (built, _) => {
+                for wrong in built.err().into_iter().flatten() {
+                    problems.at(&place.key(wrong.key), wrong.what, wrong.cure);
+                }
+                None
+            }
+        }
+    }
+
+    /// What connections are to be taken with, now and when the files have changed.
+    pub(crate) fn config(&self) -> Arc<ArcSwap<ServerConfig>> {
+        Arc::clone(&self.config)
+    }
+
+    pub(crate) fn row(&self) -> ListenerCertificateRow {
+        let seen = self.seen();
+        ListenerCertificateRow {
+            listener: Arc::clone(&self.listener),
+            not_after: seen.not_after,
+            problem: seen.problem.clone(),
+        }
+    }
+
+    /// Looks at the files, and takes what they hold if it is new and good. Blocks.
+    fn look(&self) {
+        let read = read(&self.cert, &self.key);
+        let print = fingerprint(&read);
+        let mut seen = self.seen();
+        if print == Some(seen.taken) {
+            if seen.problem.take().is_some() {
+                tracing::info!(listener = %self.listener, "the certificate's files are good again");
+            }
+            seen.bad = None;
+            return;
+        }
+        match (assemble(&self.cert, &self.key, &read), print) {
+            (Ok((config, not_after)), Some(taken)) => {
+                self.config.store(Arc::new(config));
+                *seen = Seen {
+                    taken,
+                    not_after,
+                    bad: None,
+                    problem: None,
+                };
+                tracing::info!(listener = %self.listener, "the listener shows another certificate");
+            }
+            (built, print) => {
+                let looks = match seen.bad {
+                    Some((last, looks)) if last == print => looks.saturating_add(1),
+                    _ => 1,
+                };
+                seen.bad = Some((print, looks));
+                if looks == 2 {
+                    let words = built.err().into_iter().flatten().map(|wrong| wrong.what);
+                    let problem = words.collect::<Vec<_>>().join("; ");
+                    tracing::warn!(listener = %self.listener, %problem, "the certificate's files cannot be used as they are; what they held last is shown on");
+                    seen.problem = Some(Arc::from(problem));
+                }
+            }
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // It is whole at every moment: a panic elsewhere cannot have broken it.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads the files. `base` is what relative paths are relative to, `place` where they stand in the file.
-pub(crate) fn build(
-    tls: &Tls,
-    base: &FilePath,
-    place: &Path,
-    problems: &mut Problems,
-) -> Option<Arc<ServerConfig>> {
-    let before = problems.len();
-    let (cert, key) = (base.join(&tls.cert), base.join(&tls.key));
-    let chain =
-        CertificateDer::pem_file_iter(&cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+/// Follows the files of whichever design is in force. Never ends; dropping it stops it.
+pub(crate) async fn follow(designs: Watched<Design>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for shown in designs.get().shown() {
+            let shown = Arc::clone(shown);
+            // A file may be on a disk that hangs.
+            let _: Result<(), _> = tokio::task::spawn_blocking(move || shown.look()).await;
+        }
+    }
+}
+
+/// The certificate's file and the key's.
+type Read = (io::Result<Vec<u8>>, io::Result<Vec<u8>>);
+
+fn read(cert: &FilePath, key: &FilePath) -> Read {
+    (file::read_bytes(cert), file::read_bytes(key))
+}
+
+fn fingerprint((cert, key): &Read) -> Option<Fingerprint> {
+    let mut hasher = DefaultHasher::new();
+    (cert.as_ref().ok()?, key.as_ref().ok()?).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Makes of what was read what connections are taken with, and says until when the certificate is good.
+fn assemble(
+    cert: &FilePath,
+    key: &FilePath,
+    (chain, secret): &Read,
+) -> Result<(ServerConfig, Option<SystemTime>), Vec<Wrong>> {
+    let mut wrongs = Vec::new();
+    let mut wrong = |key, what, cure| wrongs.push(Wrong { key, what, cure });
+    let chain = match chain {
+        Ok(text) => CertificateDer::pem_slice_iter(text)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| words(cert, &error)),
+        Err(error) => Err(unreadable(cert, error)),
+    };
     let chain = match chain {
         Ok(chain) if chain.is_empty() => {
-            problems.at(
-                &place.key("cert"),
-                format!("{} has no certificate in it", cert.display()),
-                "give a PEM file with the chain, leaf first",
-            );
+            let what = format!("{} has no certificate in it", cert.display());
+            wrong("cert", what, CHAIN);
             None
         }
         Ok(chain) => Some(chain),
-        Err(error) => {
-            problems.at(
-                &place.key("cert"),
-                words(&cert, &error),
-                "give a PEM file with the chain, leaf first, that this process may read",
-            );
+        Err(what) => {
+            wrong("cert", what, READABLE_CHAIN);
             None
         }
     };
-    let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
-        problems.at(
-            &place.key("key"),
-            words(&key, &error),
-            "give a PEM file with a private key that this process may read",
-        );
-    });
-    let (chain, key_der) = (chain?, key_der.ok()?);
+    let secret = match secret {
+        Ok(text) => PrivateKeyDer::from_pem_slice(text).map_err(|error| words(key, &error)),
+        Err(error) => Err(unreadable(key, error)),
+    };
+    let secret = secret.map_err(|what| wrong("key", what, READABLE_KEY));
+    let (Some(chain), Ok(secret)) = (chain, secret) else {
+        return Err(wrongs);
+    };
+    let not_after = chain.first().and_then(|leaf| ends(leaf));
     let config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
             builder
                 .with_no_client_auth()
-                .with_single_cert(chain, key_der)
+                .with_single_cert(chain, secret)
         });
     match config {
         Ok(mut config) => {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            Some(Arc::new(config)).filter(|_| problems.len() == before)
+            Ok((config, not_after))
         }
-        Err(rustls::Error::InvalidCertificate(error)) => {
-            problems.at(
-                &place.key("cert"),
-                format!("{} begins with no certificate: {error}", cert.display()),
-                "give a PEM file with the chain, leaf first",
-            );
-            None
-        }
-        Err(error) => {
-            problems.at(
-                &place.key("key"),
-                format!(
-                    "{} and {} do not go together: {error}",
-                    cert.display(),
-                    key.display()
-                ),
-                "give the private key that belongs to the certificate",
-            );
-            None
-        }
+        Err(rustls::Error::InvalidCertificate(error)) => Err(vec![Wrong {
+            key: "cert",
+            what: format!("{} begins with no certificate: {error}", cert.display()),
+            cure: CHAIN,
+        }]),
+        Err(error) => Err(vec![Wrong {
+            key: "key",
+            what: format!(
+                "{} and {} do not go together: {error}",
+                cert.display(),
+                key.display()
+            ),
+            cure: "give the private key that belongs to the certificate",
+        }]),
+    }
+}
+
+fn unreadable(file: &FilePath, error: &io::Error) -> String {
+    format!("{} cannot be read: {error}", file.display())
+}
+
+/// What is wrong with a file that could be read.
+fn words(file: &FilePath, error: &pem::Error) -> String {
+    let file = file.display();
+    match error {
+        pem::Error::NoItemsFound => format!("{file} has no private key in it"),
+        _ => format!("{file} is not PEM: {error}"),
     }
 }
 

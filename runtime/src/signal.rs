@@ -6,6 +6,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::Watched;
 use crate::drain::{self, Trigger};
 use crate::ready::Readiness;
 
@@ -87,7 +88,7 @@ impl Hangups {
     }
 }
 
-/// Waits for a signal or for a [`drain::Request`], then drains: not ready any more, wait so that others see it, finish what runs, end.
+/// Waits for a signal or for a [`drain::Request`], then drains as `config` has it by then: not ready any more, wait so that others see it, finish what runs, end.
 /// A second signal ends the process at once.
 ///
 /// The caller gives it to [`Group::run_until`](crate::task::Group::run_until) and returns from `main` after it.
@@ -95,7 +96,7 @@ pub async fn drain_on_stop(
     mut stops: Stops,
     trigger: &Trigger,
     readiness: &Readiness,
-    config: drain::Config,
+    config: &Watched<drain::Config>,
 ) -> Drained {
     let why = tokio::select! {
         stop = stops.next() => stop.to_string(),
@@ -106,6 +107,8 @@ pub async fn drain_on_stop(
         tracing::warn!(signal = %stop, guards = trigger.guards(), "second signal, ending at once");
         std::process::exit(stop.exit_code());
     };
+    // As the file has it by now.
+    let config = *config.get();
     let cut = drain(trigger, readiness, config, &why, at_once).await;
     Drained { why, cut }
 }
@@ -143,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::config::units::Period;
+    use crate::config::watched;
     use rustix::process::{Signal as Number, getpid, kill_process};
     use std::future::pending;
     use std::time::Duration;
@@ -185,22 +189,26 @@ mod tests {
     /// One test, because both would hear the other's signal if they ran at the same time.
     #[tokio::test]
     async fn a_request_or_a_signal_begins_the_drain() {
-        let config = drain::Config {
+        // What the file says when it begins counts, and not what it said at the start.
+        let (publisher, config) = watched(CONFIG);
+        publisher.publish(drain::Config {
             delay: Period::millis(0),
             ..CONFIG
-        };
+        });
+        let begun = Instant::now();
         let (trigger, _watch) = drain::channel();
         trigger.request().ask();
         let stops = Stops::listen().unwrap();
-        let drained = drain_on_stop(stops, &trigger, &Readiness::new(), config).await;
+        let drained = drain_on_stop(stops, &trigger, &Readiness::new(), &config).await;
         assert_eq!(drained.why, "the admin page");
 
         let (trigger, watch) = drain::channel();
         let stops = Stops::listen().unwrap();
         kill_process(getpid(), Number::TERM).unwrap();
-        let drained = drain_on_stop(stops, &trigger, &Readiness::new(), config).await;
+        let drained = drain_on_stop(stops, &trigger, &Readiness::new(), &config).await;
         assert_eq!((drained.why.as_str(), drained.cut), ("SIGTERM", 0));
         assert!(watch.has_ended());
+        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::{Alpn, Identity};
-use weft_dataplane::node::{self, Process, Size};
+use weft_dataplane::node::{self, Process, Size, Who};
 use weft_runtime::config::Watched;
 use weft_runtime::ready::Guard;
 
@@ -72,7 +72,15 @@ pub async fn run(
         Ok::<_, std::convert::Infallible>(())
     });
     let data_path = async move {
-        let outcome = node::run(process, size, resolver, designs, Some(identity), listening).await;
+        let outcome = node::run(
+            process,
+            size,
+            resolver,
+            designs,
+            Who::known(identity),
+            listening,
+        )
+        .await;
         drop(done);
         outcome
     };

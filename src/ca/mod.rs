@@ -4,14 +4,11 @@ mod keep;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::SystemTime;
-
-use weft_runtime::config::{Problems, watched};
 
 use crate::check::BROKEN;
 use crate::config::{self, Reader};
-use crate::role::{self, Flags};
+use crate::role::{self, Flags, Taken};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -159,32 +156,11 @@ fn serve(flags: &Flags) -> ExitCode {
         let state = crate::check::base_of(&start.path).join(&rules.state);
         let settings = weft_ca::Settings {
             trust_domain: checked.file.trust_domain.clone(),
-            config: weft_ca::Config {
-                state,
-                ..config.clone()
-            },
+            config: weft_ca::Config { state, ..config },
             listen,
         };
-        let text = checked.file.ca.clone();
-        running.admin.config(
-            running.status.clone(),
-            Arc::new(move || ("text/plain", format!("{text:#?}\n"))),
-        );
-        // What a CA is made of is read once; a change of it asks for a restart, and says so.
-        let (publisher, _) = watched(());
-        role::follow(running, &start, publisher, move |name, base, text| {
-            let checked = config::check(name, text, base, None, Reader::Ca)?;
-            if checked.file.ca.as_ref() == Some(&config) {
-                return Ok(());
-            }
-            let mut problems = Problems::new();
-            problems.at(
-                &weft_runtime::config::Path::root().key("ca"),
-                "the CA reads this part when it starts, and it has changed",
-                "restart `weft ca serve`",
-            );
-            Err(problems)
-        });
+        // What a CA is made of is read once; a change of it waits for a restart, and that is said.
+        role::follow(running, &start, |_| Taken::InForce);
         let ready = running.process.readiness.guard("listener: not bound yet");
         let drain = running.process.drain.clone();
         let held = drain.guard();

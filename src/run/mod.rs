@@ -15,8 +15,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 use weft_dataplane::node::WayOut;
-use weft_runtime::config::env;
 use weft_runtime::config::units::Period;
+use weft_runtime::config::{Watched, env};
 use weft_runtime::drain::{self, Trigger};
 use weft_runtime::ready::Readiness;
 use weft_runtime::signal::{Stop, Stops};
@@ -89,7 +89,7 @@ struct Beside<'a> {
     stops: Stops,
     trigger: &'a Trigger,
     readiness: &'a Readiness,
-    drain: drain::Config,
+    drain: Watched<drain::Config>,
 }
 
 impl Keeper {
@@ -202,10 +202,8 @@ impl Keeper {
             },
             () = beside.trigger.requested() => (Signal::TERM, "the admin page"),
         };
-        let (delay, limit) = (
-            beside.drain.delay.as_duration(),
-            beside.drain.timeout.as_duration(),
-        );
+        let drain = *beside.drain.get();
+        let (delay, limit) = (drain.delay.as_duration(), drain.timeout.as_duration());
         tracing::info!(why, ?delay, timeout = ?limit, grace = ?self.grace, "draining");
         beside.readiness.leave("draining");
         beside.trigger.leave();

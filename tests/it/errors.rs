@@ -184,10 +184,10 @@ impl Scene {
         host.configure(&format!("{IDENTITY}{resolver}{closed}"));
         let sidecar = host.sidecar("orders").await;
 
-        // The gateway begins without a route into the mesh, so without an identity; then one is added.
+        // The gateway begins without a route into the mesh, so without an identity; then one is added while the CA is away.
         let gateway = |routes: &str| {
             format!(
-                "{IDENTITY}{resolver}{services}ingress:
+                "ca: {{ address: \"{}\" }}\n{resolver}{services}ingress:
   listeners: [ {{ name: public, address: \"{}\" }} ]
   authn:
     users: {{ jwt: {{ issuer: \"{ISSUER}\", audience: [shop], jwks: {{ file: \"{}\" }} }} }}
@@ -198,6 +198,7 @@ impl Scene {
     - {{ match: {{ path: /away/* }}, authn: away, to: plain }}
     - {{ match: {{ path: /limited/* }}, limits: [few], to: plain }}
 {routes}",
+                at(12),
                 host.public(),
                 keys.display(),
                 at(11),

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::alone::{Host, Origin, PATIENCE, Running, Way, until};
-use crate::harness::certs::{Authority, nobody};
+use crate::alone::{Host, Origin, PATIENCE, Running, Way, get, until};
+use crate::harness::certs::{Authority, lasting, nobody};
 
 async fn gateway(host: &Host) -> (Running, Origin) {
     Authority::new()
@@ -246,27 +246,99 @@ async fn the_host_is_one_and_the_authority_wins() {
     ingress.assert_alive().await;
 }
 
-/// A certificate that was renewed on disk is shown to the next client, without a restart.
+/// The certificate that the gateway shows now.
+async fn shown(host: &Host) -> Vec<u8> {
+    let stream = shake(host, "api.example", ALL_VERSIONS, &["h2"])
+        .await
+        .unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+const LISTENER: [(&str, &str); 1] = [("listener", "secure")];
+
+/// A certificate that was renewed on disk is shown to the next client, without a restart, a reload or a signal.
 #[tokio::test]
-async fn a_reload_shows_the_certificate_that_is_there_now() {
+async fn a_certificate_that_is_renewed_on_disk_is_shown_and_open_connections_live_on() {
     let host = Host::new();
     let (mut ingress, _app) = gateway(&host).await;
-    let shown = async || {
-        let stream = shake(&host, "api.example", ALL_VERSIONS, &["h2"])
-            .await
-            .unwrap();
-        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-    };
-    let first = shown().await;
+    let open = shake(&host, "api.example", ALL_VERSIONS, &["h2"])
+        .await
+        .unwrap();
+    let first = shown(&host).await;
+    let left = ingress
+        .metric("weft_listener_certificate_expiry_seconds", &LISTENER)
+        .await;
+    assert!((3_000.0..=3_600.0).contains(&left), "{left}");
     Authority::new()
-        .website("gateway.example")
+        .leaf_with("spiffe://unused/unused", |parameters| {
+            lasting(parameters, -60, 86_400);
+        })
         .write(host.directory(), "public");
-    // The file names are the same; that the configuration changed is what makes a running gateway look again.
-    let text = std::fs::read_to_string(host.directory().join("weft.yaml")).unwrap();
-    host.write("weft.yaml", &format!("{text}# renewed\n"));
     until("the new certificate", async || {
-        (shown().await != first).then_some(())
+        (shown(&host).await != first).then_some(())
     })
     .await;
+    let left = ingress
+        .metric("weft_listener_certificate_expiry_seconds", &LISTENER)
+        .await;
+    assert!(left > 80_000.0, "{left}");
+    assert_eq!(http2(open, "https://api.example/").await, 200);
+    assert!(!ingress.log_text().contains("the new configuration"));
+    ingress.assert_alive().await;
+}
+
+/// What cannot be used changes nothing: the last good certificate is shown on, and log, page and metric say why.
+#[tokio::test]
+async fn a_certificate_whose_files_are_broken_or_gone_is_shown_on_and_that_is_said() {
+    let host = Host::new();
+    let (mut ingress, _app) = gateway(&host).await;
+    let first = shown(&host).await;
+    let failing = async |ingress: &Running| {
+        ingress
+            .metric("weft_listener_certificate_failing", &LISTENER)
+            .await
+    };
+    assert_eq!(failing(&ingress).await, 0.0);
+    let key = std::fs::read_to_string(host.directory().join("public.key")).unwrap();
+    let other = Authority::new().website("gateway.example").key_pem();
+    for (broken, words) in [
+        (Some(other.as_str()), "do not go together"),
+        (Some("-----BEGIN"), "public.key"),
+        (None, "No such file"),
+    ] {
+        match broken {
+            Some(text) => host.write("public.key", text),
+            None => std::fs::remove_file(host.directory().join("public.key")).unwrap(),
+        }
+        ingress
+            .logged(&[
+                ("level", "WARN"),
+                ("problem", words),
+                ("listener", "secure"),
+            ])
+            .await;
+        assert_eq!(failing(&ingress).await, 1.0, "{words}");
+        let page = get(host.admin(), "/certs").await.unwrap().text();
+        assert!(page.contains(words), "{page}");
+        assert_eq!(shown(&host).await, first, "{words}");
+    }
+    // A reload that needs the file is refused, and says which.
+    let text = std::fs::read_to_string(host.directory().join("weft.yaml")).unwrap();
+    host.write("weft.yaml", &format!("{text}# changed\n"));
+    until("the refusal", async || {
+        let refused = ingress.metric("weft_config_refused", &[]).await;
+        (refused > 0.5).then_some(())
+    })
+    .await;
+    let page = get(host.admin(), "/config").await.unwrap().text();
+    assert!(page.contains("public.key cannot be read"), "{page}");
+    assert_eq!(shown(&host).await, first);
+
+    host.write("public.key", &key);
+    until("all is well again", async || {
+        (failing(&ingress).await < 0.5).then_some(())
+    })
+    .await;
+    assert_eq!(shown(&host).await, first);
     ingress.assert_alive().await;
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Way, until};
 use crate::harness::certs::{Authority, lasting, service};
+use crate::harness::{Mesh, Service};
 
 /// The port of the CA, on its own host.
 const CA_PORT: u16 = 21_512;
@@ -320,6 +321,25 @@ async fn an_identity_from_files_is_taken_again_when_they_change() {
         "the old root still counts"
     );
     sidecar.assert_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ingress_follows_its_identitys_files_too() {
+    let mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let (host, expiry) = (mesh.ingress_host(), "weft_certificate_expiry_seconds");
+    assert!(mesh.metric(host, expiry, &[]).await <= 3600.0);
+    let longer = mesh
+        .authority
+        .leaf_with(&service("ingress"), |leaf| lasting(leaf, -60, 36_000));
+    mesh.authority.write(&longer, &mesh.directory("ingress"));
+    mesh.metric_reaches(host, expiry, &[], 30_000.0).await;
+    mesh.metric_reaches(host, "weft_certificate_renewals_total", &[], 1.0)
+        .await;
+    assert_eq!(mesh.get("/orders/1").await.code(), 200);
 }
 
 async fn expiry(sidecar: &Running) -> f64 {

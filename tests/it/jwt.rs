@@ -52,15 +52,20 @@ fn key_set(keys: &[(&Signer, &str)]) -> String {
 /// A gateway that demands tokens of the issuer whose keys are at `jwks`.
 async fn gateway(host: &Host, jwks: &str) -> (Running, Origin) {
     let app = Origin::fine(host.app()).await;
+    demand(host, jwks, "shop, till");
+    (host.ingress().await, app)
+}
+
+/// Writes the file, in which tokens are for one of this audience.
+fn demand(host: &Host, jwks: &str, audience: &str) {
     host.configure(&format!(
         "services:\n  plain: {{ mesh: false, endpoints: [\"{}\"] }}\n\
          ingress:\n  listeners: [ {{ name: public, address: \"{}\" }} ]\n\
-         \x20 authn: {{ users: {{ jwt: {{ issuer: \"{ISSUER}\", audience: [shop, till], jwks: {jwks} }} }} }}\n\
+         \x20 authn: {{ users: {{ jwt: {{ issuer: \"{ISSUER}\", audience: [{audience}], jwks: {jwks} }} }} }}\n\
          \x20 routes:\n    - {{ match: {{ path: /open }}, to: plain }}\n    - {{ authn: users, to: plain }}\n",
         host.app(),
         host.public(),
     ));
-    (host.ingress().await, app)
 }
 
 async fn ask(host: &Host, fields: &[(&str, &str)]) -> Reply {
@@ -449,6 +454,66 @@ async fn an_issuer_that_is_away_before_its_keys_were_had_is_a_503_and_after_that
     ingress.assert_alive().await;
 }
 
+/// An issuer that answers with these keys.
+async fn issuer(host: &Host, keys: String) -> Origin {
+    Origin::start(host.at(ISSUER_PORT), move |_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
+        Then::Close(format!("{head} {}\r\n\r\n{keys}", keys.len()).into_bytes())
+    })
+    .await
+}
+
+const ISSUER_PORT: u16 = 21_599;
+
+/// What is demanded of tokens may change while nobody can be asked for keys: those that there are stay.
+#[tokio::test]
+async fn another_audience_takes_no_keys_away_while_the_issuer_is_dead() {
+    let host = Host::new();
+    let jwks = format!("{{ url: \"http://{}/keys\" }}", host.at(ISSUER_PORT));
+    let away = issuer(&host, key_set(&[(ec_key(), "ec")])).await;
+    let (mut ingress, _app) = gateway(&host, &jwks).await;
+    // Ready means that tokens are taken.
+    let good = token(ec_key(), "ec");
+    assert_eq!(bearing(&host, &good).await.status, 200);
+    let users = [("authn", "users")];
+    assert_eq!(ingress.metric("weft_key_set_keys", &users).await, 1.0);
+    assert_eq!(ingress.metric("weft_key_set_failures", &users).await, 0.0);
+    assert!(ingress.metric("weft_key_set_age_seconds", &users).await < 60.0);
+    drop(away);
+
+    demand(&host, &jwks, "bank");
+    until("the other audience is demanded", async || {
+        let reply = bearing(&host, &good).await;
+        let reason = reply.field("weft-reason").map(str::to_owned);
+        assert_ne!(reason.as_deref(), Some("key_set_unavailable"));
+        (reason.as_deref() == Some("token_audience")).then_some(())
+    })
+    .await;
+    let other = ec_key().token(&header("ES256", "ec"), &but(&json!({ "aud": "bank" })));
+    assert_eq!(bearing(&host, &other).await.status, 200);
+    ingress.assert_alive().await;
+}
+
+/// A gateway in front of a dead issuer is ready all the same, soon.
+#[tokio::test]
+async fn a_gateway_whose_issuer_is_dead_is_ready_and_says_what_it_lacks() {
+    let host = Host::new();
+    let jwks = format!("{{ url: \"http://{}/keys\" }}", host.at(ISSUER_PORT));
+    let (mut ingress, _app) = gateway(&host, &jwks).await;
+    let users = [("authn", "users")];
+    assert!(ingress.metric("weft_key_set_failures", &users).await >= 1.0);
+    assert_eq!(ingress.metric("weft_key_set_keys", &users).await, 0.0);
+    bearing(&host, &token(ec_key(), "ec"))
+        .await
+        .refused(503, "key_set_unavailable");
+    let _back = issuer(&host, key_set(&[(ec_key(), "ec")])).await;
+    until("the keys to be had", async || {
+        (bearing(&host, &token(ec_key(), "ec")).await.status == 200).then_some(())
+    })
+    .await;
+    ingress.assert_alive().await;
+}
+
 #[tokio::test]
 async fn keys_that_the_issuer_changes_are_taken_without_a_reload() {
     let host = Host::new();
@@ -542,15 +607,9 @@ async fn tokens_count_the_same_over_http2() {
 #[tokio::test]
 async fn keys_that_are_made_up_do_not_make_us_ask_the_issuer_each_time() {
     let host = Host::new();
-    let issuer_at = host.at(21_599);
-    let keys = key_set(&[(ec_key(), "ec")]);
-    let issuer = Origin::start(issuer_at, move |_| {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
-        Then::Close(format!("{head} {}\r\n\r\n{keys}", keys.len()).into_bytes())
-    })
-    .await;
-    let (mut ingress, _app) =
-        gateway(&host, &format!("{{ url: \"http://{issuer_at}/keys\" }}")).await;
+    let issuer = issuer(&host, key_set(&[(ec_key(), "ec")])).await;
+    let jwks = format!("{{ url: \"http://{}/keys\" }}", host.at(ISSUER_PORT));
+    let (mut ingress, _app) = gateway(&host, &jwks).await;
     let good = token(ec_key(), "ec");
     until("the keys to be had", async || {
         (bearing(&host, &good).await.status == 200).then_some(())

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::told::is_strict;
 use crate::grpc;
-use crate::harness::wire;
+use crate::harness::{process, wire};
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
 use crate::websocket;
 
@@ -147,6 +147,207 @@ async fn a_broken_file_changes_nothing_and_everybody_says_so_until_it_is_mended(
     }
     load.more(20).await;
     load.stop().await.assert_all_answered();
+}
+
+/// The old place is served until the new one can be had, and everybody can see what is the matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_whose_new_port_is_taken_serves_at_the_old_one_until_it_is_free() {
+    let mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let host = mesh.ingress_host();
+    let (old, new) = (
+        mesh.public(),
+        std::net::SocketAddr::new(host, mesh.ports.spare()),
+    );
+    let holder = std::net::TcpListener::bind(new).unwrap();
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        2,
+        Duration::from_millis(10),
+    );
+    let text = mesh
+        .yaml()
+        .replace(&format!(":{}\"", old.port()), &format!(":{}\"", new.port()));
+    mesh.write_all(&text);
+    mesh.metric_reaches(host, "weft_config_refused", &[], 1.0)
+        .await;
+    assert!((generation(&mesh, host).await - 2.0).abs() < f64::EPSILON);
+    mesh.ingress()
+        .says(&["ERROR", "could not be opened", "Address already in use"])
+        .await;
+    let page = mesh.page(host, "/config").await.text();
+    let words = format!("#   listener `public` on {new}: Address already in use");
+    assert!(page.contains(&words), "{page}");
+    load.more(20).await;
+    load.stop().await.assert_all_answered();
+
+    drop(holder);
+    eventually("it listens there", async || {
+        let at = format!("http://{new}/orders/1");
+        let request = http::Request::get(at).body(crate::harness::client::whole(""));
+        let reply = mesh.client.try_send(request.unwrap()).await.ok()?;
+        (reply.code() == 200).then_some(())
+    })
+    .await;
+    eventually("all is well again", async || {
+        (mesh.metric(host, "weft_config_refused", &[]).await < 0.5).then_some(())
+    })
+    .await;
+    let page = mesh.page(host, "/config").await.text();
+    assert!(!page.contains("not open"), "{page}");
+    assert!(tokio::net::TcpStream::connect(old).await.is_err());
+}
+
+/// What is read at the start only is not in force, and nobody says that it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_wait_for_a_restart_are_named_and_the_rest_is_taken() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let hosts = [mesh.ingress_host(), mesh.replica("orders", 0).host];
+    let needed = "weft_config_restart_needed";
+    mesh.change(|spec| {
+        spec.top.push("log: { level: debug }".to_owned());
+        spec.top.push("access_log: stdout".to_owned());
+        spec.top.push("drain: { delay: 0s }".to_owned());
+        spec.routes
+            .push("{ match: { path: /new }, to: orders }".to_owned());
+    });
+    eventually("the route is there", async || {
+        (mesh.get("/new").await.code() == 200).then_some(())
+    })
+    .await;
+    for (host, process) in hosts
+        .iter()
+        .zip([mesh.ingress(), mesh.sidecar("orders", 0)])
+    {
+        for key in ["log", "access_log"] {
+            mesh.metric_reaches(*host, needed, &[&format!("key=\"{key}\"")], 1.0)
+                .await;
+        }
+        process
+            .says(&["WARN", "read at the start only", "access_log, log"])
+            .await;
+        let page = mesh.page(*host, "/config").await.text();
+        let words =
+            "# waiting for a restart, because they are read at the start only: access_log, log\n";
+        assert!(page.contains(words), "{page}");
+        assert!(page.contains("# refused: never"), "{page}");
+    }
+    mesh.change(|spec| {
+        spec.top.remove(0);
+        spec.top.remove(0);
+    });
+    for host in hosts {
+        eventually("nothing waits", async || {
+            (mesh.metric(host, needed, &[]).await < 0.5).then_some(())
+        })
+        .await;
+    }
+    // Not the five seconds that it began with.
+    mesh.ingress().terminate();
+    mesh.ingress().says(&["draining", "delay", "0ns"]).await;
+}
+
+/// In another trust domain it would know nobody: the file is refused as a whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_trust_domain_is_not_taken_by_half() {
+    let mesh = Mesh::new()
+        .ca("")
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let hosts = [
+        mesh.ingress_host(),
+        mesh.replica("orders", 0).host,
+        mesh.ca_host(),
+    ];
+    let good = mesh.yaml();
+    let load = Load::start(
+        &mesh.client,
+        &mesh.url("/orders/1"),
+        2,
+        Duration::from_millis(10),
+    );
+    mesh.write_all(&good.replace("shop.internal", "bank.internal"));
+    for host in hosts {
+        mesh.metric_reaches(host, "weft_config_refused", &[], 1.0)
+            .await;
+        let page = mesh.page(host, "/config").await.text();
+        let words = "this process is of the trust domain `shop.internal` as long as it runs";
+        assert!(page.contains(words), "{page}");
+        assert!((generation(&mesh, host).await - 1.0).abs() < f64::EPSILON);
+    }
+    load.more(20).await;
+    load.stop().await.assert_all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_gets_an_identity_when_a_route_first_leads_into_the_mesh() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .service(Service::new("outside").replicas(0).with("mesh: false"))
+        .route("/outside", "outside")
+        .start()
+        .await;
+    let host = mesh.ingress_host();
+    let certificate =
+        async |mesh: &Mesh| mesh.page(host, "/certs").await.json()["certificate"].clone();
+    assert!(certificate(&mesh).await.is_null(), "it needs none yet");
+    mesh.change(|spec| {
+        spec.routes
+            .push("{ match: { path: /orders/* }, to: orders }".to_owned());
+    });
+    eventually("the route is there", async || {
+        let reply = mesh.get("/orders/1").await;
+        assert_ne!(reply.reason(), Some("identity_missing"));
+        (reply.code() == 200).then_some(())
+    })
+    .await;
+    assert!(certificate(&mesh).await.is_object());
+    assert_eq!(mesh.page(host, "/ready").await.code(), 200);
+}
+
+/// What `/config` shows is a file again, and the same one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_page_is_a_good_file() {
+    let mesh = Mesh::new()
+        .service(Service::new("orders").allow("{ from: [ingress], methods: [GET] }"))
+        .route("/orders/*", "orders")
+        .ingress_with("limits: { few: { key: header.x-user, rate: 100/s } } # s3cret")
+        .tls()
+        .start()
+        .await;
+    for (host, name) in [
+        (mesh.ingress_host(), "ingress"),
+        (mesh.replica("orders", 0).host, "orders-0"),
+    ] {
+        let page = mesh.page(host, "/config").await.text();
+        let begun = generation(&mesh, host).await;
+        assert!(page.contains(&format!("# generation: {begun}\n")), "{page}");
+        assert!(!page.contains("s3cret"), "comments are nobody's: {page}");
+        let file = mesh.directory(name).join("shown.yaml");
+        std::fs::write(&file, &page).unwrap();
+        let (status, output, errors) = process::run(&["check", file.to_str().unwrap()]).await;
+        assert!(status.success(), "{output}{errors}{page}");
+        assert!(output.contains("good (1 service, 1 route)"), "{output}");
+        // Started with it, it shows the same again.
+        mesh.write_all(&page);
+        eventually("it is taken", async || {
+            (generation(&mesh, host).await > begun).then_some(())
+        })
+        .await;
+        let below = |page: &str| page.split_once("\n\n").unwrap().1.to_owned();
+        let again = mesh.page(host, "/config").await.text();
+        assert_eq!(below(&again), below(&page));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

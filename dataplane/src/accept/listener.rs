@@ -300,8 +300,8 @@ async fn enter(
                 original: None,
             });
         }
-        Door::Tls(config) => Arc::clone(config),
-        Door::Mesh => match &core.identity {
+        Door::Tls(config) => config.load_full(),
+        Door::Mesh => match core.identity() {
             Some(identity) => identity.server_config(),
             None => {
                 cells.handshake_failed(HandshakeFailure::IdentityMissing);

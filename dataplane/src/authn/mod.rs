@@ -134,13 +134,26 @@ impl Authenticator {
     /// Builds the `authn` that stands at `place`. A key set in a file is read at once, one behind a URL by
     /// [`KeySet::keep`], which somebody must run for either kind: see [`Authenticator::keys`].
     pub fn build(place: &Path, config: &Config, problems: &mut Problems) -> Option<Self> {
+        let keys = KeySet::build(&place.key("jwt").key("jwks"), &config.jwt.jwks, problems);
+        // What is wrong with the rest is said all the same.
+        let before = problems.len();
+        config.check_words(place, problems);
+        let keys = keys.filter(|_| problems.len() == before)?;
+        Self::with_keys(place, config, Arc::new(keys), problems)
+    }
+
+    /// The same with keys that are there already.
+    pub fn with_keys(
+        place: &Path,
+        config: &Config,
+        keys: Arc<KeySet>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let before = problems.len();
         let jwt = &config.jwt;
         config.check_words(place, problems);
-        let keys = KeySet::build(&place.key("jwt").key("jwks"), &jwt.jwks, problems);
-        let keys = keys.filter(|_| problems.len() == before)?;
-        Some(Self {
+        (problems.len() == before).then(|| Self {
             config: config.clone(),
             demands: jwt::Demands {
                 issuer: jwt.issuer.clone(),
@@ -148,13 +161,12 @@ impl Authenticator {
                 algorithms: jwt.algorithms.clone(),
                 skew: jwt.clock_skew.as_duration(),
             },
-            keys: Arc::new(keys),
+            keys,
             id: IDS.fetch_add(1, Ordering::Relaxed),
         })
     }
 
-    /// What this was built from. After a reload, keep the one whose configuration is still what the file says: it has
-    /// its keys.
+    /// What this was built from.
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -98,7 +98,8 @@ pub(crate) async fn open(
     address: SocketAddr,
     alpn: Alpn,
 ) -> Result<Io, Error> {
-    let (identity, dials) = (core.identity.as_deref(), Some(&core.dials));
+    let identity = core.identity().map(Arc::as_ref);
+    let dials = Some(&core.dials);
     reach(identity, dials, &cluster.spec, address, alpn).await
 }
 

@@ -18,7 +18,7 @@ use super::{Speaks, Spec, connect};
 use crate::endpoint::Endpoint;
 use crate::health::probe::{self, Wire};
 use crate::health::{Checks, Question};
-use crate::identity::{Alpn, Identity};
+use crate::identity::{Alpn, Ours};
 use crate::reason::Reason;
 
 /// Probes that a process has under way at most.
@@ -30,7 +30,7 @@ pub(crate) struct Prober {
     pub(crate) spec: Spec,
     pub(crate) checks: Checks,
     pub(crate) members: Arc<Members>,
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) identity: Ours,
     pub(crate) places: Arc<Semaphore>,
 }
 
@@ -93,7 +93,7 @@ impl Prober {
     }
 
     async fn ask(&self, endpoint: &Endpoint) -> Outcome {
-        let identity = self.identity.as_deref();
+        let identity = self.identity.get().map(Arc::as_ref);
         let stream = connect::reach(identity, None, &self.spec, endpoint.address, Alpn::H2).await;
         let stream = match stream {
             Ok(stream) => stream,
@@ -142,7 +142,7 @@ mod tests {
                 ..Checks::default()
             },
             members: Arc::new(members),
-            identity: None,
+            identity: Ours::default(),
             places: Arc::new(Semaphore::new(places)),
         }
     }

@@ -341,7 +341,7 @@ impl Peer {
 /// Connects and then drives the connection to its end.
 async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, peer: Rc<Peer>) {
     let connected = handshake(&core, &cluster, &endpoint).await;
-    let identity = core.identity.clone();
+    let identity = core.identity().cloned();
     // Nothing that lives as long as a connection may keep the core.
     let core = Rc::downgrade(&core);
     peer.ended.set(peer.begun.get());

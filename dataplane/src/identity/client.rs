@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_proto::ca::certificate_authority_client::CertificateAuthorityClient;
 use weft_proto::ca::{self, FollowBundleRequest, IssueRequest};
+use weft_runtime::config::{Watched, watched};
 
 use super::bundle::Bundle;
 use super::id::{IdError, SpiffeId, TrustDomain};
@@ -107,7 +108,8 @@ impl From<MaterialProblem> for AskError {
 
 /// A CA and what we need to ask it.
 pub struct Authority {
-    address: String,
+    /// May change: what it says when somebody asks counts.
+    address: Watched<String>,
     trust_domain: TrustDomain,
     id: SpiffeId,
     expected: Option<SpiffeId>,
@@ -120,9 +122,14 @@ pub struct Authority {
 impl Authority {
     /// The CA of `trust_domain` at `address` (`host:port`, the host a name or an IP address).
     pub fn new(address: impl Into<String>, trust_domain: TrustDomain) -> Result<Self, IdError> {
+        Self::following(watched(address.into()).1, trust_domain)
+    }
+
+    /// The same, wherever the address leads at the time of asking.
+    pub fn following(address: Watched<String>, trust_domain: TrustDomain) -> Result<Self, IdError> {
         Ok(Self {
             id: SpiffeId::for_service(&trust_domain, "ca")?,
-            address: address.into(),
+            address,
             trust_domain,
             expected: None,
             token: None,
@@ -188,7 +195,7 @@ impl Authority {
         Ok(Bundles {
             stream,
             trust_domain: self.trust_domain.clone(),
-            address: self.address.clone(),
+            address: self.address(),
         })
     }
 
@@ -233,9 +240,9 @@ impl Authority {
     ) -> Result<T, AskError> {
         match timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(refusal(&self.address, &status)),
+            Ok(Err(status)) => Err(refusal(&self.address(), &status)),
             Err(_) => Err(AskError::Timeout {
-                address: self.address.clone(),
+                address: self.address(),
                 limit: CALL_TIMEOUT,
             }),
         }
@@ -254,11 +261,11 @@ impl Authority {
             .await
             .map_err(|error| match PeerProblem::from_error(&error) {
                 Some(problem) => AskError::Peer {
-                    address: self.address.clone(),
+                    address: self.address(),
                     problem,
                 },
                 None => AskError::Connect {
-                    address: self.address.clone(),
+                    address: self.address(),
                     source: io::Error::other(error),
                 },
             })
@@ -269,10 +276,10 @@ impl Authority {
         config: Arc<ClientConfig>,
     ) -> Result<TlsStream<TcpStream>, AskError> {
         let unresolved = |source| AskError::Resolve {
-            address: self.address.clone(),
+            address: self.address(),
             source,
         };
-        let addresses = timeout(CONNECT_TIMEOUT, (self.lookup)(self.address.clone()))
+        let addresses = timeout(CONNECT_TIMEOUT, (self.lookup)(self.address()))
             .await
             .map_err(|_| unresolved(io::ErrorKind::TimedOut.into()))?
             .map_err(unresolved)?;
@@ -289,7 +296,7 @@ impl Authority {
             let (tcp, address) = match timeout(CONNECT_TIMEOUT, dial::connect(&left)).await {
                 Ok(Ok(connected)) => connected,
                 Ok(Err(source)) => {
-                    let address = self.address.clone();
+                    let address = self.address();
                     return Err(refused.unwrap_or(AskError::Connect { address, source }));
                 }
                 Err(_) => return Err(refused.unwrap_or_else(|| self.too_slow())),
@@ -305,9 +312,13 @@ impl Authority {
         Err(refused.unwrap_or_else(|| self.too_slow()))
     }
 
+    fn address(&self) -> String {
+        self.address.get().as_str().to_owned()
+    }
+
     fn too_slow(&self) -> AskError {
         AskError::Timeout {
-            address: self.address.clone(),
+            address: self.address(),
             limit: CONNECT_TIMEOUT,
         }
     }
@@ -321,7 +332,7 @@ impl Authority {
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
-            .field("address", &self.address)
+            .field("address", &self.address())
             .field("trust_domain", &self.trust_domain)
             .field("expected", &self.expected)
             .field("token", &self.token)

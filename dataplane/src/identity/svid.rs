@@ -58,6 +58,12 @@ impl Svid {
     }
 }
 
+/// When a certificate ends, whoever it is for.
+pub fn ends(der: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(time(certificate.validity().not_after.timestamp()))
+}
+
 /// One that may sign others could make itself into anybody.
 fn check_is_leaf(certificate: &X509Certificate<'_>) -> Result<(), PeerProblem> {
     let constraints = certificate

@@ -74,6 +74,13 @@ names! {
     gauge CERTIFICATE_EXPIRY = "weft_certificate_expiry_seconds", "Seconds until our certificate ends; negative after that.";
     counter CERTIFICATE_RENEWALS = "weft_certificate_renewals_total", "Renewals of our certificate.";
     counter CERTIFICATE_RENEWAL_FAILURES = "weft_certificate_renewal_failures_total", "Renewals of our certificate that failed and will be tried again.";
+    gauge LISTENER_CERTIFICATE_EXPIRY = "weft_listener_certificate_expiry_seconds", "Seconds until the certificate that a listener shows to the public ends; negative after that.";
+    gauge LISTENER_CERTIFICATE_FAILING = "weft_listener_certificate_failing", "1 while a listener's certificate and key files cannot be used as they are; what they held last is shown on.";
+    gauge KEY_SET_KEYS = "weft_key_set_keys", "Keys of a token issuer that are in use, by authn.";
+    gauge KEY_SET_FAILURES = "weft_key_set_failures", "Attempts in a row to have a token issuer's keys that failed, by authn; the keys had last stay in use.";
+    gauge KEY_SET_AGE = "weft_key_set_age_seconds", "Seconds since a token issuer's keys were had or confirmed last, by authn.";
+    gauge LIMIT_KEYS = "weft_limit_keys", "Keys that a rate limit remembers.";
+    counter LIMIT_KEYS_FORGOTTEN = "weft_limit_keys_forgotten_total", "Keys that a rate limit has forgotten because there were more than `max_keys`.";
     counter ACCESS_LOG_DROPPED = "weft_access_log_dropped_total", "Lines of the access log that were dropped because the writer was behind.";
     counter REPORTS = "weft_reports_total", "Reports to the collector, by result: taken or failed.";
     counter MESH_REQUESTS = "weft_mesh_requests_total", "Exchanges in the whole mesh, as the sidecars report them.";
@@ -314,6 +321,67 @@ impl Registry {
             let left = seconds_until(certificate.not_after, now);
             page.sample(CERTIFICATE_EXPIRY, &[], left);
         }
+        self.render_listener_certificates(&mut page, now);
+        self.render_key_sets(&mut page);
+        self.render_limits(&mut page);
+    }
+
+    fn render_listener_certificates(&self, page: &mut Page<'_>, now: SystemTime) {
+        let rows = self.listener_certificates();
+        if rows.is_empty() {
+            return;
+        }
+        let name = LISTENER_CERTIFICATE_EXPIRY;
+        page.family(name, Kind::Gauge, help(name));
+        for row in &rows {
+            if let Some(not_after) = row.not_after {
+                let left = seconds_until(not_after, now);
+                page.sample(name, &[("listener", &*row.listener)], left);
+            }
+        }
+        let name = LISTENER_CERTIFICATE_FAILING;
+        page.family(name, Kind::Gauge, help(name));
+        for row in &rows {
+            let failing = u8::from(row.problem.is_some());
+            page.sample(name, &[("listener", &*row.listener)], failing);
+        }
+    }
+
+    fn render_key_sets(&self, page: &mut Page<'_>) {
+        let rows = self.key_sets();
+        if rows.is_empty() {
+            return;
+        }
+        page.family(KEY_SET_KEYS, Kind::Gauge, help(KEY_SET_KEYS));
+        for row in &rows {
+            page.sample(KEY_SET_KEYS, &[("authn", &*row.authn)], row.keys);
+        }
+        page.family(KEY_SET_FAILURES, Kind::Gauge, help(KEY_SET_FAILURES));
+        for row in &rows {
+            page.sample(KEY_SET_FAILURES, &[("authn", &*row.authn)], row.failures);
+        }
+        page.family(KEY_SET_AGE, Kind::Gauge, help(KEY_SET_AGE));
+        for row in &rows {
+            if let Some(age) = row.age {
+                page.sample(KEY_SET_AGE, &[("authn", &*row.authn)], age.as_secs());
+            }
+        }
+    }
+
+    fn render_limits(&self, page: &mut Page<'_>) {
+        let rows = self.limits();
+        if rows.is_empty() {
+            return;
+        }
+        page.family(LIMIT_KEYS, Kind::Gauge, help(LIMIT_KEYS));
+        for row in &rows {
+            page.sample(LIMIT_KEYS, &[("limit", &*row.limit)], row.keys);
+        }
+        let name = LIMIT_KEYS_FORGOTTEN;
+        page.family(name, Kind::Counter, help(name));
+        for row in &rows {
+            page.sample(name, &[("limit", &*row.limit)], row.forgotten);
+        }
     }
 
     fn render_services(&self, page: &mut Page<'_>) {
@@ -444,7 +512,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::foreign::{End, Foreign, Foreigners, MAX_PEERS, Peer, Sighting};
-    use crate::observe::{CertificateRow, Direction, EndpointRow, EndpointState, HandshakeFailure};
+    use crate::observe::{
+        CertificateRow, Direction, EndpointRow, EndpointState, HandshakeFailure, KeySetRow,
+        LimitRow, ListenerCertificateRow,
+    };
     use metrics_exporter_prometheus::PrometheusBuilder;
     use std::time::Duration;
 
@@ -526,6 +597,30 @@ mod tests {
                 renewal_failures: 1,
             })
         }));
+        registry.key_sets_from(Box::new(|| {
+            let row = |authn: &str, age| KeySetRow {
+                authn: Arc::from(authn),
+                keys: 2,
+                failures: 3,
+                age,
+            };
+            let age = Duration::from_millis(90_500);
+            vec![row("users", Some(age)), row("away", None)]
+        }));
+        registry.limits_from(Box::new(|| {
+            vec![LimitRow {
+                limit: Arc::from("few"),
+                keys: 5,
+                forgotten: 6,
+            }]
+        }));
+        registry.listener_certificates_from(Box::new(|| {
+            vec![ListenerCertificateRow {
+                listener: Arc::from("public"),
+                not_after: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(700)),
+                problem: Some(Arc::from("site.key is gone")),
+            }]
+        }));
         registry
     }
 
@@ -606,6 +701,13 @@ mod tests {
             "weft_certificate_renewals_total 4".into(),
             "weft_certificate_renewal_failures_total 1".into(),
             "weft_access_log_dropped_total 0".into(),
+            "weft_key_set_keys{authn=\"users\"} 2".into(),
+            "weft_key_set_failures{authn=\"away\"} 3".into(),
+            "weft_key_set_age_seconds{authn=\"users\"} 90".into(),
+            "weft_limit_keys{limit=\"few\"} 5".into(),
+            "weft_limit_keys_forgotten_total{limit=\"few\"} 6".into(),
+            "weft_listener_certificate_expiry_seconds{listener=\"public\"} 100".into(),
+            "weft_listener_certificate_failing{listener=\"public\"} 1".into(),
         ] {
             assert!(
                 page.lines().any(|have| have == line),

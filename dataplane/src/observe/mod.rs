@@ -17,4 +17,7 @@ pub use cells::{
     ExchangeCells, HandshakeFailure, OpenConnection, OpenExchange, Redirected, RouteCells, Totals,
 };
 pub use registry::{Direction, EdgeKey, EdgeTotals, Registry, RouteKey, RouteTotals};
-pub use rows::{CertificateRow, EndpointRow, EndpointState, PermitRow, ServiceRow, SourceRow};
+pub use rows::{
+    CertificateRow, EndpointRow, EndpointState, KeySetRow, LimitRow, ListenerCertificateRow,
+    PermitRow, ServiceRow, SourceRow,
+};

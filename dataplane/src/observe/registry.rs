@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
 };
-use super::rows::{CertificateRow, EndpointRow, PermitRow, ServiceRow, SourceRow};
+use super::rows::{
+    CertificateRow, EndpointRow, KeySetRow, LimitRow, ListenerCertificateRow, PermitRow,
+    ServiceRow, SourceRow,
+};
 use crate::foreign::Snapshot;
 
 /// Keys of one kind that are kept apart; with the overflow keys a report and a page stay within 1,024.
@@ -242,6 +245,9 @@ pub struct Registry {
     certificate: Mutex<Option<Provide<Option<CertificateRow>>>>,
     permits: Mutex<Option<Provide<Vec<PermitRow>>>>,
     foreign: Mutex<Option<Provide<Snapshot>>>,
+    key_sets: Mutex<Option<Provide<Vec<KeySetRow>>>>,
+    limits: Mutex<Option<Provide<Vec<LimitRow>>>>,
+    listener_certificates: Mutex<Option<Provide<Vec<ListenerCertificateRow>>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
 }
@@ -338,57 +344,81 @@ impl Registry {
         *lock(&self.foreign) = Some(provide);
     }
 
+    /// Who knows the keys of token issuers. Called when somebody reads; must not call the registry.
+    pub fn key_sets_from(&self, provide: Box<dyn Fn() -> Vec<KeySetRow> + Send + Sync>) {
+        *lock(&self.key_sets) = Some(provide);
+    }
+
+    /// Who knows the rate limits. Called when somebody reads; must not call the registry.
+    pub fn limits_from(&self, provide: Box<dyn Fn() -> Vec<LimitRow> + Send + Sync>) {
+        *lock(&self.limits) = Some(provide);
+    }
+
+    /// Who knows the certificates of public listeners. Called when somebody reads; must not call the registry.
+    pub fn listener_certificates_from(
+        &self,
+        provide: Box<dyn Fn() -> Vec<ListenerCertificateRow> + Send + Sync>,
+    ) {
+        *lock(&self.listener_certificates) = Some(provide);
+    }
+
+    /// The keys of token issuers now.
+    pub fn key_sets(&self) -> Vec<KeySetRow> {
+        ask(&self.key_sets)
+    }
+
+    /// The rate limits now.
+    pub fn limits(&self) -> Vec<LimitRow> {
+        ask(&self.limits)
+    }
+
+    /// The certificates of public listeners now.
+    pub fn listener_certificates(&self) -> Vec<ListenerCertificateRow> {
+        ask(&self.listener_certificates)
+    }
+
     /// The foreign peers that came to us and to which we came.
     pub fn foreign(&self) -> Snapshot {
-        lock(&self.foreign)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+        ask(&self.foreign)
     }
 
     /// Where plaintext is let in, and until when.
     pub fn permits(&self) -> Vec<PermitRow> {
-        lock(&self.permits)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+        ask(&self.permits)
     }
 
     /// The endpoints now.
     pub fn endpoints(&self) -> Vec<EndpointRow> {
-        lock(&self.endpoints)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+        ask(&self.endpoints)
     }
 
     /// The services now.
     pub fn services(&self) -> Vec<ServiceRow> {
-        lock(&self.services)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+        ask(&self.services)
     }
 
     /// The sources of endpoints now, one for each service.
     pub fn sources(&self) -> Vec<SourceRow> {
-        lock(&self.sources)
-            .as_ref()
-            .map(|provide| provide())
-            .unwrap_or_default()
+        ask(&self.sources)
     }
 
     /// Our certificate now.
     pub fn certificate(&self) -> Option<CertificateRow> {
-        lock(&self.certificate)
-            .as_ref()
-            .and_then(|provide| provide())
+        ask(&self.certificate)
     }
 
     /// The counter of access log lines that were dropped, shared with the log.
     pub fn access_log_dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.access_log_dropped)
     }
+}
+
+/// What the one who knows says now; nothing when there is nobody.
+fn ask<T: Default>(provide: &Mutex<Option<Provide<T>>>) -> T {
+    lock(provide)
+        .as_ref()
+        .map(|provide| provide())
+        .unwrap_or_default()
 }
 
 /// Nothing here leaves data half changed when it panics, so a poisoned lock is as good as any.

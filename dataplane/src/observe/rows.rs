@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// One endpoint of a service, as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,41 @@ pub struct SourceRow {
     pub last_success: Option<Instant>,
     /// What went wrong last, until the next good answer.
     pub error: Option<String>,
+}
+
+/// The keys of a token issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySetRow {
+    /// The `authn` that goes by them.
+    pub authn: Arc<str>,
+    /// How many there are.
+    pub keys: usize,
+    /// Attempts to have them that failed since the last one that did not.
+    pub failures: u32,
+    /// How long ago they were had or confirmed last, if ever.
+    pub age: Option<Duration>,
+}
+
+/// A rate limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitRow {
+    /// Its name.
+    pub limit: Arc<str>,
+    /// How many keys it remembers.
+    pub keys: usize,
+    /// How many it has forgotten because there were too many.
+    pub forgotten: u64,
+}
+
+/// The certificate that a public listener shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerCertificateRow {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// When it ends; unknown where the certificate could not be read so far.
+    pub not_after: Option<SystemTime>,
+    /// What is wrong with the files as they are now, while an older certificate is shown.
+    pub problem: Option<Arc<str>>,
 }
 
 /// A port of the app on which plaintext is let in for a time.

@@ -1,6 +1,6 @@
 //! What a reload carries over: of each service the endpoints with their health, what is in flight, the retry budget and
-//! the connections, also where its configuration changes; of rate limits that do not change the buckets, of authenticators
-//! the keys. What no plan names ends.
+//! the connections, also where its configuration changes; of rate limits that do not change the buckets; of token issuers
+//! the keys, whatever is demanded of tokens. What no plan names ends.
 //!
 //! Making a plan changes nothing of what is in force, since it may fail: new tasks start, and members learn of new rules,
 //! when it has been made.
@@ -13,18 +13,18 @@ use tokio::sync::{Semaphore, watch};
 use weft_runtime::config::{Path, Problems};
 use weft_runtime::task::Group;
 
-use crate::authn::{self, Authenticator};
+use crate::authn::{self, Authenticator, KeySet, KeySource};
 use crate::cluster::probing::{self, Prober};
 use crate::cluster::{Cluster, Spec};
 use crate::discovery::{Resolver, follow};
-use crate::identity::Identity;
+use crate::identity::Ours;
 use crate::limit::{self, Limiter};
 
 /// What outlives a plan.
 pub struct Carried {
     tasks: Group,
     resolver: Arc<Resolver>,
-    identity: Option<Arc<Identity>>,
+    identity: Ours,
     /// Of the probes of all services.
     places: Arc<Semaphore>,
     state: State,
@@ -33,7 +33,9 @@ pub struct Carried {
 #[derive(Clone, Default)]
 struct State {
     clusters: HashMap<Arc<str>, KeptCluster>,
-    authenticators: HashMap<String, Kept<Authenticator>>,
+    authenticators: HashMap<String, Arc<Authenticator>>,
+    /// By where the keys are: what is demanded of tokens may change without losing them.
+    key_sets: HashMap<KeySource, Kept<KeySet>>,
     limiters: HashMap<String, Arc<Limiter>>,
 }
 
@@ -65,7 +67,7 @@ impl<T> Clone for Kept<T> {
 
 impl Carried {
     /// Nothing yet. Tasks are started in this group. The identity is the one to probe members of the mesh with.
-    pub fn new(tasks: Group, resolver: Arc<Resolver>, identity: Option<Arc<Identity>>) -> Self {
+    pub fn new(tasks: Group, resolver: Arc<Resolver>, identity: Ours) -> Self {
         Self {
             tasks,
             resolver,
@@ -143,7 +145,7 @@ impl Carried {
         }
     }
 
-    /// Makes these the authenticators of the process; those that did not change keep their keys.
+    /// Makes these the authenticators of the process. Keys are kept as long as anybody wants them from the same place.
     pub fn authenticators(
         &mut self,
         place: &Path,
@@ -151,33 +153,68 @@ impl Carried {
         problems: &mut Problems,
     ) -> HashMap<String, Arc<Authenticator>> {
         let mut before = std::mem::take(&mut self.state.authenticators);
+        let mut known = std::mem::take(&mut self.state.key_sets);
         for (name, config) in configs {
-            let kept = match before.remove(name) {
-                Some(kept) if kept.value.config() == config => Some(kept),
-                _ => {
-                    Authenticator::build(&place.key(name), config, problems).map(|authenticator| {
-                        let (alive, shutdown) = watch::channel(false);
-                        let keys = Arc::clone(authenticator.keys());
-                        self.tasks.spawn(format!("keys of {name}"), async move {
-                            keys.keep(shutdown).await;
-                            Ok::<_, std::convert::Infallible>(())
-                        });
-                        Kept {
-                            value: Arc::new(authenticator),
-                            alive: Arc::new(alive),
-                        }
-                    })
+            let (place, source) = (place.key(name), &config.jwt.jwks);
+            if let Some(kept) = known.remove(source) {
+                self.state.key_sets.insert(source.clone(), kept);
+            }
+            let keys = match self.state.key_sets.get(source) {
+                Some(kept) => Arc::clone(&kept.value),
+                None => {
+                    let at = place.key("jwt").key("jwks");
+                    let Some(keys) = KeySet::build(&at, source, problems).map(Arc::new) else {
+                        continue;
+                    };
+                    let kept = Kept {
+                        alive: self.keep(name, &keys),
+                        value: Arc::clone(&keys),
+                    };
+                    self.state.key_sets.insert(source.clone(), kept);
+                    keys
                 }
             };
-            if let Some(kept) = kept {
-                self.state.authenticators.insert(name.clone(), kept);
+            let authenticator = match before.remove(name) {
+                Some(same) if same.config() == config => Some(same),
+                _ => Authenticator::with_keys(&place, config, keys, problems).map(Arc::new),
+            };
+            if let Some(authenticator) = authenticator {
+                self.state
+                    .authenticators
+                    .insert(name.clone(), authenticator);
             }
         }
-        self.state
-            .authenticators
-            .iter()
-            .map(|(name, kept)| (name.clone(), Arc::clone(&kept.value)))
-            .collect()
+        self.state.authenticators.clone()
+    }
+
+    /// Keeps these keys fresh until the handle is dropped.
+    fn keep(&self, name: &str, keys: &Arc<KeySet>) -> Alive {
+        let (alive, shutdown) = watch::channel(false);
+        let keys = Arc::clone(keys);
+        self.tasks.spawn(format!("keys of {name}"), async move {
+            keys.keep(shutdown).await;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        Arc::new(alive)
+    }
+
+    /// The keys that authenticators go by, with their names.
+    pub fn key_sets(&self) -> Vec<(Arc<str>, Arc<KeySet>)> {
+        let named = self.state.authenticators.iter();
+        let mut sets: Vec<_> = named
+            .map(|(name, authenticator)| {
+                (Arc::from(name.as_str()), Arc::clone(authenticator.keys()))
+            })
+            .collect();
+        sets.sort_by(|a: &(Arc<str>, _), b| a.0.cmp(&b.0));
+        sets
+    }
+
+    /// The rate limits.
+    pub fn all_limiters(&self) -> Vec<Arc<Limiter>> {
+        let mut limiters: Vec<_> = self.state.limiters.values().map(Arc::clone).collect();
+        limiters.sort_by(|a, b| a.name().cmp(b.name()));
+        limiters
     }
 
     /// Makes these the rate limits of the process; those that did not change keep their buckets.
@@ -269,7 +306,7 @@ mod tests {
         let config: discovery::Config =
             serde_json::from_str(r#"{"servers": ["127.0.0.1:1"]}"#).unwrap();
         let resolver = config.build(&Path::root(), &mut Problems::new()).unwrap();
-        Carried::new(Group::new(), Arc::new(resolver), None)
+        Carried::new(Group::new(), Arc::new(resolver), Ours::default())
     }
 
     fn addresses(last: u8) -> Vec<SocketAddr> {
@@ -454,6 +491,36 @@ mod tests {
         one(&mut carried, moved()).await;
         assert_eq!(first.members.load().endpoints().len(), 1);
         assert!(alive.has_changed().is_err(), "its discovery has ended");
+    }
+
+    #[tokio::test]
+    async fn keys_are_kept_by_where_they_are_and_demands_are_not() {
+        let mut carried = carried();
+        let mut ask = |audience: &str, port: u16, good: bool| {
+            let config = format!(
+                r#"{{"users": {{"jwt": {{"issuer": "https://id.example", "audience": ["{audience}"],
+                    "jwks": {{"url": "http://127.0.0.1:{port}/keys"}}}}}}}}"#
+            );
+            let configs: BTreeMap<String, authn::Config> = serde_json::from_str(&config).unwrap();
+            let mut problems = Problems::new();
+            let mut made = None;
+            carried.attempt(|carried| {
+                let found = carried.authenticators(&Path::root(), &configs, &mut problems);
+                made = found.get("users").cloned();
+                good.then_some(())
+            });
+            made.unwrap()
+        };
+        let first = ask("shop", 1, true);
+        assert!(Arc::ptr_eq(&first, &ask("shop", 1, true)));
+        let other = ask("bank", 1, true);
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert!(Arc::ptr_eq(first.keys(), other.keys()));
+        // A plan that fails takes nothing from the one in force.
+        ask("bank", 2, false);
+        assert!(Arc::ptr_eq(first.keys(), ask("shop", 1, true).keys()));
+        assert!(!Arc::ptr_eq(first.keys(), ask("shop", 2, true).keys()));
+        assert_eq!(carried.state.key_sets.len(), 1, "nobody wants the old ones");
     }
 
     #[tokio::test]

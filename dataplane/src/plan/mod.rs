@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use http::header::{HeaderMap, HeaderName};
 use http::uri::Authority;
@@ -99,8 +100,8 @@ impl Plan {
 pub enum Door {
     /// In plaintext; HTTP/2 by prior knowledge.
     Plain,
-    /// With TLS, for anybody.
-    Tls(Arc<rustls::ServerConfig>),
+    /// With TLS, for anybody, as it is at the moment: certificates are renewed under the plan in force.
+    Tls(Arc<ArcSwap<rustls::ServerConfig>>),
     /// With mutual TLS by our identity, for members of the mesh.
     Mesh,
 }

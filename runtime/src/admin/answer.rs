@@ -102,15 +102,10 @@ impl Admin {
     }
 
     fn configuration(&self) -> Response<String> {
-        let Some((status, write)) = &self.config else {
+        let Some(status) = &self.config else {
             return text(StatusCode::NOT_FOUND, "no configuration was read\n");
         };
-        let (_, configuration) = write();
-        page(
-            StatusCode::OK,
-            TEXT,
-            format!("{}\n{configuration}", status.render()),
-        )
+        page(StatusCode::OK, TEXT, status.render())
     }
 
     fn begin_drain(&self, headers: &HeaderMap) -> Response<String> {

@@ -32,7 +32,7 @@ pub struct Admin {
     metrics: Metrics,
     drain: drain::Request,
     watch: drain::Watch,
-    config: Option<(Status, Page)>,
+    config: Option<Status>,
     pages: BTreeMap<String, (String, Page)>,
 }
 
@@ -49,9 +49,9 @@ impl Admin {
         }
     }
 
-    /// Shows the configuration at `/config`: how it stands, and `page`, the configuration itself.
-    pub fn config(&mut self, status: Status, page: Page) {
-        self.config = Some((status, page));
+    /// Shows at `/config` the configuration in force, and how it stands.
+    pub fn config(&mut self, status: Status) {
+        self.config = Some(status);
     }
 
     /// Shows `page` at `path`, such as `/endpoints`, with `about` in the list of pages. A page at the same path before is replaced; the

@@ -39,12 +39,13 @@ impl Process {
         let (trigger, watch) = drain::channel();
         let readiness = Readiness::new();
         let (_, metrics) = Metrics::detached("1.2.3");
-        let status = Status::new(Path::new("/etc/weft.yaml"), SystemTime::UNIX_EPOCH);
-        let mut admin = Admin::new(readiness.clone(), metrics, &trigger);
-        admin.config(
-            status.clone(),
-            Arc::new(|| ("text/plain", "trust_domain: x\n".to_owned())),
+        let status = Status::new(
+            Path::new("/etc/weft.yaml"),
+            "trust_domain: x\n",
+            SystemTime::UNIX_EPOCH,
         );
+        let mut admin = Admin::new(readiness.clone(), metrics, &trigger);
+        admin.config(status.clone());
         admin.page(
             "/endpoints",
             "who serves what",

@@ -90,6 +90,10 @@ impl Document {
         checked.filter(|_| problems.len() == before)
     }
 
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// Whether there is a value at `path`.
     pub(super) fn has(&self, path: &Path) -> bool {
         self.root.find(path.steps()).is_some()

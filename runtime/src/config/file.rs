@@ -1,4 +1,4 @@
-//! Reads configuration files: whole, bounded, text only.
+//! Reads configuration files and those that they name: whole and bounded.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,6 +9,14 @@ pub const SIZE_LIMIT: u64 = 4 << 20;
 
 /// The text of the file at `path`. Blocks.
 pub fn read(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_bytes(path)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        invalid(&format!("not UTF-8 text (byte {at})"))
+    })
+}
+
+/// What is in the file at `path`. Blocks.
+pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(invalid("not a regular file"));
@@ -20,10 +28,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     if bytes.len() as u64 > SIZE_LIMIT {
         return Err(invalid("larger than 4 MiB"));
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        invalid(&format!("not UTF-8 text (byte {at})"))
-    })
+    Ok(bytes)
 }
 
 fn invalid(what: &str) -> io::Error {

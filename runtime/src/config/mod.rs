@@ -16,6 +16,7 @@ mod node;
 mod problem;
 mod scalar;
 pub mod secret;
+mod show;
 mod status;
 mod suggest;
 mod tree;

@@ -1,4 +1,8 @@
-//! How the configuration stands: what is in force since when, and why the file is not, when it was refused.
+//! How the configuration stands: what is in force since when, what of it is not, and why the file is not, when it was refused.
+//!
+//! A file that is good is not in force yet: whoever works by it has to take it, and may not be able to. So there are two
+//! steps, [`handed`](Status::handed) and [`loaded`](Status::loaded), and between them, before them and after them it may
+//! be [`refused`](Status::refused).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +11,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Shared between whoever loads the configuration and the admin page that shows it.
+/// Shared between whoever loads the configuration, whoever takes it and the admin page that shows it.
 #[derive(Debug, Clone)]
 pub struct Status {
     source: Arc<PathBuf>,
@@ -19,40 +23,128 @@ pub struct Status {
 struct Facts {
     generation: u64,
     loaded: SystemTime,
-    refused: Option<(SystemTime, String)>,
+    /// The configuration in force, as it is shown.
+    shown: Arc<str>,
+    /// What in it counts from the next start on.
+    waiting: Vec<String>,
+    /// Listeners of it that could not be opened, and why.
+    unopened: Vec<String>,
+    refused: Option<Refused>,
+    handed: Option<Handed>,
+    /// Numbers refusals and what was handed on, in the order in which they happened.
+    steps: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Refused {
+    step: u64,
+    when: SystemTime,
+    why: String,
+}
+
+/// A configuration that was found good and is not in force yet.
+#[derive(Debug, Clone)]
+struct Handed {
+    step: u64,
+    shown: Arc<str>,
+    waiting: Vec<String>,
 }
 
 impl Status {
-    /// Generation 1 was loaded from `source` at `now`.
-    pub fn new(source: &Path, now: SystemTime) -> Self {
+    /// Generation 1 was loaded from `source` at `now`; `shown` is how it is shown.
+    pub fn new(source: &Path, shown: impl Into<Arc<str>>, now: SystemTime) -> Self {
         let status = Self {
             source: Arc::new(source.to_path_buf()),
             facts: Arc::new(Mutex::new(Facts {
                 generation: 1,
                 loaded: now,
+                shown: shown.into(),
+                waiting: Vec::new(),
+                unopened: Vec::new(),
                 refused: None,
+                handed: None,
+                steps: 0,
             })),
         };
         status.publish();
         status
     }
 
-    /// A new configuration is in force.
+    /// The file is good, and whoever works by it says next whether it is in force. The keys `waiting` are read at the start
+    /// only: what they say now counts from the next one on.
+    pub fn handed(&self, shown: impl Into<Arc<str>>, waiting: Vec<String>) {
+        let mut facts = self.facts();
+        facts.steps += 1;
+        facts.handed = Some(Handed {
+            step: facts.steps,
+            shown: shown.into(),
+            waiting,
+        });
+    }
+
+    /// What was handed on is in force.
     pub fn loaded(&self, now: SystemTime) {
-        {
+        let waits = {
             let mut facts = self.facts();
             facts.generation += 1;
             facts.loaded = now;
-            facts.refused = None;
+            let before = std::mem::take(&mut facts.waiting);
+            if let Some(handed) = facts.handed.take() {
+                // The file may have become worse while this one was taken.
+                if facts
+                    .refused
+                    .as_ref()
+                    .is_some_and(|refused| refused.step < handed.step)
+                {
+                    facts.refused = None;
+                }
+                (facts.shown, facts.waiting) = (handed.shown, handed.waiting);
+            }
+            for key in &before {
+                restart_gauge(key).set(0.0);
+            }
+            for key in &facts.waiting {
+                restart_gauge(key).set(1.0);
+            }
+            (before != facts.waiting).then(|| facts.waiting.clone())
+        };
+        match waits {
+            Some(keys) if !keys.is_empty() => tracing::warn!(
+                keys = keys.join(", "),
+                "these keys are read at the start only, and have changed: restart to have them in force"
+            ),
+            Some(_) => tracing::info!("no key waits for a restart any more"),
+            None => {}
         }
         metrics::counter!("weft_config_reloads_total", "result" => "loaded").increment(1);
         self.publish();
     }
 
-    /// The file was read anew, but is not what it should be: the old configuration stays.
+    /// A file that was handed on before the process had begun its work is what it has begun with.
+    pub fn began(&self, now: SystemTime) {
+        if self.facts().handed.is_some() {
+            self.loaded(now);
+        }
+    }
+
+    /// The file was read anew, but is not what it should be, or cannot be put in force: the old configuration stays.
     pub fn refused(&self, now: SystemTime, why: impl Into<String>) {
-        self.facts().refused = Some((now, why.into()));
+        {
+            let mut facts = self.facts();
+            facts.steps += 1;
+            facts.refused = Some(Refused {
+                step: facts.steps,
+                when: now,
+                why: why.into(),
+            });
+        }
         metrics::counter!("weft_config_reloads_total", "result" => "refused").increment(1);
+        self.publish();
+    }
+
+    /// Of what is in force, these listeners could not be opened, each with the reason; none when all are open.
+    pub fn unopened(&self, listeners: Vec<String>) {
+        self.facts().unopened = listeners;
         self.publish();
     }
 
@@ -63,10 +155,10 @@ impl Status {
 
     /// Why the file as it is now is not in force, if so.
     pub fn refusal(&self) -> Option<String> {
-        self.facts().refused.clone().map(|(_, why)| why)
+        self.facts().refused.clone().map(|refused| refused.why)
     }
 
-    /// For people and programs that read YAML: comments to put in front of the configuration itself.
+    /// For people and programs that read YAML: how it stands in comments, and then the configuration in force.
     pub(crate) fn render(&self) -> String {
         let facts = self.facts().clone();
         let mut text = format!(
@@ -77,7 +169,7 @@ impl Status {
         );
         match facts.refused {
             None => text.push_str("# refused: never since then\n"),
-            Some((when, why)) => {
+            Some(Refused { when, why, .. }) => {
                 text.push_str(&format!(
                     "# refused: {}, and what is below stays in force, because\n",
                     stamp(when)
@@ -87,7 +179,19 @@ impl Status {
                 }
             }
         }
-        text
+        if !facts.unopened.is_empty() {
+            text.push_str("# not open, and tried again every second:\n");
+            for listener in &facts.unopened {
+                text.push_str(&format!("#   {listener}\n"));
+            }
+        }
+        if !facts.waiting.is_empty() {
+            let keys = facts.waiting.join(", ");
+            text.push_str(&format!(
+                "# waiting for a restart, because they are read at the start only: {keys}\n"
+            ));
+        }
+        format!("{text}\n{}", facts.shown)
     }
 
     #[allow(
@@ -96,14 +200,19 @@ impl Status {
     )]
     fn publish(&self) {
         let facts = self.facts();
+        let whole = facts.refused.is_none() && facts.unopened.is_empty();
         metrics::gauge!("weft_config_generation").set(facts.generation as f64);
-        metrics::gauge!("weft_config_refused").set(if facts.refused.is_some() { 1.0 } else { 0.0 });
+        metrics::gauge!("weft_config_refused").set(if whole { 0.0 } else { 1.0 });
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         // The facts are whole at every moment: a panic elsewhere cannot have broken them.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn restart_gauge(key: &str) -> metrics::Gauge {
+    metrics::gauge!("weft_config_restart_needed", "key" => key.to_owned())
 }
 
 fn stamp(when: SystemTime) -> String {
@@ -117,19 +226,101 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn keys(keys: &[&str]) -> Vec<String> {
+        keys.iter().map(|&key| key.to_owned()).collect()
+    }
+
     #[test]
     fn a_refusal_is_shown_until_the_file_is_good_again() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let status = Status::new(Path::new("weft.yaml"), at(0));
+        let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
         status.refused(at(60), "weft.yaml:1:1: unknown key `x`\n    remove it\n");
         assert_eq!(status.generation(), 1);
         assert_eq!(
             status.render(),
             "# source: weft.yaml\n# generation: 1\n# loaded: 1970-01-01T00:00:00Z\n\
              # refused: 1970-01-01T00:01:00Z, and what is below stays in force, because\n\
-             #   weft.yaml:1:1: unknown key `x`\n#       remove it\n"
+             #   weft.yaml:1:1: unknown key `x`\n#       remove it\n\na: 1\n"
         );
+        status.handed("a: 2\n", Vec::new());
+        assert_eq!(
+            (status.generation(), status.refusal().is_some()),
+            (1, true),
+            "it is not in force yet"
+        );
+        assert!(status.render().ends_with("\na: 1\n"));
         status.loaded(at(90));
         assert_eq!((status.generation(), status.refusal()), (2, None));
+        assert!(status.render().ends_with("\na: 2\n"));
+    }
+
+    #[test]
+    fn what_is_found_wrong_while_a_good_one_is_taken_is_not_forgotten() {
+        let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+        status.handed("a: 2\n", Vec::new());
+        status.refused(at(1), "worse");
+        status.loaded(at(2));
+        assert_eq!(
+            (status.generation(), status.refusal().as_deref()),
+            (2, Some("worse"))
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_good_may_still_be_refused_by_who_takes_it() {
+        let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+        status.handed("a: 2\n", keys(&["log"]));
+        status.refused(at(1), "the key set is gone");
+        let page = status.render();
+        assert!(page.contains("#   the key set is gone\n"), "{page}");
+        assert!(
+            page.ends_with("\na: 1\n") && !page.contains("restart"),
+            "{page}"
+        );
+        assert_eq!(status.generation(), 1);
+    }
+
+    #[test]
+    fn what_was_handed_on_before_the_beginning_is_what_it_began_with() {
+        let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+        status.began(at(1));
+        assert_eq!(status.generation(), 1);
+        status.handed("a: 2\n", Vec::new());
+        status.began(at(1));
+        assert_eq!(status.generation(), 2);
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_and_what_is_not_open_is_shown_and_counted_until_it_is_over() {
+        let (recorder, metrics) = crate::telemetry::metrics::Metrics::detached("1.2.3");
+        ::metrics::with_local_recorder(&recorder, || {
+            let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+            status.handed("a: 2\n", keys(&["log", "resolver"]));
+            status.loaded(at(1));
+            status.unopened(keys(&["listener `public` on 1.2.3.4:80: in use"]));
+            let page = status.render();
+            assert!(
+                page.contains(
+                    "# waiting for a restart, because they are read at the start only: log, resolver\n"
+                ),
+                "{page}"
+            );
+            assert!(page.contains("#   listener `public` on 1.2.3.4:80: in use\n"));
+            let text = metrics.render();
+            assert!(text.contains("weft_config_restart_needed{key=\"resolver\"} 1\n"));
+            assert!(text.contains("weft_config_refused 1\n"), "{text}");
+
+            status.handed("a: 3\n", keys(&["log"]));
+            status.loaded(at(2));
+            status.unopened(Vec::new());
+            let text = metrics.render();
+            assert!(text.contains("weft_config_restart_needed{key=\"resolver\"} 0\n"));
+            assert!(text.contains("weft_config_restart_needed{key=\"log\"} 1\n"));
+            assert!(text.contains("weft_config_refused 0\n"), "{text}");
+            assert!(!status.render().contains("not open"));
+        });
     }
 }

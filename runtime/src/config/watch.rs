@@ -40,8 +40,8 @@ pub async fn follow(path: PathBuf, current: &str, every: Duration, on_change: im
     look(path, current, every, hangups, on_change).await;
 }
 
-/// Follows the configuration file at `path`: each new content goes to `apply`, which puts it in force or says why not; `status` and the log
-/// tell how it went. When it is refused, or cannot be read, what is in force stays. Never ends; dropping it stops it.
+/// Follows the configuration file at `path`: each new content goes to `apply`, which hands it on, and says so to `status`, or says why
+/// not. When it is refused, or cannot be read, `status` and the log tell that, and what is in force stays. Never ends; dropping it stops it.
 pub async fn reload(
     path: PathBuf,
     current: &str,
@@ -67,15 +67,9 @@ fn attempt(
         Change::Content(text) => apply(&text),
         Change::Unreadable(why) => Err(format!("{name}: {why}")),
     };
-    match applied {
-        Ok(()) => {
-            status.loaded(now);
-            tracing::debug!(generation = status.generation(), "configuration loaded");
-        }
-        Err(why) => {
-            tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
-            status.refused(now, why);
-        }
+    if let Err(why) = applied {
+        tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
+        status.refused(now, why);
     }
 }
 
@@ -249,13 +243,15 @@ mod tests {
     #[test]
     fn a_refused_configuration_leaves_the_old_one_in_force() {
         let now = SystemTime::UNIX_EPOCH;
-        let status = Status::new(Path::new("weft.yaml"), now);
+        let status = Status::new(Path::new("weft.yaml"), "good", now);
         let mut in_force = String::from("good");
         let mut apply = |text: &str| {
             if text == "bad" {
                 return Err("weft.yaml:1:1: bad".to_owned());
             }
             in_force = text.to_owned();
+            status.handed(text, Vec::new());
+            status.loaded(now);
             Ok(())
         };
         let mut attempt = |change| attempt(change, "weft.yaml", &status, &mut apply, now);

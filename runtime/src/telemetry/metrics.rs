@@ -125,7 +125,11 @@ fn describe() {
     );
     ::metrics::describe_gauge!(
         "weft_config_refused",
-        "1 while the configuration file is not in force because something is wrong with it."
+        "1 while the configuration file is not in force because something is wrong with it, or not wholly because a listener cannot be opened."
+    );
+    ::metrics::describe_gauge!(
+        "weft_config_restart_needed",
+        "1 while what the file says of this key is not in force, because it is read at the start only."
     );
     ::metrics::describe_counter!(
         "weft_config_reloads_total",

@@ -336,7 +336,7 @@ async fn slowest_pong_under(
         slowest = pinged(way, version, attack).await;
     });
     scene.under_attack(door, &good, pinged).await;
-    assert!(slowest < SLOWEST, "{door}: a pong took {slowest:?}");
+    assert!(slowest < *SLOWEST, "{door}: a pong took {slowest:?}");
 }
 
 /// Sockets that nobody reads at one end or the other, and handshakes that nobody answers.

@@ -20,7 +20,7 @@ use super::fetch::{Fetcher, MOST_BYTES, Url};
 use super::jwks::Keys;
 
 /// `jwks:`, as it stands in the file: either `file` or `url`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KeySet")]
 pub struct Source {
@@ -81,6 +81,10 @@ pub struct KeySet {
     /// Somebody has a token with a key that is not here. Holds one permit, so asking twice is asking once.
     asked: Notify,
     failures: AtomicU32,
+    /// When the keys were had or confirmed last.
+    succeeded: ArcSwapOption<Instant>,
+    /// Whether they were asked for once, however that went.
+    tried: watch::Sender<bool>,
     pace: Pace,
 }
 
@@ -139,7 +143,7 @@ impl Pace {
 
 impl KeySet {
     /// Builds from the `source` that stands at `place`. A file must be there and good now; a URL is not asked yet.
-    pub(super) fn build(place: &Path, source: &Source, problems: &mut Problems) -> Option<Self> {
+    pub fn build(place: &Path, source: &Source, problems: &mut Problems) -> Option<Self> {
         let before = problems.len();
         let set = match source.check(place, problems) {
             Some(Checked::File(file)) => {
@@ -147,6 +151,8 @@ impl KeySet {
                     Ok(keys) => {
                         let set = Self::new(Place::File(file.clone()), Pace::of_file());
                         set.publish(keys);
+                        set.succeeded.store(Some(Arc::new(Instant::now())));
+                        set.tried.send_replace(true);
                         Some(set)
                     }
                     Err(error) => {
@@ -174,6 +180,8 @@ impl KeySet {
             current: ArcSwapOption::empty(),
             asked: Notify::new(),
             failures: AtomicU32::new(0),
+            succeeded: ArcSwapOption::empty(),
+            tried: watch::Sender::new(false),
             pace,
         }
     }
@@ -193,9 +201,22 @@ impl KeySet {
         !self.is_ready()
     }
 
-    /// How many attempts have failed since the last one that did not: a gauge.
+    /// How many attempts have failed since the last one that did not.
     pub fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the keys were had or confirmed last, if ever.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        let succeeded = self.succeeded.load();
+        let at = succeeded.as_deref()?;
+        Some(now.saturating_duration_since(*at))
+    }
+
+    /// Waits until the keys were asked for once, however that went. May be dropped at any time.
+    pub async fn tried(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
     }
 
     /// Where the keys are from, for people.
@@ -217,7 +238,7 @@ impl KeySet {
 
     /// Keeps the keys fresh until `shutdown` says true or its sender is gone. May be dropped at any time.
     pub async fn keep(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
-        let mut succeeded = Instant::now();
+        let begun = Instant::now();
         let mut said = String::new();
         loop {
             let began = Instant::now();
@@ -230,15 +251,16 @@ impl KeySet {
                     if self.failures.swap(0, Ordering::Relaxed) > 0 {
                         tracing::info!(keys = %self.origin(), "key set can be had again");
                     }
-                    succeeded = Instant::now();
+                    self.succeeded.store(Some(Arc::new(Instant::now())));
                     said.clear();
                 }
                 Err(error) => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
-                    let age = succeeded.elapsed();
+                    let age = self.age(Instant::now()).unwrap_or_else(|| begun.elapsed());
                     self.say_failure(&error, age, &mut said);
                 }
             }
+            self.tried.send_replace(true);
             let wait = self.pace.wait(self.failures(), fastrand::f64());
             let asked = async {
                 self.asked.notified().await;

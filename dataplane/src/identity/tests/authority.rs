@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use weft_proto::ca::IssueResponse;
+use weft_runtime::config::watched;
 
 use super::fake_ca::FakeCa;
 use crate::identity::client::{AskError, Authority};
@@ -84,6 +85,20 @@ async fn finds_the_ca_by_name_and_tries_all_its_addresses() {
         }),
     );
     assert!(authority.join().await.is_ok());
+}
+
+#[tokio::test]
+async fn goes_where_the_ca_is_by_the_time_it_asks() {
+    let ca = FakeCa::start(HOUR).await;
+    let (publisher, address) = watched("127.0.0.1:1".to_owned());
+    let authority = Authority::following(address, DOMAIN.parse().unwrap())
+        .unwrap()
+        .token(Some(TokenSource::Given(ca.token())));
+    let nobody = authority.join().await.unwrap_err();
+    assert!(nobody.to_string().contains("127.0.0.1:1"), "{nobody}");
+    publisher.publish(ca.address.to_string());
+    let material = authority.join().await.unwrap();
+    assert_eq!(**material.spiffe_id(), service("orders"));
 }
 
 #[tokio::test]

@@ -1,38 +1,41 @@
 //! A process with a data path, from its first certificate to its last connection: what the sidecar and the ingress do
 //! alike. They differ in the [`Design`] that they hand in.
 
+mod listeners;
+mod rows;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use weft_runtime::config::{Problems, Watched};
+use weft_runtime::config::{Problems, Status, Watched};
 use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
 
-use crate::balance::sticky::Outcome;
-use crate::cluster::members::View;
+use crate::authn::KeySet;
 use crate::cluster::{Cluster, Spec};
 use crate::core::{Cores, Open, Shared};
 use crate::discovery::Resolver;
 use crate::discovery::resolver::Family;
-use crate::endpoint::State;
-use crate::identity::{Identity, Source};
-use crate::observe::{
-    AccessLog, CertificateRow, EndpointRow, EndpointState, Registry, ServiceRow, SourceRow,
-};
+use crate::identity::{Identity, Ours, Source};
+use crate::limit::Limiter;
+use crate::observe::{AccessLog, CertificateRow, Registry};
 use crate::plan::Plan;
 use crate::plan::carry::Carried;
+use listeners::Listeners;
 
+/// How often listeners that could not be opened are tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a plan that is over is still in use.
 const RETIRED: Duration = Duration::from_secs(2);
-/// How long the first answers of discovery are waited for before a plan is put in force.
+/// How long the first answers of discovery, of token issuers and of the CA are waited for before a plan is put in force.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A program's checked configuration, from which its plans are made.
@@ -63,8 +66,26 @@ pub struct Process {
     pub access_log: Arc<AccessLog>,
     /// Where it counts.
     pub registry: Arc<Registry>,
+    /// Where it tells how its configuration stands.
+    pub status: Status,
     /// Keeps the app's way out open longer than what comes in, where somebody knows when the app ends.
     pub way_out: Option<WayOut>,
+}
+
+/// What of the configuration in force does something by itself.
+#[derive(Default)]
+struct AtWork {
+    clusters: Vec<Arc<Cluster>>,
+    /// By the names of the authenticators that use them.
+    key_sets: Vec<(Arc<str>, Arc<KeySet>)>,
+    limiters: Vec<Arc<Limiter>>,
+}
+
+impl AtWork {
+    /// Whether any service is in the mesh, for which an identity is needed.
+    fn is_meshed(&self) -> bool {
+        self.clusters.iter().any(|cluster| cluster.is_mesh())
+    }
 }
 
 /// Between who runs the app and the data path: the way out stays open until the app has ended.
@@ -120,9 +141,63 @@ impl Default for Size {
     }
 }
 
+/// Who a process is, or how it finds out as soon as its configuration needs it.
+#[derive(Debug, Default)]
+pub struct Who {
+    ours: Ours,
+    source: Option<Source>,
+}
+
+impl Who {
+    /// It is this one.
+    pub fn known(identity: Arc<Identity>) -> Self {
+        Self {
+            ours: Ours::from(identity),
+            source: None,
+        }
+    }
+
+    /// Nobody yet. Where there is a source, it is asked when a configuration needs it.
+    pub fn later(source: Option<Source>) -> Self {
+        Self {
+            ours: Ours::default(),
+            source,
+        }
+    }
+
+    /// Who it is, as far as that is known.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.ours.get()
+    }
+
+    /// Begins to find out, if that is needed now. It is not waited for: what needs no identity works.
+    fn find_out(&mut self, process: &Process, work: &AtWork) {
+        if !work.is_meshed() {
+            return;
+        }
+        let Some(source) = self.source.take() else {
+            return;
+        };
+        tracing::info!("the configuration leads into the mesh now, so an identity is needed");
+        let (process, ours, tasks) = (process.clone(), self.ours.clone(), process.tasks.clone());
+        tasks.spawn("first identity", async move {
+            if let Some(identity) = obtain(&process, source).await {
+                ours.set(identity);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        });
+    }
+}
+
 /// Waits for the process's first certificate and has it kept fresh from then on. `None` when the process ends first.
 pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>> {
     let guard = process.readiness.guard("identity: no certificate yet");
+    let identity = obtain(process, source).await?;
+    guard.ready();
+    Some(identity)
+}
+
+async fn obtain(process: &Process, source: Source) -> Option<Arc<Identity>> {
     let (stop, stopping) = watch::channel(false);
     let drain = process.drain.clone();
     let ends = async {
@@ -132,7 +207,6 @@ pub async fn identity(process: &Process, source: Source) -> Option<Arc<Identity>
         identity = source.obtain(stopping.clone(), |_| ()) => identity?,
         () = ends => return None,
     };
-    guard.ready();
     let shown = Arc::clone(&identity);
     process.registry.certificate_from(Box::new(move || {
         let status = shown.status();
@@ -170,22 +244,24 @@ pub async fn run<D: Design>(
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
-    identity: Option<Arc<Identity>>,
+    mut who: Who,
     listening: Guard,
 ) -> Result<(), String> {
     let held = process.drain.guard();
+    let status = &process.status;
     let mut changes = designs.changes();
-    let mut carried = Carried::new(process.tasks.clone(), resolver, identity.clone());
-    let clusters: Arc<ArcSwap<Vec<Arc<Cluster>>>> = Arc::default();
-    show_endpoints(&process.registry, &clusters);
-    show_services(&process.registry, &clusters);
+    let mut carried = Carried::new(process.tasks.clone(), resolver, who.ours.clone());
+    let work: Arc<ArcSwap<AtWork>> = Arc::default();
+    rows::show(&process.registry, &work);
 
     let mut generation = 1;
-    let first = compile(&*designs.get(), generation, &mut carried, &clusters)?;
-    first_answers(&clusters).await;
+    let first = compile(&*designs.get(), generation, &mut carried, &work)?;
+    status.began(SystemTime::now());
+    who.find_out(&process, &work.load());
+    first_answers(&work, &who.ours).await;
     let shared = Shared {
         plan: Arc::new(ArcSwap::from_pointee(first)),
-        identity,
+        identity: who.ours.clone(),
         registry: Arc::clone(&process.registry),
         access_log: Arc::clone(&process.access_log),
         open: Arc::new(Open::default()),
@@ -199,8 +275,11 @@ pub async fn run<D: Design>(
     if shared.plan.load().captures() {
         shared.dials.watch();
     }
-    let mut bound: HashMap<Arc<str>, SocketAddr> = HashMap::new();
-    listen(&cores, &shared.plan.load(), &mut bound).await?;
+    let mut listeners = Listeners::default();
+    let mut unopened = listeners.follow(&cores, &shared.plan.load()).await;
+    if !unopened.is_empty() {
+        return Err(unopened.join("; "));
+    }
     listening.ready();
 
     let mut leaving = false;
@@ -209,6 +288,8 @@ pub async fn run<D: Design>(
     let mut retired: Vec<Arc<Plan>> = Vec::new();
     let mut looks = tokio::time::interval(RETIRED);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = tokio::time::interval(AGAIN);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let design = tokio::select! {
             () = process.drain.draining() => break,
@@ -221,6 +302,14 @@ pub async fn run<D: Design>(
                 retired.retain(|plan| Arc::strong_count(plan) > 1);
                 continue;
             }
+            _ = again.tick(), if !unopened.is_empty() => {
+                let still = listeners.follow(&cores, &shared.plan.load()).await;
+                if still != unopened {
+                    tell_unopened(status, &still);
+                    unopened = still;
+                }
+                continue;
+            }
             design = changes.next() => match design {
                 Some(design) => design,
                 // Nobody can change the configuration any more.
@@ -231,20 +320,23 @@ pub async fn run<D: Design>(
             },
         };
         generation += 1;
-        match compile(&*design, generation, &mut carried, &clusters) {
+        match compile(&*design, generation, &mut carried, &work) {
             Ok(plan) => {
-                first_answers(&clusters).await;
+                who.find_out(&process, &work.load());
+                first_answers(&work, &who.ours).await;
                 if plan.captures() {
                     shared.dials.watch();
                 }
                 retired.push(shared.plan.swap(Arc::new(plan)));
-                if let Err(problem) = listen(&cores, &shared.plan.load(), &mut bound).await {
-                    tracing::error!(%problem, "a listener of the new configuration could not be opened");
-                }
+                unopened = listeners.follow(&cores, &shared.plan.load()).await;
+                again.reset();
+                status.loaded(SystemTime::now());
                 tracing::info!(generation, "the new configuration is in force");
+                tell_unopened(status, &unopened);
             }
             Err(problem) => {
                 tracing::error!(%problem, "the new configuration is not usable; the last good one stays in force");
+                status.refused(SystemTime::now(), problem);
             }
         }
     }
@@ -270,16 +362,31 @@ pub async fn run<D: Design>(
     Ok(())
 }
 
-/// Waits until it is known where each service of a plan is, before the plan is put in force: what is asked of us before
-/// would fail for nothing. A name that does not resolve is no reason to wait long: others do.
-async fn first_answers(clusters: &ArcSwap<Vec<Arc<Cluster>>>) {
-    let clusters = clusters.load_full();
+/// Waits until it is known where each service of a plan is, which keys its tokens are signed with and who we are, before
+/// the plan is put in force: what is asked of us before would fail for nothing. A name that does not resolve is no reason to wait long: others do.
+async fn first_answers(work: &ArcSwap<AtWork>, ours: &Ours) {
+    let work = work.load_full();
     let _: Result<(), _> = tokio::time::timeout(FIRST_ANSWERS, async {
-        for cluster in &*clusters {
+        for cluster in &work.clusters {
             cluster.discovery.known().await;
+        }
+        for (_, keys) in &work.key_sets {
+            keys.tried().await;
+        }
+        if work.is_meshed() {
+            ours.known().await;
         }
     })
     .await;
+}
+
+/// Has everybody know which listeners of the plan in force are shut.
+fn tell_unopened(status: &Status, unopened: &[String]) {
+    if !unopened.is_empty() {
+        let problem = unopened.join("; ");
+        tracing::error!(%problem, "a listener of the configuration could not be opened; trying on");
+    }
+    status.unopened(unopened.to_vec());
 }
 
 /// The addresses behind `host:port`, by the mesh's own resolver.
@@ -328,7 +435,7 @@ fn compile<D: Design>(
     design: &D,
     generation: u64,
     carried: &mut Carried,
-    clusters: &ArcSwap<Vec<Arc<Cluster>>>,
+    work: &ArcSwap<AtWork>,
 ) -> Result<Plan, String> {
     let mut problems = Problems::new();
     let (plan, found) = carried
@@ -338,231 +445,10 @@ fn compile<D: Design>(
             Some((plan, found))
         })
         .ok_or_else(|| problems.render())?;
-    clusters.store(Arc::new(found.into_values().collect()));
+    work.store(Arc::new(AtWork {
+        clusters: found.into_values().collect(),
+        key_sets: carried.key_sets(),
+        limiters: carried.all_limiters(),
+    }));
     Ok(plan)
-}
-
-/// Opens and closes listeners until they are those of the plan.
-async fn listen(
-    cores: &Cores,
-    plan: &Plan,
-    bound: &mut HashMap<Arc<str>, SocketAddr>,
-) -> Result<(), String> {
-    let mut gone: Vec<Arc<str>> = Vec::new();
-    bound.retain(|name, address| {
-        let stays = plan.site(name).is_some_and(|site| site.address == *address);
-        if !stays {
-            gone.push(Arc::clone(name));
-        }
-        stays
-    });
-    for name in gone {
-        cores.close(&name).await;
-    }
-    // One that cannot be opened does not keep the others shut.
-    let mut problems = Vec::new();
-    for site in plan.sites() {
-        if bound.contains_key(&site.name) {
-            continue;
-        }
-        match cores.listen(site).await {
-            Ok(()) => {
-                tracing::info!(listener = %site.name, address = %site.address, "listening");
-                bound.insert(Arc::clone(&site.name), site.address);
-            }
-            Err(error) => {
-                problems.push(format!(
-                    "listener `{}` on {}: {error}",
-                    site.name, site.address
-                ));
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(problems.join("; "))
-    }
-}
-
-fn show_endpoints(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
-    let sources = Arc::clone(clusters);
-    registry.sources_from(Box::new(move || {
-        let clusters = sources.load();
-        let meshed = clusters.iter().filter(|cluster| !cluster.is_local);
-        let mut rows: Vec<_> = meshed
-            .map(|cluster| {
-                let report = cluster.discovery.report();
-                SourceRow {
-                    service: Arc::clone(&cluster.name),
-                    known: report.known,
-                    endpoints: report.addresses,
-                    stale: report.stale,
-                    last_success: report.last_success,
-                    error: report.last_error,
-                }
-            })
-            .collect();
-        rows.sort_by(|a, b| a.service.cmp(&b.service));
-        rows
-    }));
-    let clusters = Arc::clone(clusters);
-    registry.endpoints_from(Box::new(move || {
-        let now = Instant::now();
-        let mut rows = Vec::new();
-        for cluster in clusters.load().iter().filter(|cluster| !cluster.is_local) {
-            for View {
-                endpoint,
-                verdict,
-                failure,
-            } in cluster.members.view()
-            {
-                rows.push(EndpointRow {
-                    service: Arc::clone(&cluster.name),
-                    address: endpoint.address,
-                    state: match endpoint.state(now) {
-                        State::Healthy => EndpointState::Healthy,
-                        State::Draining => EndpointState::Draining,
-                        State::Unhealthy => EndpointState::Unhealthy,
-                        State::Ejected { .. } => EndpointState::Ejected,
-                        State::Probing => EndpointState::Probing,
-                    },
-                    health: cluster.spec.health.as_ref().map(|_| verdict.as_str()),
-                    failure,
-                    ejections: endpoint.totals().ejections,
-                    in_flight: u64::from(endpoint.in_flight()),
-                });
-            }
-        }
-        rows
-    }));
-}
-
-fn show_services(registry: &Registry, clusters: &Arc<ArcSwap<Vec<Arc<Cluster>>>>) {
-    let clusters = Arc::clone(clusters);
-    registry.services_from(Box::new(move || {
-        let clusters = clusters.load();
-        let shown = clusters.iter().filter(|cluster| !cluster.is_local);
-        let mut rows: Vec<_> = shown
-            .map(|cluster| {
-                let summary = cluster.members.summary();
-                ServiceRow {
-                    service: Arc::clone(&cluster.name),
-                    endpoints: summary.endpoints,
-                    available: summary.available,
-                    panicking: summary.panicking,
-                    panics: summary.panics,
-                    panic_picks: summary.panic_picks,
-                    is_probed: cluster.spec.health.is_some(),
-                    probes_passed: summary.probes_passed,
-                    probes_failed: summary.probes_failed,
-                    sessions: cluster.spec.sticky.as_ref().map(|_| {
-                        let mut counts = summary.sessions.into_iter();
-                        Outcome::ALL.map(|outcome| (outcome.as_str(), counts.next().unwrap_or(0)))
-                    }),
-                    in_flight: cluster.in_flight() as u64,
-                    waiting: cluster.waiting() as u64,
-                    breaker: cluster
-                        .breaker
-                        .as_ref()
-                        .map(|breaker| (breaker.state().as_str(), breaker.openings())),
-                }
-            })
-            .collect();
-        rows.sort_by(|a, b| a.service.cmp(&b.service));
-        rows
-    }));
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::cluster::Speaks;
-    use crate::observe::AccessLogConfig;
-    use crate::testing::{nowhere, site, spec};
-
-    fn plan(name: &str, address: SocketAddr) -> Plan {
-        let cluster = Cluster::new(spec(Speaks::Http1, &[]), false);
-        crate::testing::plan(site(name, address), &cluster)
-    }
-
-    fn shared(plan: Plan) -> Shared {
-        let registry = Registry::new();
-        Shared {
-            plan: Arc::new(ArcSwap::from_pointee(plan)),
-            identity: None,
-            access_log: Arc::new(
-                AccessLog::start(&AccessLogConfig::Off, registry.access_log_dropped()).unwrap(),
-            ),
-            registry,
-            open: Arc::new(Open::default()),
-            max_connections: 100,
-            dials: Arc::default(),
-            settled: Arc::default(),
-            pressure: Arc::default(),
-        }
-    }
-
-    async fn answered(address: SocketAddr) -> String {
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let ask = b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
-        stream.write_all(ask).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_listener_may_change_its_name_and_its_address() {
-        let (first, second) = (nowhere().await, nowhere().await);
-        let shared = shared(plan("a", first));
-        let cores = Cores::start(2, &shared).unwrap();
-        let mut bound = HashMap::new();
-        listen(&cores, &shared.plan.load(), &mut bound)
-            .await
-            .unwrap();
-        // Again and again, for the old socket may close a moment too late.
-        for round in 0..20 {
-            for (name, address) in [("b", first), ("b", second), ("a", first)] {
-                shared.plan.store(Arc::new(plan(name, address)));
-                let listening = listen(&cores, &shared.plan.load(), &mut bound).await;
-                assert_eq!(listening, Ok(()), "round {round}, {name} on {address}");
-            }
-        }
-        let answer = answered(first).await;
-        assert!(answer.contains("weft-reason: no_endpoints"), "{answer}");
-        assert_eq!(
-            cores
-                .drain(tokio::time::sleep(Duration::from_secs(30)))
-                .await,
-            0
-        );
-    }
-
-    #[tokio::test]
-    async fn a_listener_that_cannot_be_opened_keeps_no_other_shut() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (taken_at, free) = (taken.local_addr().unwrap(), nowhere().await);
-        let cluster = Cluster::new(spec(Speaks::Http1, &[]), false);
-        let sites = [site("taken", taken_at), site("free", free)].map(|site| {
-            let plan = crate::testing::plan(site, &cluster);
-            Arc::clone(&plan.sites()[0])
-        });
-        let shared = shared(Plan::new(1, sites.to_vec()));
-        let cores = Cores::start(1, &shared).unwrap();
-        let mut bound = HashMap::new();
-        let problem = listen(&cores, &shared.plan.load(), &mut bound).await;
-        assert!(problem.unwrap_err().contains("`taken`"));
-        assert!(answered(free).await.contains("no_endpoints"));
-        drop(taken);
-        // The next look finds it free.
-        listen(&cores, &shared.plan.load(), &mut bound)
-            .await
-            .unwrap();
-        assert!(answered(taken_at).await.contains("no_endpoints"));
-    }
 }
