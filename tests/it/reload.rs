@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-use crate::harness::told::is_strict;
 use crate::grpc;
-use crate::harness::{process, wire};
+use crate::harness::told::is_strict;
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
+use crate::harness::{process, wire};
 use crate::websocket;
 
 async fn generation(mesh: &Mesh, host: std::net::IpAddr) -> f64 {

@@ -172,11 +172,9 @@ thread_local! {
 
 /// A `content-length`. HTTP/2 takes a value and not bytes, and each new one would be allocated twice.
 fn length_value(length: u64) -> HeaderValue {
-    LENGTHS.with_borrow_mut(|lengths| {
-        match &mut lengths[length as usize % SPELLED] {
-            Some((spelled, value)) if *spelled == length => value.clone(),
-            slot => slot.insert((length, HeaderValue::from(length))).1.clone(),
-        }
+    LENGTHS.with_borrow_mut(|lengths| match &mut lengths[length as usize % SPELLED] {
+        Some((spelled, value)) if *spelled == length => value.clone(),
+        slot => slot.insert((length, HeaderValue::from(length))).1.clone(),
     })
 }
 
