@@ -221,10 +221,10 @@ async fn replicas_of_a_grpc_service_restart_and_no_call_is_lost_or_made_twice() 
         };
         loads.push(Load::by(vec![calls; 4], PAUSE));
     }
-    for number in 0..usize::from(REPLICAS) {
+    for (number, app) in apps.iter_mut().enumerate() {
         ends(&mut mesh, "greeter", number).await;
-        apps[number].shutdown().await;
-        apps[number] = grpc::app(at(&mesh, number), &heard).await;
+        app.shutdown().await;
+        *app = grpc::app(at(&mesh, number), &heard).await;
         mesh.restart_sidecar("greeter", number).await;
         for load in &loads {
             load.more(50).await;
@@ -323,7 +323,7 @@ impl Caller for Follower {
                     if reply.header("connection") == Some("close") {
                         self.client = None;
                     }
-                    return good(reply);
+                    return good(&reply);
                 }
             }
         }

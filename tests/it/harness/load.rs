@@ -27,12 +27,12 @@ struct Asks<F> {
 impl<F: Fn() -> Request<Body> + Send + 'static> Caller for Asks<F> {
     async fn ask(&mut self) -> Result<String, String> {
         let request = (self.request)();
-        good(self.client.try_send(request).await?)
+        good(&self.client.try_send(request).await?)
     }
 }
 
 /// The body of an answer with 200.
-pub(crate) fn good(reply: Reply) -> Result<String, String> {
+pub(crate) fn good(reply: &Reply) -> Result<String, String> {
     match reply.code() {
         200 => Ok(reply.text()),
         _ => Err(format!("{} {}", reply.status, reply.text())),

@@ -348,9 +348,12 @@ async fn a_ping_is_answered_in_the_middle_of_a_message_both_ways() {
 /// How a WebSocket ends in the test below.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    ByTheClient,
-    ByTheApp,
-    ByTheAppsReset,
+    /// The client ends its side.
+    Client,
+    /// The app closes its connection.
+    App,
+    /// The app breaks off.
+    Reset,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +361,7 @@ async fn the_end_of_either_side_travels_as_fast_as_a_word() {
     const TIMES: usize = 9;
     let (mesh, mut ends) = stage().await;
     for door in DOORS {
-        for how in [End::ByTheClient, End::ByTheApp, End::ByTheAppsReset] {
+        for how in [End::Client, End::App, End::Reset] {
             let (mut calm, mut ended) = (Vec::new(), Vec::new());
             for _ in 0..TIMES {
                 let (mut client, mut app) = both_ends(&mesh, &mut ends, door).await;
@@ -370,15 +373,15 @@ async fn the_end_of_either_side_travels_as_fast_as_a_word() {
                 calm.push(begun.elapsed());
                 let begun = Instant::now();
                 match how {
-                    End::ByTheClient => {
+                    End::Client => {
                         client.finish().await;
                         app.rest().await;
                     }
-                    End::ByTheApp => {
+                    End::App => {
                         drop(app);
                         client.rest().await;
                     }
-                    End::ByTheAppsReset => {
+                    End::Reset => {
                         app.reset();
                         client.rest().await;
                     }
