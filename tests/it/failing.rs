@@ -4,19 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::harness::{Behaviour, Load, Mesh, Service, eventually};
+use crate::health::row;
 
 /// How the ingress sees an endpoint.
 async fn state(mesh: &Mesh, host: IpAddr) -> String {
-    let page = mesh.page(mesh.ingress_host(), "/endpoints").await.json();
-    let rows = page["endpoints"].as_array().cloned().unwrap_or_default();
-    let of_host = rows.iter().find(|row| {
-        row["address"]
-            .as_str()
-            .is_some_and(|address| address.starts_with(&format!("{host}:")))
-    });
-    of_host
-        .map_or("absent", |row| row["state"].as_str().unwrap_or("?"))
-        .to_owned()
+    let row = row(mesh, "orders", host).await;
+    row["state"].as_str().unwrap_or("absent").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +17,7 @@ async fn a_failing_replica_gets_less_than_a_fiftieth_and_comes_back_when_it_reco
     let mesh = Mesh::new()
         .service(Service::new("orders").replicas(3))
         .route("/orders/*", "orders")
-        .with("defaults: { outlier: { ejection: 2s, max_ejection: 4s } }")
+        .with("defaults: { outlier: { ejection: 2s, max_ejection: 4s, jitter: 0% } }")
         .start()
         .await;
     let (bad, bad_host) = (mesh.origin("orders", 0), mesh.replica("orders", 0).host);
@@ -46,6 +39,25 @@ async fn a_failing_replica_gets_less_than_a_fiftieth_and_comes_back_when_it_reco
     load.more(1500).await;
     let total: usize = mesh.origins("orders").iter().map(|o| o.total()).sum();
     assert!(bad.total() * 50 < total, "{} of {total}", bad.total());
+    // Each ejection ends with one exchange, which is the probe, and begins anew with its failure.
+    let ejections = async || {
+        let row = row(&mesh, "orders", bad_host).await;
+        usize::try_from(row["ejections"].as_u64().unwrap()).unwrap()
+    };
+    let next = async |after: usize| {
+        eventually("it is ejected again", async || {
+            let now = ejections().await;
+            (now > after).then_some(now)
+        })
+        .await
+    };
+    let first = next(ejections().await).await;
+    bad.forget();
+    let mut last = first;
+    for _ in 0..3 {
+        last = next(last).await;
+    }
+    assert_eq!(bad.total(), last - first, "exchanges of {first} to {last}");
 
     bad.does(Behaviour::Answer);
     eventually("it is back", async || {

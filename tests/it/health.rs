@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::harness::mesh::Builder;
 use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually};
 
 /// One that is quick to notice.
@@ -22,24 +23,34 @@ fn probed(question: &str) -> String {
 
 const UNJUDGED: &str = "outlier: { enabled: false }";
 
-/// How the ingress sees an endpoint: its row on the admin page.
-async fn row(mesh: &Mesh, host: IpAddr) -> serde_json::Value {
+/// How the ingress sees an endpoint of a service: its row on the admin page.
+pub(crate) async fn row(mesh: &Mesh, service: &str, host: IpAddr) -> serde_json::Value {
     let page = mesh.page(mesh.ingress_host(), "/endpoints").await.json();
     let rows = page["endpoints"].as_array().cloned().unwrap_or_default();
-    let is_of_host = |row: &serde_json::Value| {
-        row["address"]
-            .as_str()
-            .is_some_and(|address| address.starts_with(&format!("{host}:")))
+    let is_it = |row: &serde_json::Value| {
+        let is_of_host = |address: &str| address.starts_with(&format!("{host}:"));
+        row["service"] == service && row["address"].as_str().is_some_and(is_of_host)
     };
-    rows.into_iter().find(is_of_host).unwrap_or_default()
+    rows.into_iter().find(is_it).unwrap_or_default()
 }
 
-async fn until(mesh: &Mesh, host: IpAddr, key: &str, value: &str) -> serde_json::Value {
-    eventually(&format!("{host} is {value}"), async || {
-        let row = row(mesh, host).await;
+/// Waits until the ingress says this of an endpoint; its row then.
+async fn until_of(
+    mesh: &Mesh,
+    service: &str,
+    host: IpAddr,
+    key: &str,
+    value: &str,
+) -> serde_json::Value {
+    eventually(&format!("{service} at {host} is {value}"), async || {
+        let row = row(mesh, service, host).await;
         (row[key] == value).then_some(row)
     })
     .await
+}
+
+async fn until(mesh: &Mesh, host: IpAddr, key: &str, value: &str) -> serde_json::Value {
+    until_of(mesh, "orders", host, key, value).await
 }
 
 /// An app that answers everything, and `/healthz` by what it is told.
@@ -254,37 +265,91 @@ async fn a_grpc_probe_asks_the_app_by_its_health_protocol() {
         .start()
         .await;
     let host = mesh.replica("greeter", 0).host;
-    let row = until(&mesh, host, "state", "unhealthy").await;
+    let row = until_of(&mesh, "greeter", host, "state", "unhealthy").await;
     assert_eq!(row["problem"], "its sidecar answered: connect_failed");
 
     let health = Arc::new(AtomicU8::new(1));
     let at = SocketAddr::new(host, mesh.ports.app());
     let _app = grpc_app(at, Arc::clone(&health)).await;
-    until(&mesh, host, "state", "healthy").await;
+    until_of(&mesh, "greeter", host, "state", "healthy").await;
     health.store(2, Ordering::Relaxed);
-    let row = until(&mesh, host, "state", "unhealthy").await;
+    let row = until_of(&mesh, "greeter", host, "state", "unhealthy").await;
     assert_eq!(row["problem"], "NOT_SERVING");
     health.store(1, Ordering::Relaxed);
-    until(&mesh, host, "state", "healthy").await;
+    until_of(&mesh, "greeter", host, "state", "healthy").await;
+}
+
+/// Each kind of probe, with the protocol of the service that is asked so.
+const PROBES: [(&str, &str, &str); 3] = [
+    ("http", "http", "http: /healthz"),
+    ("tcp", "http", "tcp: true"),
+    ("grpc", "grpc", "grpc: shop.v1.Greeter"),
+];
+
+/// A service of each kind, called `WHO-KIND` and routed to.
+fn one_of_each(mut mesh: Builder, who: &str, replicas: u8) -> Builder {
+    for (kind, protocol, question) in PROBES {
+        let name = format!("{who}-{kind}");
+        mesh = mesh.route(&format!("/{name}/*"), &name).service(
+            Service::new(&name)
+                .replicas(replicas)
+                .without_apps()
+                .with(&format!("protocol: {protocol}"))
+                .with(&probed(question)),
+        );
+    }
+    mesh
+}
+
+/// Takes connections, and says nothing on them.
+async fn mute(address: SocketAddr) -> JoinSet<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    tasks
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_is_somebody_else_is_not_well() {
-    let mesh = Mesh::new()
-        .service(Service::new("orders").with(&probed("http: /healthz")))
-        .service(
-            Service::new("stock")
-                .with("dns: orders")
-                .with(&probed("tcp: true")),
-        )
-        .route("/stock/*", "stock")
-        .start()
-        .await;
-    // Where `stock` is said to be, `orders` is, and it answers.
-    let host = mesh.replica("orders", 0).host;
-    let row = until(&mesh, host, "state", "unhealthy").await;
-    let problem = row["problem"].as_str().unwrap();
-    assert!(problem.contains("/service/orders"), "{problem}");
+async fn no_kind_of_probe_takes_a_stranger_or_silence_for_well() {
+    let mesh = Mesh::new().service(Service::new("orders").with(&probed("http: /healthz")));
+    // Known by name only, and one with a sidecar whose app hangs.
+    let mesh = one_of_each(mesh, "other", 0);
+    let mesh = one_of_each(mesh, "silent", 0);
+    let mesh = one_of_each(mesh, "hanging", 1).start().await;
+    // Where they are said to be, `orders` is, and it answers; and somebody who does not even shake hands.
+    let (orders, silent) = (mesh.replica("orders", 0).host, mesh.host(200));
+    let _silent = mute(SocketAddr::new(silent, mesh.ports.inbound())).await;
+    let mut apps = Vec::new();
+    for (kind, ..) in PROBES {
+        mesh.dns.add(&format!("other-{kind}"), orders);
+        mesh.dns.add(&format!("silent-{kind}"), silent);
+        let host = mesh.replica(&format!("hanging-{kind}"), 0).host;
+        apps.push(mute(SocketAddr::new(host, mesh.ports.app())).await);
+    }
+    let problem = async |service: &str, host: IpAddr| {
+        let row = until_of(&mesh, service, host, "state", "unhealthy").await;
+        row["problem"].as_str().unwrap().to_owned()
+    };
+    for (kind, ..) in PROBES {
+        let said = problem(&format!("other-{kind}"), orders).await;
+        assert!(said.contains("/service/orders"), "{kind}: {said}");
+        let said = problem(&format!("silent-{kind}"), silent).await;
+        assert!(said.contains("connect_timeout"), "{kind}: {said}");
+        let name = format!("hanging-{kind}");
+        let host = mesh.replica(&name, 0).host;
+        if kind == "tcp" {
+            // It is asked whether it takes connections, and it does.
+            until_of(&mesh, &name, host, "health", "passing").await;
+            continue;
+        }
+        let said = problem(&name, host).await;
+        assert!(said.contains("no answer"), "{kind}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +365,7 @@ async fn an_ejection_survives_a_reload() {
     mesh.origin("orders", 0).does(Behaviour::Status(500));
     eventually("it is ejected", async || {
         mesh.get("/orders/1").await;
-        (row(&mesh, host).await["state"] == "ejected").then_some(())
+        (row(&mesh, "orders", host).await["state"] == "ejected").then_some(())
     })
     .await;
     let connections: Vec<usize> = mesh
@@ -317,18 +382,59 @@ async fn an_ejection_survives_a_reload() {
         let name = "weft_config_generation";
         mesh.metric_reaches(mesh.ingress_host(), name, &[], generation)
             .await;
-        assert_eq!(row(&mesh, host).await["state"], "ejected", "{change}");
+        assert_eq!(
+            row(&mesh, "orders", host).await["state"],
+            "ejected",
+            "{change}"
+        );
         mesh.origin("orders", 0).forget();
         for _ in 0..30 {
             assert_eq!(mesh.get("/orders/1").await.code(), 200);
         }
         assert_eq!(mesh.origin("orders", 0).total(), 0, "{change}");
     }
-    assert_eq!(row(&mesh, host).await["ejections"], 1);
+    assert_eq!(row(&mesh, "orders", host).await["ejections"], 1);
     // Nor was a connection given up: each core has its own, and there may be as many as that.
     for (origin, before) in mesh.origins("orders").iter().zip(connections).skip(1) {
         assert!(origin.connections() <= before.max(2), "{}", origin.name());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ejection_survives_that_the_name_does_not_say_the_address_for_a_while() {
+    let outlier = "outlier: { ejection: 300s, max_ejection: 300s, jitter: 0% }";
+    let mesh = Mesh::new()
+        .service(Service::new("orders").replicas(3).with(outlier))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let (host, app) = (mesh.replica("orders", 0).host, mesh.origin("orders", 0));
+    app.does(Behaviour::Status(500));
+    eventually("it is ejected", async || {
+        mesh.get("/orders/1").await;
+        (row(&mesh, "orders", host).await["state"] == "ejected").then_some(())
+    })
+    .await;
+    mesh.dns.remove("orders", host);
+    eventually("it is not listed", async || {
+        row(&mesh, "orders", host).await.is_null().then_some(())
+    })
+    .await;
+    mesh.dns.add("orders", host);
+    let row = eventually("it is listed again", async || {
+        let row = row(&mesh, "orders", host).await;
+        (!row.is_null()).then_some(row)
+    })
+    .await;
+    assert_eq!(
+        (&row["state"], &row["ejections"]),
+        (&"ejected".into(), &1.into())
+    );
+    app.forget();
+    for _ in 0..30 {
+        assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    }
+    assert_eq!(app.total(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
