@@ -315,10 +315,18 @@ impl Tried {
     }
 
     /// Whether the attempt that ended so goes on over another connection, because all that happened is that its own ended in
-    /// good order. That is no failure, so it takes no retry and none of the budget (gRPC A6, transparent retries).
-    pub(crate) fn goes_on_after(&mut self, error: &Error) -> bool {
-        let goes_on = error.retry == Retry::Departed && self.goodbyes < MOST_GOODBYES;
-        self.goodbyes += u32::from(goes_on);
+    /// good order. That is no failure, so it takes no retry and none of the budget (gRPC A6, transparent retries). One
+    /// goodbye too many is a failure like any other, and speaks against the endpoint.
+    pub(crate) fn goes_on_after(&mut self, error: &mut Error) -> bool {
+        if error.retry != Retry::Departed {
+            return false;
+        }
+        let goes_on = self.goodbyes < MOST_GOODBYES;
+        if goes_on {
+            self.goodbyes += 1;
+        } else {
+            error.retry = Retry::NotProcessed;
+        }
         goes_on
     }
 
@@ -412,13 +420,15 @@ mod tests {
     #[test]
     fn goodbyes_take_no_retry_until_there_are_too_many() {
         let mut tried = Tried::default();
-        let goodbye = Error::departed(Reason::UpstreamReset, "GOAWAY");
-        let refused = Error::not_processed(Reason::UpstreamReset, "REFUSED_STREAM");
-        assert!(!tried.goes_on_after(&refused));
+        let mut goodbye = Error::departed(Reason::UpstreamReset, "GOAWAY");
+        let mut refused = Error::not_processed(Reason::UpstreamReset, "REFUSED_STREAM");
+        assert!(!tried.goes_on_after(&mut refused));
         for _ in 0..MOST_GOODBYES {
-            assert!(tried.goes_on_after(&goodbye));
+            assert!(tried.goes_on_after(&mut goodbye));
+            assert!(!goodbye.is_of_endpoint());
         }
-        assert!(!tried.goes_on_after(&goodbye));
+        assert!(!tried.goes_on_after(&mut goodbye));
+        assert!(goodbye.is_of_endpoint() && goodbye.is_not_processed());
         assert_eq!(tried.count(), 0);
     }
 

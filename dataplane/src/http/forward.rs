@@ -252,7 +252,7 @@ async fn attempts(
         until = timer
             .deadline()
             .map_or(until, tokio::time::Instant::into_std);
-        if let Err(error) = &outcome
+        if let Err(error) = &mut outcome
             && upload.is_none_or(Replay::is_repeatable)
             && tried.goes_on_after(error)
         {

@@ -223,11 +223,10 @@ impl Peers {
             {
                 // If it succeeded, others have taken all its streams, or it is gone already.
                 joined = None;
-                let failed = peer.failed.borrow().clone();
                 // As long as there is another connection, there is a stream to wait for.
-                if let Some((error, _)) = failed
-                    && connections == 0
-                {
+                if connections == 0 {
+                    let failed = peer.failed.borrow().clone();
+                    let error = failed.map_or_else(|| gone(endpoint), |(error, _)| error);
                     return Poll::Ready(Err(error));
                 }
             }
@@ -336,6 +335,13 @@ impl Peer {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
     }
+}
+
+/// Why a connection that was opened takes nothing. Said, and not tried again here: a peer may do this every time.
+fn gone(endpoint: &Endpoint) -> Error {
+    let address = endpoint.address;
+    let detail = format!("{address} ended the connection before anything was sent on it");
+    Error::departed(Reason::UpstreamReset, detail)
 }
 
 /// Connects and then drives the connection to its end.

@@ -101,7 +101,7 @@ async fn attempts(
             };
             watch.stop(outcome, Instant::now());
         }
-        let failed = match attempt {
+        let mut failed = match attempt {
             Ok(end) => {
                 cluster
                     .members
@@ -110,15 +110,15 @@ async fn attempts(
             }
             Err(failed) => failed,
         };
+        if tried.goes_on_after(failed.error_mut()) {
+            continue;
+        }
         if let Some(outcome) = failed.outcome() {
             cluster
                 .members
                 .record(&mut flight, outcome, Instant::now(), random);
         }
         let error = failed.error();
-        if tried.goes_on_after(&error) {
-            continue;
-        }
         if !error.is_not_processed()
             || tried.count() >= spec.retry.attempts
             || !cluster.budget.take(&spec.retry.limits, Instant::now())
@@ -151,6 +151,12 @@ impl Failed {
             Self::Here(error) if error.is_of_endpoint() => Some(Outcome::LocalFailure),
             Self::There(error) if error.is_of_endpoint() => Some(Outcome::RemoteFailure),
             _ => None,
+        }
+    }
+
+    fn error_mut(&mut self) -> &mut Error {
+        match self {
+            Self::Here(error) | Self::There(error) => error,
         }
     }
 

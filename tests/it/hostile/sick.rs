@@ -1,6 +1,7 @@
 //! Origins that fail in every way there is: one of two does, and is left alone within two seconds.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::app::{App, Asked, send_all};
+use super::frames;
 use super::hoarding::connected;
-use crate::alone::{Host, Origin, PATIENCE, Running, Then, Way};
+use crate::alone::{Host, Origin, PATIENCE, Running, Stream, Then, Way};
 
 /// How long an origin may be sick before nearly nothing is sent to it.
 const NOTICED: Duration = Duration::from_secs(2);
@@ -262,4 +264,133 @@ async fn an_unavailable_replica_of_a_grpc_service_is_left_alone_within_two_secon
     let good = well.load(Ordering::Relaxed) - before;
     assert!(good + BAD >= LOOKED_AT, "{good} of {LOOKED_AT}");
     ingress.assert_alive().await;
+}
+
+/// An app of HTTP/2 that ends each of its connections in good order, and has begun with nothing on it (GOAWAY, NO_ERROR).
+struct Leaving {
+    connections: Arc<AtomicUsize>,
+    /// Heads of requests that came.
+    asked: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Leaving {
+    /// At once, or when somebody has asked for something.
+    async fn start(address: SocketAddr, waits: bool) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (connections, asked) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (opened, heard) = (Arc::clone(&connections), Arc::clone(&asked));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut conversations = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                opened.fetch_add(1, Ordering::Relaxed);
+                let heard = Arc::clone(&heard);
+                conversations.spawn(async move {
+                    let _: std::io::Result<()> = leave(Box::new(stream), waits, &heard).await;
+                });
+            }
+        });
+        Self {
+            connections,
+            asked,
+            _tasks: tasks,
+        }
+    }
+}
+
+async fn leave(mut stream: Stream, waits: bool, heard: &AtomicUsize) -> std::io::Result<()> {
+    let goodbye = frames::frame(frames::GOAWAY, 0, 0, &[0; 8]);
+    stream
+        .write_all(&frames::frame(frames::SETTINGS, 0, 0, &[]))
+        .await?;
+    if !waits {
+        stream.write_all(&goodbye).await?;
+    }
+    let mut preface = [0; frames::PREFACE.len()];
+    stream.read_exact(&mut preface).await?;
+    loop {
+        let (kind, _) = frames::read_frame(&mut stream).await?;
+        if kind == frames::HEADERS {
+            heard.fetch_add(1, Ordering::Relaxed);
+            if waits {
+                stream.write_all(&goodbye).await?;
+            }
+        }
+    }
+}
+
+/// What was not begun goes on elsewhere, but not for ever, and whoever never begins with anything is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_says_goodbye_on_every_connection_is_asked_little_and_left_alone() {
+    /// The connection that an exchange begins on, and three more.
+    const MOST: usize = 4;
+    for waits in [false, true] {
+        let (host, ingress, way) = gateway("grpc").await;
+        let leaving = Leaving::start(host.at(SICK), waits).await;
+        // Alone it is asked as often as a connection may end, and then there is an answer.
+        for _ in 0..5 {
+            let before = leaving.connections.load(Ordering::Relaxed);
+            let reply = way
+                .ask("POST /alone", &[("host", "pair")], "an order")
+                .await;
+            reply.problem();
+            assert!((502..=503).contains(&reply.status), "{waits}: {reply:?}");
+            let opened = leaving.connections.load(Ordering::Relaxed) - before;
+            assert!(
+                opened <= MOST,
+                "{waits}: {opened} connections for one order"
+            );
+        }
+        drop((ingress, leaving));
+        // Beside one that is well, and of which nothing bad is known.
+        let (host, mut ingress, way) = gateway("grpc").await;
+        let leaving = Leaving::start(host.at(SICK), waits).await;
+        let placed = Arc::new(std::sync::Mutex::new(BTreeMap::<String, usize>::new()));
+        let noted = Arc::clone(&placed);
+        let _well = App::start(host.at(WELL), usize::MAX, move |mut asked| {
+            let noted = Arc::clone(&noted);
+            async move {
+                *noted.lock().unwrap().entry(asked.path()).or_default() += 1;
+                asked.answer(200, b"ok");
+            }
+        })
+        .await;
+        let before = leaving.connections.load(Ordering::Relaxed);
+        let mut answered = 0;
+        for number in 0..100 {
+            let line = format!("POST /order/{number}");
+            let reply = way.ask(&line, &[("host", "pair")], "an order").await;
+            match reply.status {
+                200 => answered += 1,
+                _ => drop(reply.problem()),
+            }
+        }
+        let opened = leaving.connections.load(Ordering::Relaxed) - before;
+        assert!(opened <= 100 * MOST, "{waits}: {opened} connections");
+        {
+            let placed = placed.lock().unwrap();
+            assert!(placed.values().all(|times| *times == 1), "{placed:?}");
+            assert_eq!(placed.len(), answered, "{waits}");
+        }
+        let bad = bad_after_a_while(&way).await;
+        assert!(bad <= BAD, "{waits}: {bad} of {LOOKED_AT}");
+        // And it is not for the other's quick answers that none is bad.
+        let before = (
+            leaving.connections.load(Ordering::Relaxed),
+            leaving.asked.load(Ordering::Relaxed),
+        );
+        for _ in 0..LOOKED_AT {
+            assert!(is_good(&way).await, "{waits}");
+        }
+        let after = (
+            leaving.connections.load(Ordering::Relaxed),
+            leaving.asked.load(Ordering::Relaxed),
+        );
+        assert!(
+            after.0 - before.0 <= BAD * MOST && after.1 - before.1 <= BAD * MOST,
+            "{waits}: {before:?} and {after:?}"
+        );
+        ingress.assert_alive().await;
+    }
 }
