@@ -138,6 +138,9 @@ fn rules(step: &Step, family: Family) -> Vec<String> {
         return Vec::new();
     }
     let mut before = String::from("-p tcp");
+    if step.takes_beginnings_only() {
+        before.push_str(" -m tcp --syn");
+    }
     if let Some(network) = network {
         let _ = write!(before, " -d {network}");
     }
@@ -255,7 +258,7 @@ mod tests {
 -A WEFT_OUTBOUND -p tcp -m multiport --dports 9000,9001,9002,9003,9004,9005,9006,9007,9008,9009,9010,9011,9012,9013,9014 -m comment --comment "spared: to ports 9000 9001 9002 9003 and 16 more" -j RETURN
 -A WEFT_OUTBOUND -p tcp -m multiport --dports 9015,9016,9017,9018,9019 -m comment --comment "spared: to ports 9000 9001 9002 9003 and 16 more" -j RETURN
 -A WEFT_OUTBOUND -p tcp -d 192.168.0.0/16 -m comment --comment "spared: to 192.168.0.0/16" -j RETURN
--A WEFT_OUTBOUND -p tcp -d 10.0.0.0/8 -m multiport --dports 80,8080 -m comment --comment "redirected to port 15001: TCP to 10.0.0.0/8, ports 80 8080" -j REDIRECT --to-ports 15001
+-A WEFT_OUTBOUND -p tcp -m tcp --syn -d 10.0.0.0/8 -m multiport --dports 80,8080 -m comment --comment "redirected to port 15001: TCP to 10.0.0.0/8, ports 80 8080" -j REDIRECT --to-ports 15001
 -A OUTPUT -p tcp -j WEFT_OUTBOUND
 -A WEFT_INBOUND -p tcp -i lo -m comment --comment "spared: what stays on this host (loopback)" -j RETURN
 -A WEFT_INBOUND -p tcp -m multiport --dports 15000,15006,15008 -m comment --comment "spared: ports 15000 15006 15008 (the sidecar)" -j RETURN

@@ -72,8 +72,11 @@ fn rule(step: &Step) -> String {
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         parts.push(format!("tcp dport {{ {} }}", ports.join(", ")));
-    } else if step.to.is_some() {
+    } else if step.to.is_some() && !step.takes_beginnings_only() {
         parts.push("meta l4proto tcp".to_owned());
+    }
+    if step.takes_beginnings_only() {
+        parts.push("tcp flags & (fin | syn | rst | ack) == syn".to_owned());
     }
     parts.push(match step.to {
         Some(port) => format!("redirect to :{port}"),
@@ -148,8 +151,8 @@ table inet weft {
         tcp dport { 9000, 9001 } return comment "spared: to ports 9000 9001"
         ip daddr 192.168.0.0/16 return comment "spared: to 192.168.0.0/16"
         ip6 daddr fe80::/10 return comment "spared: to fe80::/10"
-        ip daddr 10.0.0.0/8 tcp dport { 80, 8080 } redirect to :15001 comment "redirected to port 15001: TCP to 10.0.0.0/8, ports 80 8080"
-        ip6 daddr fd00::/8 tcp dport { 80, 8080 } redirect to :15001 comment "redirected to port 15001: TCP to fd00::/8, ports 80 8080"
+        ip daddr 10.0.0.0/8 tcp dport { 80, 8080 } tcp flags & (fin | syn | rst | ack) == syn redirect to :15001 comment "redirected to port 15001: TCP to 10.0.0.0/8, ports 80 8080"
+        ip6 daddr fd00::/8 tcp dport { 80, 8080 } tcp flags & (fin | syn | rst | ack) == syn redirect to :15001 comment "redirected to port 15001: TCP to fd00::/8, ports 80 8080"
     }
     chain inbound {
         type nat hook prerouting priority -100; policy accept;

@@ -70,6 +70,16 @@ pub(super) struct When {
     pub(super) ports: BTreeSet<u16>,
 }
 
+impl Step {
+    /// Whether it takes the first packet of a connection only, and so leaves alone those of the app that were open before
+    /// there were rules: the system follows no connections until then, and takes their next packet for the first.
+    ///
+    /// Not so of what the app is sent: whoever sends another packet first would get around the sidecar.
+    pub(super) fn takes_beginnings_only(&self) -> bool {
+        self.way == Way::Outbound && self.to.is_some()
+    }
+}
+
 impl Wish {
     /// The steps, those of each way in their order.
     pub(super) fn steps(&self) -> Vec<Step> {

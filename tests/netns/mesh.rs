@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use super::app::{App, Does, breaks, connect, connect_as, get, get_on, rest, take};
 use super::ground::{self, APP};
 use super::{
-    ORDERS, ORDERS_FROM_OUTSIDE, ORDERS_V6, OUTSIDE, World, count_packets, counted, until,
-    weft_says,
+    ORDERS, ORDERS_FROM_OUTSIDE, ORDERS_V6, OUTSIDE, World, count_packets, counted, under_either,
+    until, weft_says,
 };
 
 const CALLER: &str = "URI=spiffe://shop.internal/service/storefront";
@@ -135,22 +135,20 @@ fn who_speaks_with_the_sidecar_itself_is_not_taken_for_redirected() {
 
 #[test]
 fn dns_and_the_host_itself_are_spared() {
-    if !ground::is_possible() {
-        return;
-    }
-    let world = World::new("", "");
-    let dns = App::start(&world.outside, &format!("{OUTSIDE}:53"), Does::Greet("dns"));
-    let stream = connect(&world.storefront, &format!("{OUTSIDE}:53")).unwrap();
-    until("the name server is called", || !dns.callers().is_empty());
-    assert_eq!(
-        dns.callers(),
-        [stream.local_addr().unwrap()],
-        "nobody is between"
-    );
-    let beside = App::start(&world.storefront, "10.77.1.1:9000", Does::Greet("beside"));
-    let stream = connect(&world.storefront, "10.77.1.1:9000").unwrap();
-    until("the neighbour is called", || !beside.callers().is_empty());
-    assert_eq!(beside.callers(), [stream.local_addr().unwrap()]);
+    under_either("", "", |world| {
+        let dns = App::start(&world.outside, &format!("{OUTSIDE}:53"), Does::Greet("dns"));
+        let stream = connect(&world.storefront, &format!("{OUTSIDE}:53")).unwrap();
+        until("the name server is called", || !dns.callers().is_empty());
+        assert_eq!(
+            dns.callers(),
+            [stream.local_addr().unwrap()],
+            "nobody is between"
+        );
+        let beside = App::start(&world.storefront, "10.77.1.1:9000", Does::Greet("beside"));
+        let stream = connect(&world.storefront, "10.77.1.1:9000").unwrap();
+        until("the neighbour is called", || !beside.callers().is_empty());
+        assert_eq!(beside.callers(), [stream.local_addr().unwrap()]);
+    });
 }
 
 #[test]
@@ -186,22 +184,20 @@ fn a_sidecar_whose_user_is_not_spared_says_so_and_does_not_call_itself_for_ever(
 
 #[test]
 fn the_user_who_runs_the_sidecar_is_not_redirected() {
-    if !ground::is_possible() {
-        return;
-    }
-    let world = World::new("", "");
-    let echo = App::start(
-        &world.outside,
-        &format!("{OUTSIDE}:7000"),
-        Does::Greet("hello"),
-    );
-    let address = format!("{OUTSIDE}:7000");
-    let spared = connect_as(&world.storefront, 0, &address).unwrap();
-    until("it arrives", || echo.callers().len() == 1);
-    assert_eq!(echo.callers()[0], spared.local_addr().unwrap());
-    let redirected = connect_as(&world.storefront, APP, &address).unwrap();
-    until("it arrives", || echo.callers().len() == 2);
-    assert_ne!(echo.callers()[1], redirected.local_addr().unwrap());
+    under_either("", "", |world| {
+        let echo = App::start(
+            &world.outside,
+            &format!("{OUTSIDE}:7000"),
+            Does::Greet("hello"),
+        );
+        let address = format!("{OUTSIDE}:7000");
+        let spared = connect_as(&world.storefront, 0, &address).unwrap();
+        until("it arrives", || echo.callers().len() == 1);
+        assert_eq!(echo.callers()[0], spared.local_addr().unwrap());
+        let redirected = connect_as(&world.storefront, APP, &address).unwrap();
+        until("it arrives", || echo.callers().len() == 2);
+        assert_ne!(echo.callers()[1], redirected.local_addr().unwrap());
+    });
 }
 
 #[test]

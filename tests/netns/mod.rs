@@ -9,6 +9,7 @@ mod egress;
 mod ground;
 mod half_open;
 mod mesh;
+mod packets;
 mod plaintext;
 mod rules;
 
@@ -155,6 +156,24 @@ impl World {
     fn metric(&self, host: &Host, name: &str, parts: &[&str]) -> f64 {
         let page = app::get_on_admin(host, "/metrics").unwrap();
         sample(&page.body, name, parts)
+    }
+}
+
+/// What keeps the rules.
+const BACKENDS: [&str; 2] = ["nft", "iptables"];
+
+/// Tells a story in a world whose hosts intercept, once by each backend.
+fn under_either(orders: &str, sidecar: &str, story: impl Fn(&World)) {
+    if !ground::is_possible() {
+        return;
+    }
+    for backend in BACKENDS {
+        let world = World::without_rules(orders, sidecar);
+        for host in [&world.storefront, &world.orders] {
+            let install = format!("intercept install --user 0 --backend {backend}");
+            weft_says(host, &install);
+        }
+        story(&world);
     }
 }
 

@@ -6,87 +6,84 @@ use serde_json::Value;
 
 use super::app::{App, Does, breaks, connect, get, get_on_admin, take};
 use super::ground;
-use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World};
+use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either};
 
 const NAME: &str = "weft_redirected_connections_total";
 
 #[test]
 fn plaintext_is_refused_and_both_ends_say_why() {
-    if !ground::is_possible() {
-        return;
-    }
-    let world = World::new("", "");
-    let app = App::start(&world.orders, "0.0.0.0:8080", Does::Http("orders"));
-    for ip in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
-        let answer = get(&world.outside, &format!("{ip}:8080"), "orders").unwrap();
-        assert_eq!(
-            (answer.status, answer.reason()),
-            (403, Some("plaintext_refused"))
-        );
-        assert!(answer.body.contains("port 8080 of `orders`"), "{answer:?}");
-        // What is not HTTP cannot be told, and neither can who speaks to a port of the sidecar's.
-        for port in [8080, 9090, 15_006] {
-            let address = format!("{ip}:{port}");
-            assert!(breaks(&world.outside, &address, b"\x00\x01\x02"), "{port}");
+    under_either("", "", |world| {
+        let app = App::start(&world.orders, "0.0.0.0:8080", Does::Http("orders"));
+        for ip in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
+            let answer = get(&world.outside, &format!("{ip}:8080"), "orders").unwrap();
+            assert_eq!(
+                (answer.status, answer.reason()),
+                (403, Some("plaintext_refused"))
+            );
+            assert!(answer.body.contains("port 8080 of `orders`"), "{answer:?}");
+            // What is not HTTP cannot be told, and neither can who speaks to a port of the sidecar's.
+            for port in [8080, 9090, 15_006] {
+                let address = format!("{ip}:{port}");
+                assert!(breaks(&world.outside, &address, b"\x00\x01\x02"), "{port}");
+            }
         }
-    }
-    assert!(app.callers().is_empty());
-    let refused = |listener| {
-        let labels = [listener, "outcome=\"plaintext_refused\""];
-        world.metric(&world.orders, NAME, &labels)
-    };
-    assert_eq!(refused("listener=\"plaintext\""), 4.0);
-    assert_eq!(refused("listener=\"plaintext6\""), 4.0);
-    let log = world.orders_sidecar.log();
-    assert!(log.contains("plaintext_refused"), "{log}");
-    // The host's own checks of the app come by loopback.
-    let answer = get(&world.orders, "127.0.0.1:8080", "localhost").unwrap();
-    assert_eq!(answer.body, "orders called by nobody");
+        assert!(app.callers().is_empty());
+        let refused = |listener| {
+            let labels = [listener, "outcome=\"plaintext_refused\""];
+            world.metric(&world.orders, NAME, &labels)
+        };
+        assert_eq!(refused("listener=\"plaintext\""), 4.0);
+        assert_eq!(refused("listener=\"plaintext6\""), 4.0);
+        let log = world.orders_sidecar.log();
+        assert!(log.contains("plaintext_refused"), "{log}");
+        // The host's own checks of the app come by loopback.
+        let answer = get(&world.orders, "127.0.0.1:8080", "localhost").unwrap();
+        assert_eq!(answer.body, "orders called by nobody");
+    });
 }
 
 #[test]
 fn plaintext_is_let_in_where_and_while_it_is_permitted() {
-    if !ground::is_possible() {
-        return;
-    }
-    let world = World::new(
+    under_either(
         "    mtls: { permissive: { until: 2999-12-31, ports: [8080, 9090] } }\n",
         "",
-    );
-    let _app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
-    let _other = App::start(&world.orders, "127.0.0.1:9090", Does::Greet("metrics"));
-    for ip in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
-        let answer = get(&world.outside, &format!("{ip}:8080"), "orders").unwrap();
-        assert_eq!(answer.body, "orders called by nobody");
-        let mut stream = connect(&world.outside, &format!("{ip}:9090")).unwrap();
-        assert_eq!(take(&mut stream, 7).unwrap(), "metrics");
-        assert!(breaks(&world.outside, &format!("{ip}:9091"), b"\x00"));
-    }
-    // The mesh goes on as ever.
-    let answer = get(
-        &world.storefront,
-        &format!("{}:8080", super::ORDERS),
-        "orders",
-    )
-    .unwrap();
-    assert!(answer.body.contains("/service/storefront"), "{answer:?}");
-    let permitted = ["outcome=\"plaintext_permitted\""];
-    assert_eq!(world.metric(&world.orders, NAME, &permitted), 4.0);
-    let inbound = ["source=\"unknown\"", "mtls=\"false\"", "class=\"2xx\""];
-    assert_eq!(
-        world.metric(&world.orders, "weft_requests_total", &inbound),
-        2.0
-    );
-    let left = world.metric(
-        &world.orders,
-        "weft_plaintext_permitted_seconds",
-        &["port=\"9090\""],
-    );
-    assert!(left > 900.0 * 365.0 * 24.0 * 3600.0, "{left}");
-    let log = world.orders_sidecar.log();
-    assert!(
-        log.contains("plaintext is let in beside mutual TLS"),
-        "{log}"
+        |world| {
+            let _app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+            let _other = App::start(&world.orders, "127.0.0.1:9090", Does::Greet("metrics"));
+            for ip in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
+                let answer = get(&world.outside, &format!("{ip}:8080"), "orders").unwrap();
+                assert_eq!(answer.body, "orders called by nobody");
+                let mut stream = connect(&world.outside, &format!("{ip}:9090")).unwrap();
+                assert_eq!(take(&mut stream, 7).unwrap(), "metrics");
+                assert!(breaks(&world.outside, &format!("{ip}:9091"), b"\x00"));
+            }
+            // The mesh goes on as ever.
+            let answer = get(
+                &world.storefront,
+                &format!("{}:8080", super::ORDERS),
+                "orders",
+            )
+            .unwrap();
+            assert!(answer.body.contains("/service/storefront"), "{answer:?}");
+            let permitted = ["outcome=\"plaintext_permitted\""];
+            assert_eq!(world.metric(&world.orders, NAME, &permitted), 4.0);
+            let inbound = ["source=\"unknown\"", "mtls=\"false\"", "class=\"2xx\""];
+            assert_eq!(
+                world.metric(&world.orders, "weft_requests_total", &inbound),
+                2.0
+            );
+            let left = world.metric(
+                &world.orders,
+                "weft_plaintext_permitted_seconds",
+                &["port=\"9090\""],
+            );
+            assert!(left > 900.0 * 365.0 * 24.0 * 3600.0, "{left}");
+            let log = world.orders_sidecar.log();
+            assert!(
+                log.contains("plaintext is let in beside mutual TLS"),
+                "{log}"
+            );
+        },
     );
 }
 
