@@ -11,7 +11,7 @@ use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::client::{Authority, Lookup};
 use weft_dataplane::identity::{SpiffeId, TokenSource, provider};
 use weft_dataplane::node::{self, Process};
-use weft_dataplane::observe::{AccessLog, Registry};
+use weft_dataplane::observe::{self, AccessLog, Registry};
 use weft_runtime::admin::Admin;
 use weft_runtime::config::{Publisher, Status, Watched, env, watch, watched};
 use weft_runtime::drain::Trigger;
@@ -254,6 +254,7 @@ where
 {
     let stops = Stops::listen().map_err(|error| format!("catching signals: {error}"))?;
     let metrics = Metrics::install(env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())?;
+    observe::metrics::describe();
     if let Some(log) = log {
         log.count_in(&metrics);
     }

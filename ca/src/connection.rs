@@ -76,6 +76,14 @@ impl Seats {
         })
     }
 
+    /// How many are taken.
+    pub(crate) fn count(&self) -> usize {
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .all
+    }
+
     /// A seat for `address`, or why there is none.
     pub(crate) fn take(
         self: &Arc<Self>,

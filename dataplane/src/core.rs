@@ -40,6 +40,8 @@ use crate::plan::{Plan, Purpose, Rule, Site};
 const COMMANDS: usize = 16;
 /// Callers whose counters a core keeps at hand.
 const CALLERS: usize = 1024;
+/// How often they are let go of, so that those who call no more are not counted for ever.
+const CALLERS_ANEW: Duration = Duration::from_secs(60);
 /// How long a connection that is idle when the drain begins waits for a request that may be on its way.
 pub(crate) const LEAVE: Duration = Duration::from_millis(100);
 /// How often a core looks after its pools.
@@ -296,6 +298,8 @@ pub struct Core {
     pub(crate) peers: Peers,
     wired: RefCell<HashMap<u64, Rc<Wired>, RandomState>>,
     inbound: RefCell<HashMap<Arc<str>, Arc<EdgeCells>, RandomState>>,
+    /// When they were let go of last.
+    inbound_anew: Cell<Instant>,
     routes: RefCell<HashMap<u64, Arc<RouteCells>, RandomState>>,
     /// Of the listeners that have connections here.
     currents: RefCell<Vec<Weak<Current>>>,
@@ -323,6 +327,7 @@ impl Core {
             peers: Peers::default(),
             wired: RefCell::default(),
             inbound: RefCell::default(),
+            inbound_anew: Cell::new(Instant::now()),
             routes: RefCell::default(),
             currents: RefCell::default(),
         })
@@ -549,6 +554,11 @@ impl Core {
             .borrow_mut()
             .retain(|id, _| plan.has_cluster(*id));
         self.routes.borrow_mut().retain(|id, _| plan.has_rule(*id));
+        if now.saturating_duration_since(self.inbound_anew.get()) >= CALLERS_ANEW {
+            // The registry keeps what was counted; whoever still calls is asked for again.
+            self.inbound.borrow_mut().clear();
+            self.inbound_anew.set(now);
+        }
         self.currents.borrow_mut().retain(|current| {
             let current = current.upgrade();
             current.is_some_and(|current| {

@@ -102,6 +102,7 @@ pub async fn run(
     tls: Tls,
     stop: impl Future<Output = ()>,
 ) {
+    registry.begin_reporting();
     let mut reporter = Reporter {
         settings,
         registry,
@@ -192,10 +193,13 @@ impl Reporter {
             }
         };
         self.sequence += 1;
+        let as_of = Instant::now();
         let request = compose(&self.registry, &self.settings, self.sequence);
         timeout(STEP, stream.send(request))
             .await
-            .map_err(|_| Error::Timeout("reporting"))?
+            .map_err(|_| Error::Timeout("reporting"))??;
+        self.registry.reported(as_of);
+        Ok(())
     }
 }
 

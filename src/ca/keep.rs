@@ -119,19 +119,26 @@ impl Keeper {
     }
 }
 
-/// Beside it and renamed, so that nobody reads half of it; for nobody else's eyes.
+/// Beside it and renamed, so that nobody reads half of it, also after a crash; for nobody else's eyes.
 fn write_whole(file: &Path, text: &str) -> io::Result<()> {
     let mut beside = file.as_os_str().to_owned();
     beside.push(".new");
+    // What was left there may be open to others, or lead elsewhere.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut new = fs::OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&beside)?;
     writeln!(new, "{}", text.trim_end())?;
+    new.sync_all()?;
     drop(new);
-    fs::rename(&beside, file)
+    fs::rename(&beside, file)?;
+    let directory = file.parent().filter(|path| !path.as_os_str().is_empty());
+    fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
@@ -171,6 +178,26 @@ mod tests {
         fs::write(&keeper.file, "weft1.x").unwrap();
         keeper.look(start + Duration::from_secs(400)).unwrap();
         assert_ne!(read(), "weft1.x");
+    }
+
+    #[test]
+    fn the_file_is_for_nobody_elses_eyes_whatever_was_left_beside_it() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let beside = directory.path().join("join.new");
+        let mode = || fs::metadata(&keeper.file).unwrap().permissions().mode() & 0o777;
+        fs::write(&beside, "open to all").unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o666)).unwrap();
+        keeper.look(SystemTime::now()).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(!beside.exists());
+        fs::remove_file(&keeper.file).unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        symlink(&elsewhere, &beside).unwrap();
+        keeper.look(SystemTime::now()).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(!elsewhere.exists(), "the token went where the link leads");
     }
 
     #[test]

@@ -169,8 +169,7 @@ fn serve(flags: &Flags) -> ExitCode {
                 tracing::info!(%address, "issuing certificates");
                 ready.ready();
             };
-            let served =
-                weft_ca::run(settings, on_ready, async move { drain.draining().await }).await;
+            let served = weft_ca::run(settings, on_ready, drain.draining(), drain.ended()).await;
             drop(held);
             served.map_err(|error| error.to_string())
         })

@@ -1,15 +1,21 @@
 //! Who one is: nobody is ready without an identity, a token works once and for one service, and what is secret stays so.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use weft_dataplane::identity::TokenSource;
+use weft_dataplane::identity::client::{self, AskError};
 
 use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Way, until};
-use crate::harness::certs::{Authority, lasting, service};
+use crate::harness::certs::{Authority, DOMAIN, lasting, service};
 use crate::harness::{Mesh, Service};
 
 /// The port of the CA, on its own host.
@@ -247,6 +253,72 @@ async fn a_ca_whose_keys_others_may_read_does_not_start() {
     assert!(tried >= 2, "the root's key and the intermediate's");
     let mut closed = host.start(&["ca", "serve"], &[]);
     closed.ready().await;
+}
+
+/// Who asks this CA, with this token.
+fn asking(ca: &Ca, token: Option<&str>) -> client::Authority {
+    let address = ca.host.at(CA_PORT).to_string();
+    client::Authority::new(address, DOMAIN.parse().unwrap())
+        .unwrap()
+        .token(token.map(|token| TokenSource::Given(token.parse().unwrap())))
+}
+
+/// Whatever the moment: the root stays, no token is good twice, no serial number comes twice, and who has a certificate
+/// can renew it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_killed_again_and_again_while_it_issues_keeps_its_promises() {
+    let mut ca = Ca::start().await;
+    let state = ca.state();
+    let token = || {
+        let config = weft_ca::Config::default();
+        weft_ca::create_token(&state, &config, Some(DOMAIN), "orders", SystemTime::now()).unwrap()
+    };
+    let mut last = Arc::new(asking(&ca, Some(&token())).join().await.unwrap());
+    let mut serials = HashSet::from([last.serial().to_owned()]);
+    for round in 0..12 {
+        let mut at_work = JoinSet::new();
+        for token in (0..4).map(|_| token()) {
+            let authority = asking(&ca, Some(&token));
+            at_work.spawn(async move { (Some(token), authority.join().await) });
+        }
+        for _ in 0..2 {
+            let (authority, current) = (asking(&ca, None), Arc::clone(&last));
+            at_work.spawn(async move { (None, authority.renew(&current).await) });
+        }
+        // They are anywhere in their work then.
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..40_000))).await;
+        ca = ca.restart().await;
+        for (token, outcome) in at_work.join_all().await {
+            let mut good: Vec<_> = outcome.into_iter().collect();
+            if let Some(token) = &token {
+                // Used up for nothing is possible; used twice is not.
+                if good.is_empty() {
+                    good.extend(asking(&ca, Some(token)).join().await);
+                }
+                let again = asking(&ca, Some(token)).join().await.unwrap_err();
+                assert!(
+                    matches!(again, AskError::Refused { .. }),
+                    "round {round}: {again}"
+                );
+            }
+            for material in good {
+                assert!(
+                    serials.insert(material.serial().to_owned()),
+                    "round {round}: a serial number came twice"
+                );
+                assert_eq!(material.bundle(), last.bundle(), "round {round}");
+            }
+        }
+        last = Arc::new(asking(&ca, None).renew(&last).await.unwrap());
+        assert!(serials.insert(last.serial().to_owned()));
+    }
+    ca = ca.restart().await;
+    let left = std::fs::read_dir(ca.state()).unwrap();
+    let left = left.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with(".tmp-")
+    });
+    assert_eq!(left.count(), 0, "halves of files are swept");
 }
 
 #[tokio::test]

@@ -32,9 +32,6 @@ use crate::{Config, Error, Lifetimes, ServiceName, TrustDomain, telemetry};
 /// How long a request may take, its message's arrival included.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// How long requests in progress have when the authority ends.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// How often certificates and tokens are looked after at least. The clock may have been set in the meantime, or the
 /// machine may have slept.
 const UPKEEP: Duration = Duration::from_secs(60);
@@ -59,7 +56,7 @@ pub struct Settings {
     pub listen: SocketAddr,
 }
 
-/// Serves until `shutdown` is done (or its sender gone), then lets requests in progress end.
+/// Serves until `shutdown` is done (or its sender gone), then lets requests in progress end, until `deadline` at most.
 ///
 /// `on_ready` is called once, with the address, when clients can connect. Dropping the future stops listening at once;
 /// connections end with the runtime.
@@ -67,9 +64,11 @@ pub async fn run(
     settings: Settings,
     on_ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
+    deadline: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let clock: Clock = Arc::new(SystemTime::now);
-    run_with(settings, Bounds::default(), clock, on_ready, shutdown).await
+    let ending = (shutdown, deadline);
+    run_with(settings, Bounds::default(), clock, on_ready, ending).await
 }
 
 /// [`run`] with bounds and a clock of the caller's.
@@ -78,7 +77,7 @@ pub(crate) async fn run_with(
     bounds: Bounds,
     clock: Clock,
     on_ready: impl FnOnce(SocketAddr),
-    shutdown: impl Future<Output = ()>,
+    (shutdown, deadline): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), Error> {
     telemetry::describe();
     let (domain, state, lifetimes) = checked(&settings)?;
@@ -106,7 +105,8 @@ pub(crate) async fn run_with(
     let service = Service::new(Arc::clone(&desk), Arc::clone(&bundle), Arc::clone(&clock));
 
     let serve = serve(service.clone(), incoming, closing);
-    let accept = accept(listener, acceptor, Seats::new(bounds), accepted);
+    let seats = Seats::new(bounds);
+    let accept = accept(listener, acceptor, Arc::clone(&seats), accepted);
     let upkeep = upkeep(Arc::clone(&desk), own, clock);
     tracing::info!(%address, trust_domain = settings.trust_domain, "the certificate authority is ready");
     on_ready(address);
@@ -122,9 +122,13 @@ pub(crate) async fn run_with(
     // First no new connections, then the end of the streams that would never end, then whatever is in progress.
     close.send_replace(true);
     bundle.close();
-    if timeout(DRAIN, serve).await.is_err() {
-        service.close();
-        tracing::warn!("connections were cut at the end of the drain time");
+    tokio::select! {
+        _ = serve => {}
+        () = deadline => {
+            service.close();
+            let connections = seats.count();
+            tracing::warn!(connections, "cut connections that did not end in time");
+        }
     }
     Ok(())
 }

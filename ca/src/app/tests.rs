@@ -44,6 +44,8 @@ struct Running {
     /// How far its clock is ahead, in seconds.
     ahead: Arc<AtomicU64>,
     stop: oneshot::Sender<()>,
+    /// Ends what was not over by then.
+    cut: oneshot::Sender<()>,
     task: JoinSet<Result<(), Error>>,
     _temp: Arc<tempfile::TempDir>,
 }
@@ -70,12 +72,13 @@ impl Running {
             Arc::new(move || SystemTime::now() + Duration::from_secs(ahead.load(Ordering::Relaxed)))
         };
         let (stop, stopped) = oneshot::channel::<()>();
+        let (cut, cutting) = oneshot::channel::<()>();
         let (tell, told) = oneshot::channel();
         let mut task = JoinSet::new();
         let ready = move |address| tell.send(address).unwrap();
-        task.spawn(run_with(settings(&config), bounds, clock, ready, async {
-            let _ = stopped.await;
-        }));
+        let until = async |told: oneshot::Receiver<()>| drop(told.await);
+        let ending = (until(stopped), until(cutting));
+        task.spawn(run_with(settings(&config), bounds, clock, ready, ending));
         let address = tokio::select! {
             address = told => address.unwrap(),
             ended = task.join_next() => panic!("it ended before it was ready: {ended:?}"),
@@ -85,6 +88,7 @@ impl Running {
             config,
             ahead,
             stop,
+            cut,
             task,
             _temp: temp,
         }
@@ -462,6 +466,67 @@ async fn what_was_given_out_holds_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_token_is_good_for_its_time_whether_the_authority_restarts_or_not() {
+    let first = Running::start().await;
+    let (early, late) = (first.token("orders"), first.token("orders"));
+    let (config, temp) = first.stop().await;
+    let again = Running::on(config, Bounds::default(), temp).await;
+    let mut client = again.client(&early, None).await;
+    again.ahead.store(590, Ordering::Relaxed);
+    issue(&mut client, &early).await.unwrap();
+    again.ahead.store(601, Ordering::Relaxed);
+    let refused = issue(&mut client, &late).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("expired"), "{refused}");
+    let (config, temp) = again.stop().await;
+    // Time is not given back either.
+    let third = Running::on(config, Bounds::default(), temp).await;
+    third.ahead.store(602, Ordering::Relaxed);
+    let mut client = third.client(&late, None).await;
+    issue(&mut client, &late).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn who_does_not_let_go_is_cut_at_the_end_of_the_drain_and_not_before() {
+    let mut running = Running::start().await;
+    let token = running.token("orders");
+    let fingerprint = *token.parse::<Token>().unwrap().fingerprint();
+    // One who begins a request and never ends it.
+    let mut held = connect(running.address, tls(fingerprint, None))
+        .await
+        .unwrap();
+    let mut head = vec![0x83, 0x87];
+    for (name, value) in [
+        (&[0x04][..], "/weft.ca.v1.CertificateAuthority/Issue"),
+        (&[0x01], "ca"),
+        (&[0x0f, 0x10], "application/grpc"),
+    ] {
+        head.extend_from_slice(name);
+        head.push(u8::try_from(value.len()).unwrap());
+        head.extend_from_slice(value.as_bytes());
+    }
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    bytes.extend([0, 0, u8::try_from(head.len()).unwrap(), 1, 4, 0, 0, 0, 1]);
+    bytes.extend(head);
+    bytes.extend(*b"\0\0\x08\x06\0\0\0\0\0are you?");
+    held.write_all(&bytes).await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(8).any(|window| window == b"are you?") {
+        assert!(soon(held.read_buf(&mut read)).await.unwrap() > 0);
+    }
+    running.stop.send(()).unwrap();
+    soon(async { while TcpStream::connect(running.address).await.is_ok() {} }).await;
+    assert!(running.task.try_join_next().is_none(), "it waits for it");
+    running.cut.send(()).unwrap();
+    soon(running.task.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
 async fn tokens_can_be_made_before_the_first_start() {
     let temp = Arc::new(tempfile::tempdir().unwrap());
     let config = Config {
@@ -514,6 +579,7 @@ async fn two_authorities_never_serve_one_state() {
     let second = run(
         settings(&ca.config),
         |_| panic!("it must not get ready"),
+        std::future::pending(),
         std::future::pending(),
     );
     let error = soon(second).await.unwrap_err();

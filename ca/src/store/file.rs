@@ -40,11 +40,22 @@ impl Directory {
     /// Opens the directory, which is made (0700) when it is not there.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
+        let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
             .map_err(Error::io("make the directory", &path))?;
+        // Or a crash could take away a root that somebody trusts already, with the directory that it is in.
+        for made in missing {
+            let parent = made
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(Error::io("force to disk the directory", parent))?;
+        }
         let mode = mode_of(&path)?;
         if mode & OTHERS != 0 {
             // An empty one, such as a fresh mount, has no secret that somebody could have read already.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
@@ -31,6 +31,8 @@ use crate::plan::Plan;
 use crate::plan::carry::Carried;
 use listeners::Listeners;
 
+/// How often it is looked for counters of what is no more.
+const FORGET: Duration = Duration::from_secs(60);
 /// How often listeners that could not be opened are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a plan that is over is still in use.
@@ -288,6 +290,8 @@ pub async fn run<D: Design>(
     let mut retired: Vec<Arc<Plan>> = Vec::new();
     let mut looks = tokio::time::interval(RETIRED);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut forgets = tokio::time::interval(FORGET);
+    forgets.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again = tokio::time::interval(AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -300,6 +304,10 @@ pub async fn run<D: Design>(
             }
             _ = looks.tick(), if !retired.is_empty() => {
                 retired.retain(|plan| Arc::strong_count(plan) > 1);
+                continue;
+            }
+            _ = forgets.tick() => {
+                process.registry.forget_idle(Instant::now());
                 continue;
             }
             _ = again.tick(), if !unopened.is_empty() => {

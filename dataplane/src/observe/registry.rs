@@ -2,13 +2,16 @@
 //!
 //! A core asks once for cells of its own and keeps them; the locks here are taken when a core meets an edge for the
 //! first time and when somebody reads, never per exchange. When a core has dropped its cells, their counts are folded
-//! into the key's base, so that nothing is lost and nothing piles up. A key lives as long as the process: counters
-//! never go back, and the number of keys is bounded (what comes after that is counted under "other").
+//! into the key's base, so that nothing is lost and nothing piles up. The number of keys is bounded (what comes after
+//! that is counted under "other"). A key lives as long as anybody counts under it, and [`IDLE`] longer: cores keep cells
+//! for what the plan in force names, so it is a route, a service or a caller that is no more. While it lives its
+//! counters never go back, and where edges are reported none goes before its last counts were taken.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::cells::{
     AnswerCells, Cells, ConnectionCells, ConnectionTotals, EdgeCells, RouteCells, Totals,
@@ -23,6 +26,9 @@ use crate::foreign::Snapshot;
 pub const MAX_KEYS: usize = 1_000;
 /// Keys in which one side is "other"; beyond them both sides are.
 const MAX_OVERFLOW_KEYS: usize = 16;
+
+/// How long a key is kept under which nobody counts any more.
+pub const IDLE: Duration = Duration::from_secs(600);
 
 /// The name of what was too many to be told apart.
 pub const OTHER: &str = "other";
@@ -165,6 +171,8 @@ struct Ledger<K, C: Cells> {
 struct Entry<C: Cells> {
     base: C::Totals,
     live: Vec<Arc<C>>,
+    /// Since when nobody has cells of it, as far as anybody has looked.
+    idle: Option<Instant>,
 }
 
 impl<C: Cells> Entry<C> {
@@ -208,11 +216,27 @@ impl<K: Key, C: Cells> Ledger<K, C> {
         let entry = entries.entry(key).or_insert_with(|| Entry {
             base: C::Totals::default(),
             live: Vec::new(),
+            idle: None,
         });
+        entry.idle = None;
         entry.fold();
         let cells = Arc::new(C::default());
         entry.live.push(Arc::clone(&cells));
         cells
+    }
+
+    /// Forgets keys under which nobody has counted for [`IDLE`], but for those of which `told` says that their last
+    /// counts are still to be told.
+    fn forget_idle(&self, now: Instant, told: impl Fn(Instant) -> bool) {
+        lock(&self.entries).retain(|_, entry| {
+            entry.fold();
+            if !entry.live.is_empty() {
+                entry.idle = None;
+                return true;
+            }
+            let since = *entry.idle.get_or_insert(now);
+            now.saturating_duration_since(since) < IDLE || !told(since)
+        });
     }
 
     /// Sorted by key.
@@ -248,6 +272,8 @@ pub struct Registry {
     key_sets: Mutex<Option<Provide<Vec<KeySetRow>>>>,
     limits: Mutex<Option<Provide<Vec<LimitRow>>>>,
     listener_certificates: Mutex<Option<Provide<Vec<ListenerCertificateRow>>>>,
+    /// Where edges are reported: as of when they were taken last, if ever.
+    reported: Mutex<Option<Option<Instant>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
     pub(super) described: AtomicBool,
 }
@@ -282,6 +308,28 @@ impl Registry {
     /// New cells for answers of our own, to be kept and written to by one core only.
     pub fn answers(&self) -> Arc<AnswerCells> {
         self.answers.cells(Arc::from(""))
+    }
+
+    /// Edges are reported to somebody from now on: none is forgotten that was not taken.
+    pub fn begin_reporting(&self) {
+        lock(&self.reported).get_or_insert(None);
+    }
+
+    /// The edges were taken as they were then.
+    pub fn reported(&self, as_of: Instant) {
+        *lock(&self.reported) = Some(Some(as_of));
+    }
+
+    /// Forgets what nobody has counted under for [`IDLE`]. To be called now and then.
+    pub fn forget_idle(&self, now: Instant) {
+        let reported = *lock(&self.reported);
+        // Nothing is counted after a key has become idle: a report from later on has all of it.
+        self.edges.forget_idle(now, |since| match reported {
+            None => true,
+            Some(taken) => taken.is_some_and(|as_of| as_of >= since),
+        });
+        self.routes.forget_idle(now, |_| true);
+        self.connections.forget_idle(now, |_| true);
     }
 
     /// What every edge counted, sorted by key.
@@ -542,6 +590,67 @@ mod tests {
             .into_iter()
             .find(|e| e.key == edge("service-7"));
         assert_eq!(seven.unwrap().totals.requests(), 2);
+    }
+
+    /// So many seconds after an instant.
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_key_under_which_nobody_counts_any_more_makes_room_for_others_after_a_while() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let held = registry.edge(edge("held"));
+        for n in 0..5_000 {
+            registry
+                .edge(edge(&format!("service-{n}")))
+                .record(Some(200), Duration::ZERO);
+        }
+        registry.forget_idle(start);
+        registry.forget_idle(after(start, 599));
+        assert_eq!(registry.totals().len(), MAX_KEYS + 1, "not yet");
+        held.record(Some(200), Duration::ZERO);
+        registry.forget_idle(after(start, 600));
+        let totals = registry.totals();
+        assert_eq!(totals.len(), 1, "but for one that somebody holds");
+        assert_eq!(totals[0].totals.requests(), 1);
+        // Names that are new are told apart again.
+        registry.edge(edge("new")).record(Some(200), Duration::ZERO);
+        assert!(registry.totals().iter().any(|e| e.key == edge("new")));
+    }
+
+    #[test]
+    fn who_counts_again_in_time_goes_on_where_it_was() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let count = || {
+            registry
+                .edge(edge("orders"))
+                .record(Some(200), Duration::ZERO);
+        };
+        count();
+        registry.forget_idle(start);
+        registry.forget_idle(after(start, 400));
+        count();
+        registry.forget_idle(after(start, 500));
+        registry.forget_idle(after(start, 1_099));
+        count();
+        assert_eq!(registry.totals()[0].totals.requests(), 3);
+    }
+
+    #[test]
+    fn an_edge_that_is_reported_stays_until_its_last_counts_were_taken() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        registry.begin_reporting();
+        registry
+            .edge(edge("orders"))
+            .record(Some(200), Duration::ZERO);
+        registry.reported(start);
+        registry.forget_idle(after(start, 1));
+        registry.forget_idle(after(start, 10_000));
+        assert_eq!(registry.totals().len(), 1, "the collector is away");
+        registry.reported(after(start, 10_001));
+        registry.forget_idle(after(start, 10_002));
+        assert!(registry.totals().is_empty());
     }
 
     #[test]

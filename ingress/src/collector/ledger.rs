@@ -2,7 +2,9 @@
 //!
 //! A report holds totals of one run of one process. The ledger remembers the last totals of each run and adds only what
 //! is new to the mesh's series, so the series never go back, whatever comes twice, late or not at all, and whoever
-//! restarts. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
+//! restarts. An edge that a newer report of a run does not name was forgotten there, and begins anew should it come
+//! back. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
+//! much room. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
 //! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
 //! silent longest is forgotten; should it come back after all, its first report is where counting starts again, because
 //! to count it whole would count it twice.
@@ -37,6 +39,8 @@ pub const MAX_ENDPOINTS: usize = 4_096;
 pub const MAX_ENDPOINTS_REMEMBERED: usize = 65_536;
 /// Names of forgotten runs, so that one that comes back is not counted twice.
 pub const MAX_FORGOTTEN: usize = 16_384;
+/// How often it is looked for series to forget.
+const TIDY: Duration = Duration::from_secs(60);
 /// How often the runs are searched for one to forget, when there was none.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The largest count that is believed; JSON readers lose precision above it too.
@@ -101,22 +105,24 @@ pub struct Run {
     /// The foreign peers that it saw.
     pub foreign: Said,
     sequence: u64,
-    edges: HashMap<EdgeKey, Remembered>,
+    /// The last totals of each edge.
+    edges: HashMap<EdgeKey, Totals>,
 }
 
 #[derive(Debug)]
-struct Remembered {
-    /// Where in `Ledger::series` it is added.
-    series: usize,
-    last: Totals,
+struct Series {
+    totals: Totals,
+    /// When a report last named it.
+    seen: Instant,
 }
 
 /// The mesh's series, and what is needed to keep them right.
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: HashMap<RunKey, Run>,
-    series: Vec<EdgeTotals>,
-    index: HashMap<EdgeKey, usize>,
+    series: HashMap<EdgeKey, Series>,
+    /// When it was last looked for series to forget.
+    tidied: Option<Instant>,
     /// Sum over all runs' edges.
     remembered: usize,
     /// Sum over all runs' endpoints.
@@ -169,13 +175,22 @@ impl Ledger {
             }
         }
         let mut refused_edges = 0;
+        let mut named = HashSet::new();
         for edge in &request.edges {
             let taken = own(edge, &peer.service).is_some_and(|edge_key| {
-                self.make_room(&key, &edge_key, now)
-                    && self.count(&key, &edge_key, &totals(edge), begins_here)
+                let counted = self.make_room(&key, &edge_key, now)
+                    && self.count(&key, &edge_key, &totals(edge), begins_here, now);
+                named.insert(edge_key);
+                counted
             });
             refused_edges += usize::from(!taken);
         }
+        if let Some(run) = self.runs.get_mut(&key) {
+            let before = run.edges.len();
+            run.edges.retain(|edge, _| named.contains(edge));
+            self.remembered -= before - run.edges.len();
+        }
+        self.tidy(now);
         request
             .endpoints
             .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
@@ -203,48 +218,51 @@ impl Ledger {
     }
 
     /// Adds what is new of one edge.
-    fn count(&mut self, run: &RunKey, edge: &EdgeKey, totals: &Totals, begins_here: bool) -> bool {
-        let known = self.runs.get(run);
-        if !known.is_some_and(|run| run.edges.contains_key(edge)) {
-            let remembered = Remembered {
-                series: self.series_of(edge.clone()),
-                last: if begins_here {
-                    totals.clone()
-                } else {
-                    Totals::default()
-                },
-            };
-            if let Some(run) = self.runs.get_mut(run) {
-                run.edges.insert(edge.clone(), remembered);
-                self.remembered += 1;
-            }
-        }
-        let run = self.runs.get_mut(run);
-        let Some(remembered) = run.and_then(|run| run.edges.get_mut(edge)) else {
+    fn count(
+        &mut self,
+        run: &RunKey,
+        edge: &EdgeKey,
+        totals: &Totals,
+        begins_here: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(run) = self.runs.get_mut(run) else {
             return false;
         };
-        let new = totals.since(&remembered.last);
-        self.series[remembered.series].totals.add(&new);
+        if !run.edges.contains_key(edge) {
+            let last = match begins_here {
+                true => totals.clone(),
+                false => Totals::default(),
+            };
+            run.edges.insert(edge.clone(), last);
+            self.remembered += 1;
+        }
+        let Some(last) = run.edges.get_mut(edge) else {
+            return false;
+        };
+        let new = totals.since(last);
         // The larger one, so that totals that fall and rise again are not counted twice.
-        remembered.last.max(totals);
+        last.max(totals);
+        let key = admit(edge.clone(), self.series.len(), MAX_SERIES, |key| {
+            self.series.contains_key(key)
+        });
+        let series = self.series.entry(key).or_insert_with(|| Series {
+            totals: Totals::default(),
+            seen: now,
+        });
+        series.totals.add(&new);
+        series.seen = now;
         true
     }
 
-    /// The place of a series, made when it is new.
-    fn series_of(&mut self, key: EdgeKey) -> usize {
-        let key = admit(key, self.series.len(), MAX_SERIES, |key| {
-            self.index.contains_key(key)
-        });
-        if let Some(place) = self.index.get(&key) {
-            return *place;
+    /// Forgets series that no report has named for [`SILENT`].
+    pub fn tidy(&mut self, now: Instant) {
+        let just_now = |then| now.saturating_duration_since(then) < TIDY;
+        if !self.tidied.is_some_and(just_now) {
+            self.tidied = Some(now);
+            self.series
+                .retain(|_, series| now.saturating_duration_since(series.seen) < SILENT);
         }
-        let place = self.series.len();
-        self.series.push(EdgeTotals {
-            key: key.clone(),
-            totals: Totals::default(),
-        });
-        self.index.insert(key, place);
-        place
     }
 
     /// Replaces what a run says of the present.
@@ -324,8 +342,12 @@ impl Ledger {
     }
 
     /// The mesh's series.
-    pub fn series(&self) -> &[EdgeTotals] {
-        &self.series
+    pub fn series(&self) -> Vec<EdgeTotals> {
+        let series = self.series.iter().map(|(key, series)| EdgeTotals {
+            key: key.clone(),
+            totals: series.totals.clone(),
+        });
+        series.collect()
     }
 
     /// The foreign peers of the mesh.

@@ -96,6 +96,7 @@ impl Collector {
     }
 
     fn within(bounds: Bounds) -> Arc<Self> {
+        Self::begin();
         Arc::new(Self {
             ledger: Mutex::default(),
             local: Mutex::default(),

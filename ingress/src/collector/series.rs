@@ -17,7 +17,7 @@ use super::{Collector, Local, lock};
 pub(super) fn snapshot(ledger: &Ledger, local: &[Local]) -> Vec<EdgeTotals> {
     let own = local.iter().flat_map(|local| local.registry.totals());
     let mut edges = BTreeMap::<EdgeKey, Totals>::new();
-    for edge in ledger.series().iter().cloned().chain(own) {
+    for edge in ledger.series().into_iter().chain(own) {
         edges.entry(edge.key).or_default().add(&edge.totals);
     }
     edges
@@ -41,6 +41,8 @@ pub(super) fn foreign(ledger: &Ledger, local: &[Local]) -> BTreeMap<Key, u64> {
 impl Collector {
     /// Copies the mesh's counters and levels into the `metrics` crate. Called just before the page is made.
     pub fn publish(&self) {
+        // Nobody may be left who reports.
+        lock(&self.ledger).tidy(Instant::now());
         for edge in self.snapshot() {
             let labels = names::edge_metric_labels(&edge.key);
             names::publish_exchanges(names::MESH_NAMES, &labels, &edge.totals);
@@ -55,9 +57,12 @@ impl Collector {
             counter!(names::MESH_FOREIGN_PEERS, labels).absolute(count);
         }
         gauge!(names::COLLECTOR_CONNECTIONS).set(self.connections() as f64);
-        // There from the start, so that the first refusal already is an increase.
+    }
+
+    /// Has what the collector itself counts be there from the start, so that the first refusal already is an increase.
+    pub(super) fn begin() {
         for result in ["taken", "stale", "refused"] {
-            counter!(names::COLLECTOR_REPORTS, vec![Label::new("result", result)]).increment(0);
+            counter!(names::COLLECTOR_REPORTS, "result" => result).increment(0);
         }
         counter!(names::COLLECTOR_REFUSED_EDGES).increment(0);
         counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(0);

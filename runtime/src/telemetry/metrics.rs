@@ -1,14 +1,16 @@
 //! Metrics in Prometheus' text format, for the admin page. Recording goes through the `metrics` crate's macros; this file starts the recorder
 //! and renders.
 //!
-//! Series are never dropped for being idle: counters kept as handles would go on counting into nothing. Bounding the number of series
-//! is the business of whoever makes labels.
+//! What is counted as it happens is never dropped: counters kept as handles would go on counting into nothing. What hooks hand over just
+//! before each rendering is another matter: a series that they hand over no longer (a route that is no more) leaves the page. Hence two
+//! recorders. Bounding the number of series is the business of whoever makes labels.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::MetricKindMask;
 
 use super::process::Sample;
 
@@ -18,6 +20,9 @@ pub const BUCKETS: [f64; 17] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
     7.5, 10.0,
 ];
+
+/// After this time a series is dropped that the hooks hand over no longer. Each rendering has them hand over all that there is.
+const STALE: Duration = Duration::from_secs(1);
 
 /// How often the recorder tidies up what was recorded into its buckets. Between two, memory grows with each sample.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -32,6 +37,8 @@ pub type PageHook = Box<dyn Fn(&mut String) + Send + Sync>;
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
+    /// Takes what hooks hand over.
+    handed: Arc<PrometheusRecorder>,
     started: SystemTime,
     version: &'static str,
     /// Guards the list. Held while the hooks run, so that two scrapes at once do not hand over the same counts twice.
@@ -56,12 +63,19 @@ impl Metrics {
 
     /// A recorder that is not the process's, for tests: `metrics::with_local_recorder` records into it.
     pub fn detached(version: &'static str) -> (PrometheusRecorder, Self) {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(&BUCKETS)
-            .expect("the list of buckets is not empty")
+        let builder = || {
+            PrometheusBuilder::new()
+                .set_buckets(&BUCKETS)
+                .expect("the list of buckets is not empty")
+        };
+        let recorder = builder().build_recorder();
+        let handed = builder()
+            .idle_timeout(MetricKindMask::ALL, Some(STALE))
             .build_recorder();
+        ::metrics::with_local_recorder(&handed, describe);
         let metrics = Self {
             handle: recorder.handle(),
+            handed: Arc::new(handed),
             started: SystemTime::now(),
             version,
             hooks: Arc::default(),
@@ -70,7 +84,7 @@ impl Metrics {
         (recorder, metrics)
     }
 
-    /// Runs `hook` before each rendering from now on. It must neither wait nor render.
+    /// Runs `hook` before each rendering from now on, to hand over all that it has. It must neither wait nor render.
     pub fn on_render(&self, hook: Hook) {
         self.hooks
             .lock()
@@ -90,11 +104,14 @@ impl Metrics {
     pub fn render(&self) -> String {
         {
             let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-            for hook in hooks.iter() {
-                hook();
-            }
+            ::metrics::with_local_recorder(&*self.handed, || {
+                for hook in hooks.iter() {
+                    hook();
+                }
+            });
         }
         let mut text = self.handle.render();
+        text.push_str(&self.handed.handle().render());
         for page in self
             .pages
             .lock()
@@ -113,6 +130,7 @@ impl Metrics {
         loop {
             ticks.tick().await;
             self.handle.run_upkeep();
+            self.handed.handle().run_upkeep();
         }
     }
 }
@@ -165,6 +183,41 @@ mod tests {
             assert!(metrics.render().contains("\nexchanges_total 5\n"));
             cell.store(7, Ordering::Relaxed);
             assert!(metrics.render().contains("\nexchanges_total 7\n"));
+        });
+    }
+
+    #[test]
+    fn what_hooks_hand_over_no_longer_leaves_the_page_and_what_was_counted_stays() {
+        let (recorder, metrics) = Metrics::detached("1.2.3");
+        let routes = Arc::new(AtomicU64::new(2));
+        let there = routes.clone();
+        metrics.on_render(Box::new(move || {
+            for route in 0..there.load(Ordering::Relaxed) {
+                ::metrics::counter!("route_total", "route" => route.to_string()).absolute(7);
+            }
+        }));
+        ::metrics::with_local_recorder(&recorder, || {
+            ::metrics::counter!("counted_total").increment(1);
+            let both = [
+                "route_total{route=\"0\"} 7\n",
+                "route_total{route=\"1\"} 7\n",
+            ];
+            let text = metrics.render();
+            assert!(both.iter().all(|line| text.contains(line)), "{text}");
+            routes.store(1, Ordering::Relaxed);
+            let since = std::time::Instant::now();
+            loop {
+                let text = metrics.render();
+                assert!(
+                    text.contains(both[0]) && text.contains("counted_total 1\n"),
+                    "{text}"
+                );
+                if !text.contains(both[1]) {
+                    break;
+                }
+                assert!(since.elapsed() < Duration::from_secs(60), "it stays");
+                std::thread::yield_now();
+            }
         });
     }
 

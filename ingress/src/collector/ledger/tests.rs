@@ -39,7 +39,7 @@ fn request(run: u64, sequence: u64, edges: Vec<Edge>) -> ReportRequest {
 }
 
 fn good(ledger: &Ledger, destination: &str) -> u64 {
-    let edges = ledger.series().iter();
+    let edges = ledger.series().into_iter();
     edges
         .filter(|edge| &*edge.key.destination == destination)
         .map(|edge| edge.totals.by_class[1])
@@ -141,7 +141,7 @@ fn lost_repeated_late_and_restarted_lose_and_double_nothing() {
                 before[index] = shown;
             }
         }
-        let totals = ledger.series().iter().map(|edge| &edge.totals);
+        let totals = ledger.series().into_iter().map(|edge| edge.totals);
         for totals in totals {
             assert_eq!(totals.latency.iter().sum::<u64>(), totals.requests());
             assert_eq!(totals.latency_sum_us, 3_000 * totals.requests());
@@ -322,6 +322,55 @@ fn a_report_at_the_bound_is_taken_and_one_beyond_is_not() {
 }
 
 #[test]
+fn an_edge_that_its_reporter_forgot_begins_anew_and_nothing_is_lost_or_doubled() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let mut report = |sequence, edges| {
+        let taken = ledger.take(&peer("orders"), request(1, sequence, edges), now);
+        assert_eq!(taken, TAKEN);
+        good(&ledger, "inventory")
+    };
+    assert_eq!(report(1, vec![edge("orders", "inventory", 500)]), 500);
+    assert_eq!(report(2, vec![edge("orders", "stock", 1)]), 500);
+    // Late, and of before: it does not count.
+    assert_eq!(report(3, vec![edge("orders", "inventory", 3)]), 503);
+    assert_eq!(report(4, vec![edge("orders", "inventory", 7)]), 507);
+    assert_eq!(ledger.remembered, 1);
+}
+
+#[test]
+fn series_that_no_report_names_make_room_after_a_while() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let mut report = |run, seconds, name: &str, count| {
+        let edges = vec![edge("orders", name, count)];
+        let at = start + Duration::from_secs(seconds);
+        assert_eq!(
+            ledger.take(&peer("orders"), request(run, seconds, edges), at),
+            TAKEN
+        );
+        let mut names: Vec<_> = ledger
+            .series()
+            .iter()
+            .map(|edge| (edge.key.destination.to_string(), edge.totals.by_class[1]))
+            .collect();
+        names.sort();
+        names
+    };
+    let named = |names: &[(&str, u64)]| -> Vec<(String, u64)> {
+        names
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect()
+    };
+    report(1, 1, "old", 5);
+    assert_eq!(report(2, 500, "new", 1), named(&[("new", 1), ("old", 5)]));
+    assert_eq!(report(2, 700, "new", 2), named(&[("new", 2)]));
+    // A run that was cut off for long goes on where it was: what is new of it is counted, and nothing twice.
+    assert_eq!(report(1, 800, "old", 8), named(&[("new", 2), ("old", 3)]));
+}
+
+#[test]
 fn largest_counts_of_many_runs_do_not_overflow() {
     let mut ledger = Ledger::default();
     let now = Instant::now();
@@ -335,7 +384,7 @@ fn largest_counts_of_many_runs_do_not_overflow() {
         let report = request(run, 1, vec![largest.clone()]);
         assert_eq!(ledger.take(&peer("orders"), report, now), TAKEN);
     }
-    let totals = &ledger.series()[0].totals;
+    let totals = ledger.series().remove(0).totals;
     assert_eq!(totals.requests(), u64::MAX);
     assert!(totals.quantile(0.99).is_some());
 }
