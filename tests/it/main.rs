@@ -35,6 +35,7 @@ mod reload;
 mod renewal;
 mod retry;
 mod rolling;
+mod routing;
 mod run;
 mod strangers;
 mod tcp;

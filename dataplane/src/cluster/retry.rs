@@ -87,6 +87,7 @@ pub struct Config {
     pub min_per_second: u32,
     /// Statuses of the service's own answers after which a request is tried again, when its method is idempotent or it has an
     /// `Idempotency-Key`: 408, 425, 429 and 5xx. None unless listed. 429 is tried again only when it says `Retry-After`.
+    #[schemars(with = "Vec<u32>")]
     pub statuses: Vec<u16>,
     /// The same for gRPC calls that are answered with nothing but a status, such as `unavailable`. List only what the
     /// service says before it has done anything. `resource_exhausted` is tried again only when it says
