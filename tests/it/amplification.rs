@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -101,9 +101,13 @@ async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
     let mesh = chain(app).await;
     let leaf = mesh.origin("leaf", 0);
     leaf.does(Behaviour::Close);
+    let begun = Instant::now();
     let load = Load::start(&mesh.client, &mesh.url("/dead"), 8, Duration::ZERO);
     load.more(OFFERED).await;
     let done = load.stop().await;
+    // What a quiet service may have anyway: three a second, and those of one window at once. On a machine that takes its time
+    // over so few requests that is more than a fifth of them.
+    let quiet = 3 * (begun.elapsed() + Duration::from_secs(10)).as_secs() as usize;
     assert_eq!(done.answered(), 0, "{app:?}");
     let offered = mesh
         .metric(mesh.ingress_host(), "weft_gateway_requests_total", &[])
@@ -111,7 +115,7 @@ async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
     assert!(offered >= OFFERED, "{offered}");
     let seen = leaf.total();
     assert!(
-        seen * 10 <= offered * 12,
+        seen <= offered + (offered / 5).max(quiet),
         "{app:?}: the leaf saw {seen} for {offered} offered"
     );
     // And whoever is next to it does try again.

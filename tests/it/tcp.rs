@@ -336,9 +336,10 @@ async fn least_response_time_knows_how_long_connecting_takes() {
     }
     let retries = mesh.metric(host, "weft_retries_total", &["destination=\"db\""]);
     let retries = retries.await;
-    // By chance it would be tried first every other time.
+    // By chance it would be tried first every other time. What is known of it fades by half in some seconds, so that a slow
+    // machine looks again now and then.
     assert!(
-        retries <= 4.0,
+        retries <= 8.0,
         "{retries} of 40 went to the wrong one first"
     );
 }
