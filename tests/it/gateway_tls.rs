@@ -339,6 +339,13 @@ async fn a_certificate_whose_files_are_broken_or_gone_is_shown_on_and_that_is_sa
         (failing(&ingress).await < 0.5).then_some(())
     })
     .await;
+    // And what was refused for it is taken, though nobody has touched it since.
+    until("the new configuration", async || {
+        let refused = ingress.metric("weft_config_refused", &[]).await;
+        (refused < 0.5).then_some(())
+    })
+    .await;
+    assert_eq!(ingress.metric("weft_config_generation", &[]).await, 2.0);
     assert_eq!(shown(&host).await, first);
     ingress.assert_alive().await;
 }

@@ -342,6 +342,8 @@ pub async fn run<D: Design>(
                 tracing::info!(generation, "the new configuration is in force");
                 tell_unopened(status, &unopened);
             }
+            // It is tried again every few seconds, and said once.
+            Err(problem) if status.refusal().as_ref() == Some(&problem) => {}
             Err(problem) => {
                 tracing::error!(%problem, "the new configuration is not usable; the last good one stays in force");
                 status.refused(SystemTime::now(), problem);

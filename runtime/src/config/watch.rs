@@ -19,6 +19,8 @@ pub const EVERY: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(50);
 /// A file that never comes to rest is taken as it is after so many readings.
 const SETTLE_LIMIT: usize = 20;
+/// A file that was refused is taken up again after so many looks without a change: what is wrong may be a file that it names.
+const AGAIN: u32 = 5;
 
 /// News of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,17 +33,36 @@ pub enum Change {
 
 /// Tells `on_change` of every change of the file at `path`, beginning with what differs from `current`, the content that the caller has
 /// read. Never ends; dropping it stops it.
-pub async fn follow(path: PathBuf, current: &str, every: Duration, on_change: impl FnMut(Change)) {
-    let hangups = Hangups::listen()
+pub async fn follow(
+    path: PathBuf,
+    current: &str,
+    every: Duration,
+    mut on_change: impl FnMut(Change),
+) {
+    look(
+        path,
+        current,
+        every,
+        hangups(),
+        || false,
+        |change, _| {
+            on_change(change);
+        },
+    )
+    .await;
+}
+
+fn hangups() -> Option<Hangups> {
+    Hangups::listen()
         .inspect_err(
             |error| tracing::warn!(%error, "cannot catch SIGHUP, only looking at the file"),
         )
-        .ok();
-    look(path, current, every, hangups, on_change).await;
+        .ok()
 }
 
 /// Follows the configuration file at `path`: each new content goes to `apply`, which hands it on, and says so to `status`, or says why
-/// not. When it is refused, or cannot be read, `status` and the log tell that, and what is in force stays. Never ends; dropping it stops it.
+/// not. When it is refused, or cannot be read, `status` and the log tell that, and what is in force stays; it is tried again every few
+/// looks. Never ends; dropping it stops it.
 pub async fn reload(
     path: PathBuf,
     current: &str,
@@ -50,14 +71,25 @@ pub async fn reload(
     mut apply: impl FnMut(&str) -> Result<(), String>,
 ) {
     let name = path.display().to_string();
-    follow(path, current, every, |change| {
-        attempt(change, &name, &status, &mut apply, SystemTime::now());
-    })
+    let hangups = hangups();
+    let is_refused = || status.refusal().is_some();
+    look(
+        path,
+        current,
+        every,
+        hangups,
+        is_refused,
+        |change, again| {
+            attempt(change, again, &name, &status, &mut apply, SystemTime::now());
+        },
+    )
     .await;
 }
 
+/// `again` says that the file is as it was when it was refused: that is not said again, but for another reason.
 fn attempt(
     change: Change,
+    again: bool,
     name: &str,
     status: &Status,
     apply: &mut impl FnMut(&str) -> Result<(), String>,
@@ -68,6 +100,9 @@ fn attempt(
         Change::Unreadable(why) => Err(format!("{name}: {why}")),
     };
     if let Err(why) = applied {
+        if again && status.refusal().as_deref() == Some(&why) {
+            return;
+        }
         tracing::error!(problems = %why, "the configuration file cannot be used; the last good one stays in force");
         status.refused(now, why);
     }
@@ -78,8 +113,10 @@ async fn look(
     current: &str,
     every: Duration,
     mut hangups: Option<Hangups>,
-    mut on_change: impl FnMut(Change),
+    is_refused: impl Fn() -> bool,
+    mut on_change: impl FnMut(Change, bool),
 ) {
+    let mut quiet = 0;
     let mut seen = fingerprint(&Ok(current.to_owned()));
     let mut ticks = tokio::time::interval(every.max(SETTLE));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,16 +127,25 @@ async fn look(
         };
         let mut content = read(&path).await;
         if !asked && fingerprint(&content) == seen {
+            quiet += 1;
+            if quiet >= AGAIN && is_refused() {
+                quiet = 0;
+                if let Ok(text) = content {
+                    on_change(Change::Content(text), true);
+                }
+            }
             continue;
         }
+        quiet = 0;
         content = settled(&path, content).await;
         let now = fingerprint(&content);
         if asked || now != seen {
             seen = now;
-            on_change(match content {
+            let change = match content {
                 Ok(text) => Change::Content(text),
                 Err(why) => Change::Unreadable(why),
-            });
+            };
+            on_change(change, false);
         }
     }
 }
@@ -168,9 +214,16 @@ mod tests {
             let followed = path.clone();
             let group = crate::task::Group::new();
             group.spawn("follow", async move {
-                look(followed, current, EVERY, hangups, |change| {
-                    sender.try_send(change).unwrap();
-                })
+                look(
+                    followed,
+                    current,
+                    EVERY,
+                    hangups,
+                    || false,
+                    |change, _| {
+                        sender.try_send(change).unwrap();
+                    },
+                )
                 .await;
                 Ok::<_, String>(())
             });
@@ -254,7 +307,7 @@ mod tests {
             status.loaded(now);
             Ok(())
         };
-        let mut attempt = |change| attempt(change, "weft.yaml", &status, &mut apply, now);
+        let mut attempt = |change| attempt(change, false, "weft.yaml", &status, &mut apply, now);
         attempt(content("bad"));
         assert_eq!(status.refusal().as_deref(), Some("weft.yaml:1:1: bad"));
         attempt(content("better"));
@@ -264,6 +317,44 @@ mod tests {
         let refusal = status.refusal();
         assert_eq!(refusal.as_deref(), Some("weft.yaml: No such file"));
         assert_eq!((status.generation(), in_force.as_str()), (2, "better"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_refused_for_what_it_names_is_taken_when_that_is_mended() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, named) = (
+            directory.path().join("weft.yaml"),
+            directory.path().join("key"),
+        );
+        fs::write(&path, "a: 2").unwrap();
+        let status = Status::new(&path, "a: 1", SystemTime::UNIX_EPOCH);
+        let (told, mut tries) = mpsc::channel(64);
+        let (said, seen) = (status.clone(), named.clone());
+        let group = crate::task::Group::new();
+        group.spawn("reload", async move {
+            let status = said.clone();
+            reload(path, "a: 1", EVERY, status, |text| {
+                told.try_send(()).unwrap();
+                if !seen.exists() {
+                    return Err("the key is gone".to_owned());
+                }
+                said.handed(text, Vec::new());
+                said.loaded(SystemTime::UNIX_EPOCH);
+                Ok(())
+            })
+            .await;
+            Ok::<_, String>(())
+        });
+        for _ in 0..3 {
+            tries.recv().await.unwrap();
+            assert_eq!(status.refusal().as_deref(), Some("the key is gone"));
+        }
+        fs::write(&named, "").unwrap();
+        tries.recv().await.unwrap();
+        assert_eq!((status.generation(), status.refusal()), (2, None));
+        // And that was it.
+        tokio::time::sleep(EVERY * AGAIN * 3).await;
+        assert!(tries.try_recv().is_err());
     }
 
     #[tokio::test]
