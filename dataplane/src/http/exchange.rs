@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use super::entry::Entry;
 use super::forward::forward;
@@ -12,7 +12,6 @@ use super::interim::Interim;
 use super::knock::knock;
 use super::{Caller, answer, headers};
 use crate::body::{Body, Length};
-use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::plan::{Purpose, Rule, Site};
@@ -93,11 +92,7 @@ pub(crate) async fn exchange(
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
     }
-    if caller.core.is_leaving() && site.tells_identity {
-        answer
-            .headers
-            .insert(DRAINING, HeaderValue::from_static("?1"));
-    }
+    caller.tell_leaving(site, &mut answer.headers);
     answer
 }
 

@@ -407,7 +407,7 @@ fn judge(
 }
 
 /// An app that was told to stop as we were, and was faster: another instance can take this.
-fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+pub(crate) fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
     if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
         let detail = format!("the app has ended already: {}", error.detail);
         *error = Error::not_processed(Reason::Draining, detail);

@@ -124,7 +124,9 @@ pub(crate) async fn tunnel(
     let mut reached = match reached {
         Ok(reached) => reached,
         Err(error) => {
-            let answer = answer::made(&site, caller, Some(rule), &error, false, account.started);
+            let mut answer =
+                answer::made(&site, caller, Some(rule), &error, false, account.started);
+            caller.tell_leaving(&site, &mut answer.headers);
             account.refused(&error);
             return ControlFlow::Continue(answer);
         }
@@ -140,6 +142,7 @@ pub(crate) async fn tunnel(
     let mut client = End::stream(send, receive);
     let patience = Patience::of(site.timeouts.tunnel_idle);
     let ending = copy(&mut client, &mut reached.end, patience, |up, down| {
+    caller.tell_leaving(&site, response.headers_mut());
         account.moved(up, down);
     })
     .await;
