@@ -98,6 +98,18 @@ impl Flusher {
     }
 
     /// Why the connection was ended, if it was for what came on it.
+    /// The head that the peer is in the middle of, if it is: a number of its own.
+    pub(crate) fn open_head(&self) -> Option<u64> {
+        self.0.borrow().frames.open_head()
+    }
+
+    /// Says why the connection ends, which is up to whoever drives it.
+    pub(crate) fn end(&self, trouble: Trouble) {
+        let mut inner = self.0.borrow_mut();
+        inner.gather(&trouble.goodbye());
+        inner.trouble = Some(trouble);
+    }
+
     pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.0.borrow().trouble
     }

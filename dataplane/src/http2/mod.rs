@@ -6,6 +6,7 @@ mod frames;
 mod pressure;
 mod resets;
 pub mod server;
+mod stall;
 mod watch;
 
 use std::rc::Rc;

@@ -12,7 +12,7 @@ mod backpressure;
 mod descriptors;
 mod dripping;
 mod floods;
-mod frames;
+pub(crate) mod frames;
 mod grpc;
 mod hoarding;
 mod http2;
