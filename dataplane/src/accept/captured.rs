@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
+use socket2::SockRef;
 use tokio::time::timeout;
 
 use super::detect::{self, OPAQUE_PORTS, Version};
 use super::{Io, name};
 use crate::core::{Core, Seat};
 use crate::foreign::{Foreign, Sighting};
+use crate::cluster::vanished;
 use crate::observe::{ConnectionCells, Detected, Redirected};
 use crate::plan::Site;
 use crate::plan::capture::{Capture, Inbound, Outbound, Permitted};
@@ -226,6 +228,7 @@ impl Door<'_> {
                 let dial = self.core.dials.note(&stream);
                 let there = Io::plain(stream).with_dial(dial);
                 let (mut client, mut server) = (End::socket(io), End::socket(there));
+                let _: Result<(), _> = vanished::ask(&SockRef::from(&stream));
                 let patience = Patience::of(self.site.timeouts.tunnel_idle);
                 let passed = |up, down| self.cells.passed(up, down);
                 let ending = copy(&mut client, &mut server, patience, passed).await;

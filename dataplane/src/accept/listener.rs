@@ -20,6 +20,7 @@ use super::original::original;
 use super::{Io, detect};
 use crate::cluster::connect::is_starved;
 use crate::core::{Core, Seat};
+use crate::cluster::vanished;
 use crate::foreign::{Foreign, Sighting};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, noting, peer_identity};
@@ -68,6 +69,7 @@ fn socket(address: SocketAddr, one_family: bool, shared: bool) -> io::Result<Tcp
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    vanished::ask(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -332,14 +334,19 @@ async fn enter(
             return None;
         }
     };
-    let (_, session) = stream.get_ref();
+    let (tcp, session) = stream.get_ref();
     let version = match session.alpn_protocol() {
         Some(b"h2") => detect::Version::Http2,
         _ => detect::Version::Http1,
     };
     let identity = match &site.door {
         Door::Mesh => match peer_identity(session.peer_certificates().unwrap_or_default()) {
-            Ok(identity) => Some(identity),
+            Ok(identity) => {
+                if version == detect::Version::Http2 {
+                    vanished::must_take(tcp, vanished::OF_CALLER);
+                }
+                Some(identity)
+            }
             Err(problem) => {
                 let error = io::Error::other("no identity");
                 client.refused(Some(&problem), &error, None);

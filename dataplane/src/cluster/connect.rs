@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -24,9 +24,6 @@ use crate::foreign::{Foreign, Sighting};
 use crate::http1::{self, Connection, Handle};
 use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, noting, server_name};
 use crate::reason::Reason;
-
-/// How long a peer may leave what we sent without an acknowledgement.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// A connection for one HTTP/1.1 exchange: an idle one, or else a new one, or one that becomes idle while there may not
 /// be one more.
@@ -149,10 +146,13 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
-    if alpn == Alpn::H2 {
-        // A peer that has gone without a word. Not with HTTP/1.1: an app that does not read for long is no dead one, and
-        // the kernel takes the one for the other.
-        let _: Result<(), _> = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    match alpn {
+        // Whether it is there is asked by PING, as soon as it owes an answer.
+        Alpn::H2 => vanished::must_take(&stream, vanished::OF_ENDPOINT),
+        // An app may be silent in a tunnel, and read nothing for as long as it likes.
+        Alpn::Http1 => {
+            let _: Result<(), _> = vanished::ask(&SockRef::from(&stream));
+        }
     }
     let noted = dials.and_then(|dials| dials.note(&stream));
     let Some(expected) = &spec.mesh else {
