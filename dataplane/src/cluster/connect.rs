@@ -15,14 +15,14 @@ use tokio_rustls::TlsConnector;
 
 use super::dials::Dials;
 use super::limits::{Patience, Way, way_for_one_more};
-use super::{Cluster, Spec};
+use super::{Cluster, Speaks, Spec, vanished};
 use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::foreign::{Foreign, Sighting};
 use crate::http1::{self, Connection, Handle};
-use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, noting, server_name};
+use crate::identity::{Alpn, Identity, PeerProblem, Refusal, SpiffeId, noting, server_name};
 use crate::reason::Reason;
 
 /// A connection for one HTTP/1.1 exchange: an idle one, or else a new one, or one that becomes idle while there may not
@@ -197,6 +197,20 @@ pub(crate) fn refused(
     {
         let (kind, words) = (problem.kind(), problem.to_string());
         tell(identity, spec, address, kind, &words, None);
+    }
+}
+
+/// Notes an endpoint that answered in TLS to our plaintext, if that is how an exchange over HTTP/1.1 has failed. Its
+/// connections have nobody else who would note it.
+pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error: &Error) {
+    let spec = &cluster.spec;
+    if error.reason == Reason::TlsFailed
+        && spec.mesh.is_none()
+        && spec.speaks == Speaks::Http1
+        && let Some(identity) = &core.identity
+    {
+        let (kind, words) = (Refusal::Plaintext.kind(), &error.detail);
+        tell(identity, spec, endpoint.address, kind, words, None);
     }
 }
 

@@ -247,7 +247,10 @@ async fn attempts(
         }
         match &mut outcome {
             Ok(answered) => answered.hear(core, cluster, &endpoint),
-            Err(error) => explain(error, core, cluster),
+            Err(error) => {
+                explain(error, core, cluster);
+                connect::failed(core, cluster, &endpoint, error);
+            }
         }
         until = timer
             .deadline()

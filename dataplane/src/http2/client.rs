@@ -19,9 +19,10 @@ use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
+use super::frames::Trouble;
 use super::pressure::{Pressure, Windows};
-use super::watch::Watch;
 use super::stall::Stall;
+use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
@@ -42,9 +43,9 @@ use crate::timer::Timer;
 const MOST_CONNECTIONS: usize = 4;
 /// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
 const REST: Duration = Duration::from_secs(1);
-/// A connection that no exchange has used for this long is closed.
 /// For a head of an answer from its first byte on, while which nothing else can come on its connection.
 const HEAD: Duration = Duration::from_secs(10);
+/// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
 /// idle for too long, to the peer's mind.
@@ -447,6 +448,8 @@ async fn drive(
     let (mut watch, mut stall) = (Watch::new(connection.ping_pong()), Stall::default());
     poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
+        // At once: where the connection is gone, what is left cannot be sent either.
+        let ended = ended.map(|ended| ended.inspect_err(&tell).is_ok());
         if !load.heard.get() && flusher.has_received() {
             load.hear();
         }
@@ -457,24 +460,24 @@ async fn drive(
             // To be said to the peer.
             cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-            return Poll::Ready(false);
-        }
         let is_stalled = stall.poll_stalled(cx, flusher.open_head(), HEAD).is_ready();
         if is_stalled {
             flusher.end(Trouble::Stalled);
         }
+        if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
+            return Poll::Ready(false);
+        }
         if let Some(trouble) = flusher.trouble() {
             tracing::warn!(endpoint = %address, problem = trouble.words(), "an endpoint's connection was ended");
+        }
+        if is_stalled {
+            return Poll::Ready(false);
         }
         if ended.is_pending() && watch.poll_dead(cx, load.streams.get() > 0, flusher.frames()).is_ready() {
             tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
             return Poll::Ready(false);
-        if is_stalled {
-            return Poll::Ready(false);
         }
-        }
-        ended.map(|ended| ended.inspect_err(&tell).is_ok())
+        ended
     })
     .await
 }
