@@ -17,10 +17,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::captured::{self, Came};
 use super::original::original;
+use super::permitted::Guest;
 use super::{Io, detect};
 use crate::cluster::connect::is_starved;
-use crate::core::{Core, Seat};
 use crate::cluster::vanished;
+use crate::core::{Core, Seat};
 use crate::foreign::{Foreign, Sighting};
 use crate::http::Caller;
 use crate::identity::{PeerProblem, SpiffeId, noting, peer_identity};
@@ -68,8 +69,8 @@ fn socket(address: SocketAddr, one_family: bool, shared: bool) -> io::Result<Tcp
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     vanished::ask(&SockRef::from(&socket))?;
+    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -168,12 +169,21 @@ pub(crate) fn listen(
                     original,
                 } = entered;
                 let (tls, outlasts) = (io.is_tls(), found.outlasts);
+                let host = Rc::clone(&core);
+                let guest = Guest::of(&host, &found, address, original);
                 // The plan of its first exchange may be another.
                 drop(found);
                 let caller = Caller::new(
                     core, current, outlasts, address, original, identity, tls, cells,
                 );
-                converse(io, caller, seat, version, open).await;
+                match guest {
+                    None => converse(io, caller, seat, version, open).await,
+                    // Boxed: rare, and every connection would carry the room for it.
+                    Some(guest) => {
+                        let mut work = Box::pin(converse(io, caller, seat, version, open));
+                        Box::pin(guest.converses(work.as_mut())).await;
+                    }
+                }
             });
         }
     });
