@@ -14,6 +14,7 @@ mod dripping;
 mod floods;
 pub(crate) mod frames;
 mod grpc;
+mod handshakes;
 mod hoarding;
 mod http2;
 mod letter;
