@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
 
@@ -39,7 +44,7 @@ fn in_two_halves(go_on: &Arc<Notify>) -> Behaviour {
 /// Waits until no thread takes new connections any more.
 async fn door_is_closed(mesh: &Mesh) {
     eventually("the door is closed", async || {
-        tokio::net::TcpStream::connect(mesh.public()).await.err()
+        TcpStream::connect(mesh.public()).await.err()
     })
     .await;
 }
@@ -232,6 +237,128 @@ async fn peers_leave_a_draining_replica_within_a_round_trip_and_come_back() {
     .await;
     let page = mesh.page(mesh.ingress_host(), "/metrics").await.text();
     assert!(state(&page, "healthy") > 0.5, "{page}");
+}
+
+/// Says its name first, then sends everything back, and its end.
+fn named_echo(name: &'static str) -> Behaviour {
+    Behaviour::script(move |mut wire| async move {
+        wire.write(name).await;
+        let (mut read, mut write) = wire.stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = write.shutdown().await;
+    })
+}
+
+/// A connection to a database by its caller's sidecar, and which it got. An error is in words.
+async fn dial(door: SocketAddr) -> Result<(Wire, String), String> {
+    let connected = soon("a connection", TcpStream::connect(door)).await;
+    let mut wire = Wire::new(connected.map_err(|error| error.to_string())?);
+    let name = soon("a name", wire.exactly(4)).await.ok_or("no name")?;
+    Ok((wire, String::from_utf8_lossy(&name).into_owned()))
+}
+
+/// One short connection from beginning to end.
+async fn used_once(door: SocketAddr) -> Result<(), String> {
+    let (mut wire, name) = dial(door).await?;
+    let sent = wire.try_write("hello").await;
+    sent.map_err(|error| format!("{name}: {error}"))?;
+    wire.finish().await;
+    match wire.rest().await {
+        back if back == b"hello" => Ok(()),
+        back => Err(format!("{name} said back {back:?}")),
+    }
+}
+
+/// One to that database.
+async fn dial_to(door: SocketAddr, wanted: &str) -> Wire {
+    eventually("a connection to that one", async || {
+        let (wire, name) = dial(door).await.unwrap();
+        (name == wanted).then_some(wire)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_no_http_leave_a_draining_replica_within_a_round_trip_too() {
+    let mut mesh = Mesh::new()
+        .service(
+            Service::new("db")
+                .tcp()
+                .replicas(3)
+                .with("balance: { policy: round_robin }"),
+        )
+        .service(Service::new("shop"))
+        .without_ingress()
+        .with("drain: { delay: 4s, timeout: 8s }")
+        .start()
+        .await;
+    mesh.dns.ttl(600);
+    for (number, name) in ["db-0", "db-1", "db-2"].into_iter().enumerate() {
+        mesh.origin("db", number).does(named_echo(name));
+    }
+    let door = mesh.listen("shop", 0);
+    let (mut ended, mut cut) = (dial_to(door, "db-0").await, dial_to(door, "db-0").await);
+    let (done, failures) = <(Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>)>::default();
+    let mut callers = JoinSet::new();
+    for _ in 0..4 {
+        let (done, failures) = (Arc::clone(&done), Arc::clone(&failures));
+        callers.spawn(async move {
+            loop {
+                if let Err(words) = used_once(door).await {
+                    failures.lock().unwrap().push(words);
+                }
+                done.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    let more = async |connections: usize| {
+        let wanted = done.load(Relaxed) + connections;
+        eventually("more connections", async || {
+            (done.load(Relaxed) >= wanted).then_some(())
+        })
+        .await;
+    };
+    more(50).await;
+    // A third of them; each core goes around for itself.
+    assert!(mesh.origin("db", 0).connections() >= 10);
+    mesh.sidecar("db", 0).terminate();
+    mesh.sidecar("db", 0).says(&["draining", "SIGTERM"]).await;
+    let (at, host) = (
+        mesh.replica("db", 0).host.to_string(),
+        mesh.replica("shop", 0).host,
+    );
+    let draining = [at.as_str(), "state=\"draining\""];
+    mesh.metric_reaches(host, "weft_endpoint_state", &draining, 1.0)
+        .await;
+    // What had been on its way by then.
+    more(8).await;
+    let told = mesh.origin("db", 0).connections();
+    more(200).await;
+    assert_eq!(mesh.origin("db", 0).connections(), told, "it got more");
+    // It takes them as ever from whoever has not heard of it.
+    assert!(mesh.replica_mut("db", 0).sidecar.ended().is_none());
+    assert!(TcpStream::connect(mesh.inbound("db", 0)).await.is_ok());
+    // Also when nobody can come any more, what is open goes on to its end, or to the deadline.
+    eventually("the door is closed", async || {
+        TcpStream::connect(mesh.inbound("db", 0)).await.err()
+    })
+    .await;
+    for open in [&mut ended, &mut cut] {
+        open.write("still here").await;
+        let back = soon("the echo", open.exactly(10)).await;
+        assert_eq!(back.as_deref(), Some(&b"still here"[..]));
+    }
+    ended.finish().await;
+    assert_eq!(ended.rest().await, b"");
+    mesh.sidecar("db", 0)
+        .says(&["cut connections", "\"connections\":1"])
+        .await;
+    let error = soon("the cut", cut.more()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    more(50).await;
+    callers.abort_all();
+    let failures = failures.lock().unwrap();
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

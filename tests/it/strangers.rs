@@ -2,10 +2,12 @@
 //! metric, and in the sidecar's report, so that the ingress knows all of them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use rcgen::CertificateParams;
 use serde_json::Value;
 
 use crate::alone::{Host, IDENTITY, Origin, Running, Way, get, until};
-use crate::harness::certs::{Authority, lasting, nobody, service};
+use crate::faults::clock::faked;
+use crate::harness::certs::{Authority, DOMAIN, lasting, nobody, service};
 use crate::mtls::Impostor;
 
 const H1: &[&str] = &["http/1.1"];
@@ -22,8 +24,17 @@ struct Collector {
 impl Collector {
     /// With this identity, trusting these roots.
     async fn start(authority: &Authority, roots: &str) -> Self {
+        Self::of(DOMAIN, authority, roots).await
+    }
+
+    /// The same in any trust domain.
+    async fn of(domain: &str, authority: &Authority, roots: &str) -> Self {
         let host = Host::new();
-        host.identify(authority, "ingress");
+        long_lived(
+            &host,
+            authority,
+            &format!("spiffe://{domain}/service/ingress"),
+        );
         host.write("roots.pem", roots);
         host.configure(&format!(
             "{IDENTITY}{}services:\n  plain: {{ mesh: false, endpoints: [\"{}\"] }}\n\
@@ -32,6 +43,7 @@ impl Collector {
             host.app(),
             host.public(),
         ));
+        moved(&host, domain);
         let running = host.ingress().await;
         Self { host, running }
     }
@@ -40,6 +52,25 @@ impl Collector {
     fn configuration(&self) -> String {
         collector(&self.host)
     }
+}
+
+/// A certificate that is good by all clocks that are off by some hours.
+fn long_lived(host: &Host, authority: &Authority, id: &str) {
+    let day = 24 * 3600;
+    let leaf = authority.leaf_with(id, |leaf| lasting(leaf, -day, day));
+    leaf.write(host.directory(), "own");
+    host.write("roots.pem", &authority.bundle());
+}
+
+/// Has its file say another trust domain.
+fn moved(host: &Host, domain: &str) {
+    let file = host.directory().join("weft.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let own = format!("trust_domain: {domain}\n");
+    host.write(
+        "weft.yaml",
+        &text.replace(&format!("trust_domain: {DOMAIN}\n"), &own),
+    );
 }
 
 fn collector(host: &Host) -> String {
@@ -328,27 +359,45 @@ async fn whoever_is_called_and_is_not_whom_we_meant_is_named_everywhere() {
 /// Two sidecars of which one does not believe the other: each names the other, and the ingress hears it of both.
 struct Pair {
     collector: Collector,
+    /// The caller's, where that is another one.
+    elsewhere: Option<Collector>,
     calling: (Host, Running),
     called: (Host, Running),
 }
 
+/// What is in the environment of a process.
+type Environment = Vec<(String, String)>;
+
 impl Pair {
     async fn start(collector: Collector, calling: Host, called: Host) -> Self {
-        let running = called.sidecar("orders").await;
+        let nothing = [Environment::new(), Environment::new()];
+        Self::start_in(collector, calling, called, nothing).await
+    }
+
+    /// With the environment of the one that calls, and of the one that is called.
+    async fn start_in(
+        collector: Collector,
+        calling: Host,
+        called: Host,
+        [around_calling, around_called]: [Environment; 2],
+    ) -> Self {
+        let running = sidecar(&called, "orders", &around_called).await;
         let called = (called, running);
-        let running = calling.sidecar("storefront").await;
+        let running = sidecar(&calling, "storefront", &around_calling).await;
         Self {
             collector,
+            elsewhere: None,
             calling: (calling, running),
             called,
         }
     }
 
-    async fn call(&self, reason: &str) {
+    /// What the app of the one that calls is told.
+    async fn call(&self, reason: &str) -> String {
         let reply = Way::Plain(self.calling.0.outbound())
             .ask("GET /", &[("host", "orders")], "")
             .await;
-        reply.refused(502, reason);
+        reply.refused(502, reason)
     }
 
     /// What the caller says of the one that it called, and the other of it: kind, and name on the certificate.
@@ -367,7 +416,8 @@ impl Pair {
             peer: &address,
             identity: caller.1,
         };
-        calling.reports(&self.collector, told).await;
+        let collector = self.elsewhere.as_ref().unwrap_or(&self.collector);
+        calling.reports(collector, told).await;
         let (host, running) = &self.called;
         let called = Witness {
             host,
@@ -385,6 +435,120 @@ impl Pair {
     }
 }
 
+async fn sidecar(host: &Host, service: &str, environment: &Environment) -> Running {
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    let arguments = ["sidecar", "--service", service, "--workers", "1"];
+    let mut running = host.start(&arguments, &environment);
+    running.ready().await;
+    running
+}
+
+/// A sidecar of `storefront` that calls `orders` at that host, with this besides in what it knows of it.
+fn storefront(authority: &Authority, collector: &Collector, called: &Host, more: &str) -> Host {
+    let host = Host::new();
+    host.identify(authority, "storefront");
+    host.configure(&format!(
+        "{IDENTITY}{}services:\n  storefront: {{}}\n  orders: {{ {more}endpoints: [\"{}\"], retry: {{ attempts: 0 }} }}\n",
+        collector.configuration(),
+        called.mesh(),
+    ));
+    host
+}
+
+/// Of ours, but told that the other has no sidecar: what it sends is not even a handshake.
+#[tokio::test]
+async fn a_member_that_speaks_plaintext_to_a_sidecar_is_named_by_it_and_names_it() {
+    for protocol in ["http", "grpc"] {
+        let mesh = Authority::new();
+        let collector = Collector::start(&mesh, &mesh.bundle()).await;
+        let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
+        let app = Origin::fine(called.app()).await;
+        let more = format!("mesh: false, protocol: {protocol}, ");
+        let calling = storefront(&mesh, &collector, &called, &more);
+        let pair = Pair::start(collector, calling, called).await;
+        let detail = pair.call("tls_failed").await;
+        assert!(
+            detail.contains("it speaks TLS and refused plaintext: is it a member of the mesh?"),
+            "{protocol}: {detail}"
+        );
+        pair.name_one_another(("refused_plaintext", None), ("plaintext", None))
+            .await;
+        assert_eq!(app.bytes(), 0, "something got through");
+    }
+}
+
+/// A certificate is out of date for one end only when a clock is wrong, or it would not be in use at the other.
+#[tokio::test]
+async fn a_member_whose_certificate_is_out_of_date_is_told_so_whoever_finds_it() {
+    let (short, wrong) = (service("storefront"), service("orders"));
+    for (offset, kind) in [("+2h", "expired"), ("-2h", "not_yet_valid")] {
+        for found_by_caller in [false, true] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), offset).unwrap();
+            let Some(clock) = faked(file.path()) else {
+                return;
+            };
+            let mesh = Authority::new();
+            let collector = Collector::start(&mesh, &mesh.bundle()).await;
+            let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
+            let calling = storefront(&mesh, &collector, &called, "");
+            let app = Origin::fine(called.app()).await;
+            let told = ("refused_out_of_date", None);
+            // By the clock of the one that finds it, its own certificate is good.
+            let hour = |leaf: &mut CertificateParams| lasting(leaf, -3600, 3600);
+            if found_by_caller {
+                long_lived(&calling, &mesh, &short);
+                mesh.leaf_with(&wrong, hour)
+                    .write(called.directory(), "own");
+                let around = [clock, Environment::new()];
+                let pair = Pair::start_in(collector, calling, called, around).await;
+                pair.call("tls_failed").await;
+                let found = (kind, Some(wrong.as_str()));
+                pair.name_one_another(found, told).await;
+            } else {
+                long_lived(&called, &mesh, &wrong);
+                mesh.leaf_with(&short, hour)
+                    .write(calling.directory(), "own");
+                let around = [Environment::new(), clock];
+                let pair = Pair::start_in(collector, calling, called, around).await;
+                pair.call("tls_failed").await;
+                let found = (kind, Some(short.as_str()));
+                pair.name_one_another(told, found).await;
+            }
+            assert_eq!(app.bytes(), 0, "something got through");
+        }
+    }
+}
+
+/// Two meshes of one CA, each with an ingress of its own that hears of it.
+#[tokio::test]
+async fn a_sidecar_of_another_trust_domain_is_named_and_told_so() {
+    const ELSEWHERE: &str = "other.internal";
+    let mesh = Authority::new();
+    let collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let elsewhere = Collector::of(ELSEWHERE, &mesh, &mesh.bundle()).await;
+    let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
+    let app = Origin::fine(called.app()).await;
+    let calling = storefront(&mesh, &elsewhere, &called, "");
+    long_lived(
+        &calling,
+        &mesh,
+        &format!("spiffe://{ELSEWHERE}/service/storefront"),
+    );
+    moved(&calling, ELSEWHERE);
+    let mut pair = Pair::start(collector, calling, called).await;
+    pair.elsewhere = Some(elsewhere);
+    pair.call("peer_identity").await;
+    let orders = service("orders");
+    let found = ("trust_domain", Some(orders.as_str()));
+    pair.name_one_another(found, ("refused_trust_domain", None))
+        .await;
+    assert_eq!(app.bytes(), 0, "something got through");
+}
+
 /// In the middle of a change of roots: `orders` has only the new one yet, `storefront` is still of the old one. Both
 /// report, because the ingress has come further.
 #[tokio::test]
@@ -394,14 +558,8 @@ async fn a_member_that_is_refused_says_so_as_well_as_the_one_that_refuses_it() {
     let collector = Collector::start(&new, &both).await;
     let called = orders(&new, &new.bundle(), &collector.configuration());
     let app = Origin::fine(called.app()).await;
-    let calling = Host::new();
-    calling.identify(&old, "storefront");
+    let calling = storefront(&old, &collector, &called, "");
     calling.write("roots.pem", &both);
-    calling.configure(&format!(
-        "{IDENTITY}{}services:\n  storefront: {{}}\n  orders: {{ endpoints: [\"{}\"], retry: {{ attempts: 0 }} }}\n",
-        collector.configuration(),
-        called.mesh()
-    ));
     let pair = Pair::start(collector, calling, called).await;
     pair.call("tls_failed").await;
     let storefront = service("storefront");
@@ -418,14 +576,8 @@ async fn a_member_that_is_not_whom_its_caller_meant_says_so_as_well() {
     let collector = Collector::start(&mesh, &mesh.bundle()).await;
     let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
     let app = Origin::fine(called.app()).await;
-    let calling = Host::new();
-    calling.identify(&mesh, "storefront");
-    calling.configure(&format!(
-        "{IDENTITY}{}services:\n  storefront: {{}}\n  orders: {{ endpoints: [\"{}\"], identity: \"{}\", retry: {{ attempts: 0 }} }}\n",
-        collector.configuration(),
-        called.mesh(),
-        service("billing"),
-    ));
+    let more = format!("identity: \"{}\", ", service("billing"));
+    let calling = storefront(&mesh, &collector, &called, &more);
     let pair = Pair::start(collector, calling, called).await;
     pair.call("peer_identity").await;
     let orders = service("orders");

@@ -2,10 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::ground::{APP, Host};
+use crate::harness::wire::Head;
+use crate::hostile::frames::{
+    END_HEADERS, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, block, frame,
+};
+use crate::websocket::agreed;
 
 /// How long any one read may take: far above what a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,6 +23,12 @@ pub(crate) enum Does {
     Http(&'static str),
     /// Says this first, then sends back what it gets, to the end.
     Greet(&'static str),
+    /// Agrees to be a WebSocket, and then waits for the end.
+    Chat,
+    /// Begins to answer one call of gRPC, and then waits for the end of it.
+    Call,
+    /// Answers a request with so many bytes.
+    Large(usize),
 }
 
 /// A listening app. It ends with the test process.
@@ -26,6 +38,8 @@ pub(crate) struct App {
     callers: Arc<Mutex<Vec<SocketAddr>>>,
     /// What HTTP was asked, such as `GET /`.
     requests: Arc<Mutex<Vec<String>>>,
+    /// Connections that are over.
+    ended: Arc<AtomicUsize>,
 }
 
 impl App {
@@ -33,16 +47,33 @@ impl App {
         let callers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
         let listener = host.run(|| TcpListener::bind(address).unwrap());
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (seen, asked) = (Arc::clone(&callers), Arc::clone(&requests));
+        let ended: Arc<AtomicUsize> = Arc::default();
+        let (seen, asked, over) = (
+            Arc::clone(&callers),
+            Arc::clone(&requests),
+            Arc::clone(&ended),
+        );
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 seen.lock().unwrap().push(stream.peer_addr().unwrap());
                 // A client that goes away is no failure of the app.
-                let asked = Arc::clone(&asked);
-                std::thread::spawn(move || does.serve(stream, &asked));
+                let (asked, over) = (Arc::clone(&asked), Arc::clone(&over));
+                std::thread::spawn(move || {
+                    let _: std::io::Result<()> = does.serve(stream, &asked);
+                    over.fetch_add(1, Relaxed);
+                });
             }
         });
-        Self { callers, requests }
+        Self {
+            callers,
+            requests,
+            ended,
+        }
+    }
+
+    /// How many connections have come to their end, as it sees it.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Relaxed)
     }
 
     /// The requests so far.
@@ -63,6 +94,37 @@ impl Does {
                 let mut back = stream.try_clone()?;
                 std::io::copy(&mut stream, &mut back)?;
                 back.shutdown(std::net::Shutdown::Write)
+            }
+            Self::Chat => {
+                let text = read_head(&mut BufReader::new(stream.try_clone()?))?;
+                stream.write_all(agreed(&Head { text }).as_bytes())?;
+                std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+            }
+            Self::Call => {
+                let mut reader = BufReader::new(stream.try_clone()?);
+                reader.read_exact(&mut [0; PREFACE.len()])?;
+                stream.write_all(&frame(SETTINGS, 0, 0, &[]))?;
+                // `:status 200` of the static table.
+                let head = [&[0x88][..], &block(&[GRPC])].concat();
+                loop {
+                    let asked = read_frame(&mut reader)?;
+                    let answer = match asked.kind {
+                        HEADERS => frame(HEADERS, END_HEADERS, asked.stream, &head),
+                        PING if asked.flags == 0 => frame(PING, 1, 0, &asked.payload),
+                        RST_STREAM => break,
+                        _ => continue,
+                    };
+                    stream.write_all(&answer)?;
+                }
+                Ok(())
+            }
+            Self::Large(length) => {
+                read_head(&mut BufReader::new(stream.try_clone()?))?;
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"
+                )?;
+                stream.write_all(&vec![b'x'; length])
             }
             Self::Http(name) => {
                 let mut reader = BufReader::new(stream.try_clone()?);
@@ -86,7 +148,32 @@ impl Does {
     }
 }
 
-fn read_head(reader: &mut impl BufRead) -> std::io::Result<String> {
+/// The media type of a call.
+pub(crate) const GRPC: (&[u8], &[u8]) = (b"content-type", b"application/grpc");
+
+/// A frame of HTTP/2.
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+pub(crate) fn read_frame(reader: &mut impl Read) -> std::io::Result<Frame> {
+    let mut head = [0; 9];
+    reader.read_exact(&mut head)?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    reader.read_exact(&mut payload)?;
+    Ok(Frame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(stream),
+        payload,
+    })
+}
+
+pub(crate) fn read_head(reader: &mut impl BufRead) -> std::io::Result<String> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head)? == 0 {

@@ -90,6 +90,25 @@ impl Host {
         self.system("nft list ruleset")
     }
 
+    /// From here on no packet goes through these cables, either way, and nobody is told.
+    pub(crate) fn cut(&self, nets: &[u8]) {
+        let names: Vec<String> = nets.iter().map(|net| format!("\"net{net}\"")).collect();
+        let names = names.join(", ");
+        let rules = format!(
+            "table inet cut {{\n\
+             chain in {{ type filter hook input priority 0; iifname {{ {names} }} drop; }}\n\
+             chain out {{ type filter hook output priority 0; oifname {{ {names} }} drop; }}\n}}\n"
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), rules).unwrap();
+        self.system(&format!("nft -f {}", file.path().display()));
+    }
+
+    /// They are whole again.
+    pub(crate) fn mend(&self) {
+        self.system("nft delete table inet cut");
+    }
+
     fn place(&self) -> PathBuf {
         Path::new(RUN).join(&self.name)
     }

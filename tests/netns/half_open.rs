@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::app::{Answer, App, Does, ask_on, connect, get_on_admin};
 use super::ground::{self, Host};
-use super::until;
+use super::{is_ready, start_sidecar, until};
 use crate::harness::{Authority, Process};
 
 /// A caller, and two replicas of `orders` at cables of their own.
@@ -37,33 +37,14 @@ impl Fleet {
         );
         let authority = Authority::new();
         let start = |name: &str, service: &str, host: &Host| {
-            let directory = files.path().join(name);
-            std::fs::create_dir_all(&directory).unwrap();
-            authority.write(&authority.service(service), &directory);
-            let file = directory.join("weft.yaml");
-            std::fs::write(&file, &yaml).unwrap();
-            let arguments = [
-                "sidecar",
-                "--service",
-                service,
-                "--workers",
-                "1",
-                "--config",
-            ];
-            let mut arguments = arguments.map(str::to_owned).to_vec();
-            arguments.push(file.display().to_string());
-            host.run(|| Process::start(files.path(), name, &arguments, &[]))
+            start_sidecar(&files, &authority, &yaml, (name, service, 1), host, &[])
         };
         let sidecars = vec![
             start("storefront", "storefront", &caller),
             start("one", "orders", &one),
             start("two", "orders", &two),
         ];
-        for host in [&caller, &one, &two] {
-            until("a sidecar is ready", || {
-                get_on_admin(host, "/ready").is_ok_and(|answer| answer.status == 200)
-            });
-        }
+        [&caller, &one, &two].into_iter().for_each(is_ready);
         let apps =
             [&one, &two].map(|host| App::start(host, "127.0.0.1:8080", Does::Http("orders")));
         Self {
@@ -73,23 +54,6 @@ impl Fleet {
             replicas: [one, two],
             _files: files,
         }
-    }
-
-    /// From here on no packet gets to this replica, and none from it.
-    fn cut(&self, replica: usize) {
-        let net = replica + 1;
-        let rules = format!(
-            "table inet cut {{\n\
-             chain in {{ type filter hook input priority 0; iifname \"net{net}\" drop; }}\n\
-             chain out {{ type filter hook output priority 0; oifname \"net{net}\" drop; }}\n}}\n"
-        );
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), rules).unwrap();
-        self.replicas[replica].system(&format!("nft -f {}", file.path().display()));
-    }
-
-    fn mend(&self, replica: usize) {
-        self.replicas[replica].system("nft delete table inet cut");
     }
 
     fn count(&self, replica: usize) -> usize {
@@ -154,7 +118,7 @@ fn a_host_that_vanishes_without_a_word_is_given_up_within_seconds() {
             until("both serve", || {
                 (0..2).all(|replica| fleet.count(replica) >= 50)
             });
-            fleet.cut(0);
+            fleet.replicas[0].cut(&[1]);
             let (vanished, other) = (fleet.count(0), fleet.count(1));
             let ejected = || {
                 let page = get_on_admin(&fleet.caller, "/endpoints").unwrap().body;
@@ -168,7 +132,7 @@ fn a_host_that_vanishes_without_a_word_is_given_up_within_seconds() {
             // What was on its way when the rules came may have been taken.
             assert!(fleet.count(0) <= vanished + 6);
             let vanished = fleet.count(0);
-            fleet.mend(0);
+            fleet.replicas[0].mend();
             until("it is back", || fleet.count(0) >= vanished + 50);
         }));
         stop.store(true, Relaxed);

@@ -12,6 +12,7 @@ mod mesh;
 mod packets;
 mod plaintext;
 mod rules;
+mod vanished;
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -49,6 +50,45 @@ fn weft_says(host: &Host, arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A sidecar on a host, started: what it is called, of which service, and on how many cores. Its identity is of files.
+fn start_sidecar(
+    files: &TempDir,
+    authority: &Authority,
+    yaml: &str,
+    (name, service, workers): (&str, &str, u8),
+    host: &Host,
+    environment: &[(String, String)],
+) -> Process {
+    let directory = files.path().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    authority.write(&authority.service(service), &directory);
+    let file = directory.join("weft.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let workers = workers.to_string();
+    let arguments = [
+        "sidecar",
+        "--service",
+        service,
+        "--workers",
+        &workers,
+        "--config",
+    ];
+    let mut arguments = arguments.map(str::to_owned).to_vec();
+    arguments.push(file.display().to_string());
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    host.run(|| Process::start(files.path(), name, &arguments, &environment))
+}
+
+/// Waits until the process on this host is ready.
+fn is_ready(host: &Host) {
+    until("it is ready", || {
+        app::get_on_admin(host, "/ready").is_ok_and(|answer| answer.status == 200)
+    });
+}
+
 /// Two hosts with a sidecar each, `storefront` and `orders`, and one outside of the mesh. Storefront is the caller, and
 /// has a cable to each of the others; so has the outsider to orders.
 struct World {
@@ -83,6 +123,11 @@ impl World {
 
     /// The same, with nothing redirected yet.
     fn without_rules(orders: &str, sidecar: &str) -> Self {
+        Self::with_environment(orders, sidecar, &[])
+    }
+
+    /// The same, with this as the environment of orders' sidecar.
+    fn with_environment(orders: &str, sidecar: &str, environment: &[(String, String)]) -> Self {
         let [storefront, orders_host, outside] = std::array::from_fn(|_| Host::new());
         storefront.cable(&orders_host, 1);
         storefront.cable(&outside, 2);
@@ -97,31 +142,22 @@ impl World {
             domain = crate::harness::certs::DOMAIN,
         );
         let authority = Authority::new();
-        let start = |name: &str, host: &Host| {
-            let directory = files.path().join(name);
-            std::fs::create_dir_all(&directory).unwrap();
-            authority.write(&authority.service(name), &directory);
-            let file = directory.join("weft.yaml");
-            std::fs::write(&file, &yaml).unwrap();
-            let arguments = ["sidecar", "--service", name, "--workers", "2", "--config"];
-            let mut arguments = arguments.map(str::to_owned).to_vec();
-            arguments.push(file.display().to_string());
-            host.run(|| Process::start(files.path(), name, &arguments, &[]))
+        let start = |name: &str, host: &Host, environment: &[(String, String)]| {
+            let who = (name, name, 2);
+            start_sidecar(&files, &authority, &yaml, who, host, environment)
         };
         let world = Self {
-            storefront_sidecar: start("storefront", &storefront),
-            orders_sidecar: start("orders", &orders_host),
+            storefront_sidecar: start("storefront", &storefront, &[]),
+            orders_sidecar: start("orders", &orders_host, environment),
             storefront,
             orders: orders_host,
             outside,
             authority,
             files,
         };
-        for host in [&world.storefront, &world.orders] {
-            until("a sidecar is ready", || {
-                app::get_on_admin(host, "/ready").is_ok_and(|answer| answer.status == 200)
-            });
-        }
+        [&world.storefront, &world.orders]
+            .into_iter()
+            .for_each(is_ready);
         world
     }
 
@@ -146,9 +182,7 @@ impl World {
         let started = self
             .outside
             .run(|| Process::start(self.files.path(), "ingress", &arguments, &[]));
-        until("the ingress is ready", || {
-            app::get_on_admin(&self.outside, "/ready").is_ok_and(|answer| answer.status == 200)
-        });
+        is_ready(&self.outside);
         started
     }
 

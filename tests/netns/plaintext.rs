@@ -1,12 +1,14 @@
 //! Who comes in plaintext from outside of the mesh.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::app::{App, Does, breaks, connect, get, get_on_admin, take};
+use super::app::{App, Does, breaks, connect, get, get_on, get_on_admin, take};
 use super::ground;
-use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either};
+use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either, until, weft_says};
+use crate::faults::clock::faked;
 
 const NAME: &str = "weft_redirected_connections_total";
 
@@ -130,6 +132,57 @@ fn after_the_last_day_it_is_refused_again() {
     assert!(left < 0.0, "{left}");
     let log = world.orders_sidecar.log();
     assert!(log.contains("is over: it is refused"), "{log}");
+}
+
+/// What was let in is let go of when its time is over, without a restart and without a reload: bytes at that moment, HTTP
+/// with its next request, and what goes on in HTTP after as long as a drain takes.
+#[test]
+fn what_is_open_when_the_time_is_over_ends_with_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "+0").unwrap();
+    let Some(clock) = faked(file.path()).filter(|_| ground::is_possible()) else {
+        return;
+    };
+    let today = time::OffsetDateTime::now_utc();
+    let permissive = format!(
+        "    mtls: {{ permissive: {{ until: {}, ports: [8080, 9090] }} }}\n",
+        today.date()
+    );
+    let world = World::with_environment(&permissive, "", &clock);
+    weft_says(&world.orders, "intercept install --user 0");
+    let app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+    let raw = App::start(&world.orders, "127.0.0.1:9090", Does::Greet("metrics"));
+    let address = format!("{ORDERS_FROM_OUTSIDE}:8080");
+    let mut kept = connect(&world.outside, &address).unwrap();
+    assert_eq!(get_on(&mut kept, "orders", "/").unwrap().status, 200);
+    let mut bytes = connect(&world.outside, &format!("{ORDERS_FROM_OUTSIDE}:9090")).unwrap();
+    assert_eq!(take(&mut bytes, 7).unwrap(), "metrics");
+    // Three seconds before midnight.
+    let midnight = today.date().next_day().unwrap().midnight().assume_utc();
+    let offset = (midnight - time::OffsetDateTime::now_utc()).whole_seconds() - 3;
+    std::fs::write(file.path(), format!("+{offset}")).unwrap();
+    let error = bytes.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    until("the app is told", || raw.ended() == 1);
+    let asked = app.requests().len();
+    let answer = get_on(&mut kept, "orders", "/").unwrap();
+    assert_eq!(answer.reason(), Some("plaintext_refused"), "{answer:?}");
+    assert!(answer.body.contains("the time is over"), "{answer:?}");
+    assert_eq!(app.requests().len(), asked);
+    assert!(breaks(
+        &world.outside,
+        &format!("{ORDERS_FROM_OUTSIDE}:9090"),
+        b"\x00"
+    ));
+    // It may ask again, or be in the middle of something, and not for ever.
+    kept.set_read_timeout(Some(Duration::from_secs(50)))
+        .unwrap();
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+    let log = world.orders_sidecar.log();
+    assert!(
+        log.contains("ended a connection: the time in which plaintext was let in is over"),
+        "{log}"
+    );
 }
 
 /// A row of a page about foreign peers: what happened, on which port, who it was, and from when on it will be refused.

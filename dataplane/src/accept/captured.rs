@@ -5,13 +5,17 @@
 //! in plaintext, and is refused unless the service permits it there for now.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::detect::{self, OPAQUE_PORTS, Version};
+use super::permitted::{Guest, while_permitted};
 use super::{Io, name};
+use crate::cluster::vanished;
 use crate::core::{Core, Seat};
 use crate::foreign::{Foreign, Sighting};
 use crate::observe::{ConnectionCells, Detected, Redirected};
@@ -120,7 +124,7 @@ impl Door<'_> {
         };
         if outbound.egress.allows(to.ip(), name.as_deref()) {
             self.cells.redirected(Redirected::Passthrough);
-            self.pass_on(io, to).await;
+            self.pass_on(io, to, None).await;
             return None;
         }
         self.cells.redirected(Redirected::EgressDenied);
@@ -146,7 +150,8 @@ impl Door<'_> {
         }
         match permit {
             Some(Permitted::Connections(app)) => {
-                self.pass_on(io, *app).await;
+                let guest = Guest::of(self.core, self.site, self.from, Some(to));
+                self.pass_on(io, *app, guest).await;
                 return None;
             }
             Some(Permitted::Exchanges(rule)) => {
@@ -217,18 +222,27 @@ impl Door<'_> {
         is_looped
     }
 
-    /// Carries a connection on to there, byte for byte, to its end.
-    async fn pass_on(&self, io: Io, to: SocketAddr) {
+    /// Carries a connection on to there, byte for byte, to its end or to that of its time.
+    async fn pass_on(&self, io: Io, to: SocketAddr, guest: Option<Guest<'_>>) {
         let connected = timeout(CONNECT, TcpStream::connect(to)).await;
         let failed = match connected {
             Ok(Ok(stream)) => {
                 let _: Result<(), _> = stream.set_nodelay(true);
+                let _: Result<(), _> = vanished::ask(&SockRef::from(&stream));
                 let dial = self.core.dials.note(&stream);
                 let there = Io::plain(stream).with_dial(dial);
                 let (mut client, mut server) = (End::socket(io), End::socket(there));
                 let patience = Patience::of(self.site.timeouts.tunnel_idle);
                 let passed = |up, down| self.cells.passed(up, down);
-                let ending = copy(&mut client, &mut server, patience, passed).await;
+                let ending = {
+                    let copying = copy(&mut client, &mut server, patience, passed);
+                    while_permitted(guest, pin!(copying)).await
+                };
+                let Some(ending) = ending else {
+                    client.reset();
+                    server.reset();
+                    return;
+                };
                 tracing::debug!(client = %self.from, destination = %to, %ending, "a connection that was passed on has ended");
                 return;
             }

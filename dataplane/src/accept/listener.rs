@@ -17,8 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::captured::{self, Came};
 use super::original::original;
+use super::permitted::Guest;
 use super::{Io, detect};
 use crate::cluster::connect::is_starved;
+use crate::cluster::vanished;
 use crate::core::{Core, Seat};
 use crate::foreign::{Foreign, Sighting};
 use crate::http::Caller;
@@ -67,6 +69,7 @@ fn socket(address: SocketAddr, one_family: bool, shared: bool) -> io::Result<Tcp
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
+    vanished::ask(&SockRef::from(&socket))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -166,12 +169,21 @@ pub(crate) fn listen(
                     original,
                 } = entered;
                 let (tls, outlasts) = (io.is_tls(), found.outlasts);
+                let host = Rc::clone(&core);
+                let guest = Guest::of(&host, &found, address, original);
                 // The plan of its first exchange may be another.
                 drop(found);
                 let caller = Caller::new(
                     core, current, outlasts, address, original, identity, tls, cells,
                 );
-                converse(io, caller, seat, version, open).await;
+                match guest {
+                    None => converse(io, caller, seat, version, open).await,
+                    // Boxed: rare, and every connection would carry the room for it.
+                    Some(guest) => {
+                        let mut work = Box::pin(converse(io, caller, seat, version, open));
+                        Box::pin(guest.converses(work.as_mut())).await;
+                    }
+                }
             });
         }
     });
@@ -332,14 +344,19 @@ async fn enter(
             return None;
         }
     };
-    let (_, session) = stream.get_ref();
+    let (tcp, session) = stream.get_ref();
     let version = match session.alpn_protocol() {
         Some(b"h2") => detect::Version::Http2,
         _ => detect::Version::Http1,
     };
     let identity = match &site.door {
         Door::Mesh => match peer_identity(session.peer_certificates().unwrap_or_default()) {
-            Ok(identity) => Some(identity),
+            Ok(identity) => {
+                if version == detect::Version::Http2 {
+                    vanished::must_take(tcp, vanished::OF_CALLER);
+                }
+                Some(identity)
+            }
             Err(problem) => {
                 let error = io::Error::other("no identity");
                 client.refused(Some(&problem), &error, None);

@@ -6,6 +6,7 @@ mod io;
 mod listener;
 mod name;
 mod original;
+pub(crate) mod permitted;
 
 pub use detect::OPAQUE_PORTS;
 pub use io::Io;

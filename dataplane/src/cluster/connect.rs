@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -15,18 +15,15 @@ use tokio_rustls::TlsConnector;
 
 use super::dials::Dials;
 use super::limits::{Patience, Way, way_for_one_more};
-use super::{Cluster, Spec};
+use super::{Cluster, Speaks, Spec, vanished};
 use crate::accept::Io;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::foreign::{Foreign, Sighting};
 use crate::http1::{self, Connection, Handle};
-use crate::identity::{Alpn, Identity, PeerProblem, SpiffeId, noting, server_name};
+use crate::identity::{Alpn, Identity, PeerProblem, Refusal, SpiffeId, noting, server_name};
 use crate::reason::Reason;
-
-/// How long a peer may leave what we sent without an acknowledgement.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// A connection for one HTTP/1.1 exchange: an idle one, or else a new one, or one that becomes idle while there may not
 /// be one more.
@@ -150,10 +147,13 @@ async fn dial(
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
-    if alpn == Alpn::H2 {
-        // A peer that has gone without a word. Not with HTTP/1.1: an app that does not read for long is no dead one, and
-        // the kernel takes the one for the other.
-        let _: Result<(), _> = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    match alpn {
+        // Whether it is there is asked by PING, as soon as it owes an answer.
+        Alpn::H2 => vanished::must_take(&stream, vanished::OF_ENDPOINT),
+        // An app may be silent in a tunnel, and read nothing for as long as it likes.
+        Alpn::Http1 => {
+            let _: Result<(), _> = vanished::ask(&SockRef::from(&stream));
+        }
     }
     let noted = dials.and_then(|dials| dials.note(&stream));
     let Some(expected) = &spec.mesh else {
@@ -198,6 +198,20 @@ pub(crate) fn refused(
     {
         let (kind, words) = (problem.kind(), problem.to_string());
         tell(identity, spec, address, kind, &words, None);
+    }
+}
+
+/// Notes an endpoint that answered in TLS to our plaintext, if that is how an exchange over HTTP/1.1 has failed. Its
+/// connections have nobody else who would note it.
+pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error: &Error) {
+    let spec = &cluster.spec;
+    if error.reason == Reason::TlsFailed
+        && spec.mesh.is_none()
+        && spec.speaks == Speaks::Http1
+        && let Some(identity) = &core.identity
+    {
+        let (kind, words) = (Refusal::Plaintext.kind(), &error.detail);
+        tell(identity, spec, endpoint.address, kind, words, None);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod mtls;
 mod pool;
 pub(crate) mod probing;
 pub mod retry;
+pub(crate) mod vanished;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

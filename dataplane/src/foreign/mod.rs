@@ -105,6 +105,8 @@ kinds! {
     RefusedParameters = "refused_parameters",
     /// It speaks no protocol of ours.
     RefusedProtocol = "refused_protocol",
+    /// It speaks TLS, and we spoke plaintext.
+    RefusedPlaintext = "refused_plaintext",
     /// It refused us for another reason.
     RefusedOther = "refused_other",
 }

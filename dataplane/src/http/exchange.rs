@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 use super::answer::{self, Answer};
 use super::entry::Entry;
@@ -13,7 +13,6 @@ use super::interim::Interim;
 use super::knock::knock;
 use super::{Caller, headers};
 use crate::body::{Body, Length};
-use crate::cluster::departure::DRAINING;
 use crate::error::Error;
 use crate::head::Head;
 use crate::plan::{Purpose, Rule, Site};
@@ -81,11 +80,7 @@ pub(crate) async fn exchange(
     for (name, value) in &extra {
         answer.headers.append(name, value.clone());
     }
-    if caller.core.is_leaving() && site.tells_identity {
-        answer
-            .headers
-            .insert(DRAINING, HeaderValue::from_static("?1"));
-    }
+    caller.tell_leaving(site, &mut answer.headers);
     answer
 }
 

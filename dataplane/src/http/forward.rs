@@ -247,7 +247,10 @@ async fn attempts(
         }
         match &mut outcome {
             Ok(answered) => answered.hear(core, cluster, &endpoint),
-            Err(error) => explain(error, core, cluster),
+            Err(error) => {
+                explain(error, core, cluster);
+                connect::failed(core, cluster, &endpoint, error);
+            }
         }
         until = timer
             .deadline()
@@ -407,7 +410,7 @@ fn judge(
 }
 
 /// An app that was told to stop as we were, and was faster: another instance can take this.
-fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
+pub(crate) fn explain(error: &mut Error, core: &Core, cluster: &Cluster) {
     if cluster.is_local && core.is_leaving() && error.reason == Reason::ConnectFailed {
         let detail = format!("the app has ended already: {}", error.detail);
         *error = Error::not_processed(Reason::Draining, detail);

@@ -26,11 +26,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 pub use hop::Settled;
 pub use replay::Replayed;
 
+use crate::cluster::departure::DRAINING;
 use crate::core::Core;
 use crate::identity::SpiffeId;
 use crate::observe::ConnectionCells;
@@ -96,6 +97,13 @@ impl Caller {
     /// Whether the connection is to end after its exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.core.is_draining(self.outlasts)
+    }
+
+    /// Says in an answer to a peer that we are about to stop, if we are.
+    pub(crate) fn tell_leaving(&self, site: &Site, headers: &mut HeaderMap) {
+        if self.core.is_leaving() && site.tells_identity {
+            headers.insert(DRAINING, HeaderValue::from_static("?1"));
+        }
     }
 
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it

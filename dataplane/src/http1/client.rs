@@ -15,6 +15,7 @@ use crate::head::Head;
 use crate::http::hop::Told;
 use crate::http::interim::{Interim, Interims};
 use crate::http::relay::{Failed, Relay, Sink};
+use crate::identity::Refusal;
 use crate::reason::Reason;
 
 /// The head of an endpoint's answer, and what is left to send of the request.
@@ -165,6 +166,12 @@ fn poll_head(
     loop {
         let length = guard.wire.input.len();
         // What comes first is looked at as it is: nearly always it is a whole head.
+        if *seen == 0
+            && let Some(refusal) = Refusal::of_plaintext(&guard.wire.input)
+            && !guard.wire.io().is_tls()
+        {
+            return Poll::Ready(Err(refusal.failure()));
+        }
         if length > *seen && (*seen == 0 || parse::may_complete(&guard.wire.input[*seen..])) {
             match parse::response(&guard.wire.input, &head.method, upgrade, limits) {
                 Ok(Some(response)) => {

@@ -19,7 +19,9 @@ use http::header::CONTENT_LENGTH;
 use http::uri::{Parts, Scheme};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
+use super::frames::Trouble;
 use super::pressure::{Pressure, Windows};
+use super::stall::Stall;
 use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure, length_value};
 use crate::body::{Body, Length};
@@ -41,6 +43,8 @@ use crate::timer::Timer;
 const MOST_CONNECTIONS: usize = 4;
 /// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
 const REST: Duration = Duration::from_secs(1);
+/// For a head of an answer from its first byte on, while which nothing else can come on its connection.
+const HEAD: Duration = Duration::from_secs(10);
 /// A connection that no exchange has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A peer that ends a connection which an exchange has used within this time is about to stop; later it may just have been
@@ -447,9 +451,11 @@ async fn drive(
     address: std::net::SocketAddr,
     tell: impl Fn(&h2::Error),
 ) -> bool {
-    let mut watch = Watch::new(connection.ping_pong());
+    let (mut watch, mut stall) = (Watch::new(connection.ping_pong()), Stall::default());
     poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
+        // At once: where the connection is gone, what is left cannot be sent either.
+        let ended = ended.map(|ended| ended.inspect_err(&tell).is_ok());
         if !load.heard.get() && flusher.has_received() {
             load.hear();
         }
@@ -460,17 +466,24 @@ async fn drive(
             // To be said to the peer.
             cx.waker().wake_by_ref();
         }
+        let is_stalled = stall.poll_stalled(cx, flusher.open_head(), HEAD).is_ready();
+        if is_stalled {
+            flusher.end(Trouble::Stalled);
+        }
         if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
             return Poll::Ready(false);
         }
         if let Some(trouble) = flusher.trouble() {
             tracing::warn!(endpoint = %address, problem = trouble.words(), "an endpoint's connection was ended");
         }
+        if is_stalled {
+            return Poll::Ready(false);
+        }
         if ended.is_pending() && watch.poll_dead(cx, load.streams.get() > 0, flusher.frames()).is_ready() {
             tracing::warn!(endpoint = %address, exchanges = load.streams.get(), "an endpoint does not answer pings; its connection is given up");
             return Poll::Ready(false);
         }
-        ended.map(|ended| ended.inspect_err(&tell).is_ok())
+        ended
     })
     .await
 }

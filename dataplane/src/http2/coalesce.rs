@@ -20,6 +20,7 @@ use tokio::task::coop::unconstrained;
 use super::frames::{Frames, Trouble};
 use super::pressure::Pressure;
 use crate::accept::Io;
+use crate::identity::{PeerProblem, Refusal};
 
 /// What is gathered at most before it is sent.
 const GATHER: usize = 32 * 1024;
@@ -95,6 +96,18 @@ impl Flusher {
     /// How many frames have come in.
     pub(crate) fn frames(&self) -> u64 {
         self.0.borrow().frames.count
+    }
+
+    /// The head that the peer is in the middle of, if it is: a number of its own.
+    pub(crate) fn open_head(&self) -> Option<u64> {
+        self.0.borrow().frames.open_head()
+    }
+
+    /// Says why the connection ends, which is up to whoever drives it.
+    pub(crate) fn end(&self, trouble: Trouble) {
+        let mut inner = self.0.borrow_mut();
+        inner.gather(&trouble.goodbye());
+        inner.trouble = Some(trouble);
     }
 
     /// Why the connection was ended, if it was for what came on it.
@@ -173,8 +186,15 @@ impl AsyncRead for Coalesce {
         let mut inner = self.0.borrow_mut();
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut inner.io).poll_read(cx, buf));
-        inner.received = true;
+        let is_first = !std::mem::replace(&mut inner.received, true);
         read?;
+        if is_first
+            && !inner.io.is_tls()
+            && let Some(refusal) = Refusal::of_plaintext(&buf.filled()[before..])
+        {
+            let problem = PeerProblem::Refused(refusal);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, problem)));
+        }
         if let Err(trouble) = inner.frames.read(&buf.filled()[before..]) {
             // h2 only hears that the connection has failed, and says nothing more.
             inner.gather(&trouble.goodbye());

@@ -40,7 +40,9 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
 /// Why a connection is ended for what came on it.
@@ -52,6 +54,8 @@ pub(crate) enum Trouble {
     Size,
     /// More cheap frames than anybody needs.
     Flood,
+    /// A head that did not come to its end in time.
+    Stalled,
 }
 
 impl Trouble {
@@ -60,7 +64,7 @@ impl Trouble {
         let reason = match self {
             Self::NoSettings => h2::Reason::PROTOCOL_ERROR,
             Self::Size => h2::Reason::FRAME_SIZE_ERROR,
-            Self::Flood => h2::Reason::ENHANCE_YOUR_CALM,
+            Self::Flood | Self::Stalled => h2::Reason::ENHANCE_YOUR_CALM,
         };
         let mut frame = [0; 17];
         frame[2] = 8;
@@ -76,8 +80,19 @@ impl Trouble {
             Self::NoSettings => "the first frame is not SETTINGS",
             Self::Size => "a frame of a length that it cannot have",
             Self::Flood => "a flood of frames that carry nothing, or nothing that may be sent",
+            Self::Stalled => "a head that did not come to its end in time",
         }
     }
+}
+
+/// Whether the frame that came last is a part of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InHead {
+    No,
+    /// And others are to come.
+    Open,
+    /// The last one, which may not be there to its end.
+    Closing,
 }
 
 /// Follows the frames that come in on a connection.
@@ -91,6 +106,9 @@ pub(crate) struct Frames {
     refilled: Instant,
     /// Frames so far: a sign of life.
     pub(crate) count: u64,
+    /// Which frame began the head that came last.
+    began: u64,
+    in_head: InHead,
     pressure: Rc<Pressure>,
 }
 
@@ -110,6 +128,8 @@ impl Frames {
             allowance: BURST,
             refilled: Instant::now(),
             count: 0,
+            began: 0,
+            in_head: InHead::No,
             pressure,
         }
     }
@@ -140,10 +160,28 @@ impl Frames {
         Ok(())
     }
 
+    /// The head that has begun and is not whole yet: a number of its own.
+    pub(crate) fn open_head(&self) -> Option<u64> {
+        let is_open = match self.in_head {
+            InHead::No => false,
+            InHead::Open => true,
+            InHead::Closing => self.received.skip > 0,
+        };
+        is_open.then_some(self.began)
+    }
+
     fn frame(&mut self, head: [u8; HEAD]) -> Result<(), Trouble> {
         let [_, _, _, kind, flags, s, t, u, v] = head;
         let length = length(head);
         self.count += 1;
+        self.in_head = match kind {
+            HEADERS | CONTINUATION if flags & END_HEADERS != 0 => InHead::Closing,
+            HEADERS | CONTINUATION => InHead::Open,
+            _ => InHead::No,
+        };
+        if kind == HEADERS {
+            self.began = self.count;
+        }
         let opens = !std::mem::replace(&mut self.opened, true);
         if opens && (kind != SETTINGS || flags & ACK != 0) {
             return Err(Trouble::NoSettings);
@@ -288,6 +326,43 @@ mod tests {
             }
             assert_eq!(frames.count, 5, "in pieces of {piece}");
             assert_eq!(pressure.held(), 200, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_open_from_its_first_byte_to_its_last() {
+        for (what, all) in [
+            ("in one frame", vec![frame(HEADERS, END_HEADERS, 1, 50)]),
+            (
+                "in three",
+                vec![
+                    frame(HEADERS, END_STREAM, 1, 50),
+                    frame(CONTINUATION, 0, 1, 10),
+                    frame(CONTINUATION, END_HEADERS, 1, 10),
+                ],
+            ),
+            (
+                "with an end that is empty",
+                vec![
+                    frame(HEADERS, 0, 1, 50),
+                    frame(CONTINUATION, END_HEADERS, 1, 0),
+                ],
+            ),
+        ] {
+            let (mut frames, _) = frames();
+            assert_eq!(frames.open_head(), None, "{what}");
+            let all = all.concat();
+            let (last, most) = all.split_last().map_or((0, &all[..]), |(b, all)| (*b, all));
+            for (at, byte) in most.iter().enumerate() {
+                assert_eq!(frames.read(&[*byte]), Ok(()));
+                let open = (at + 1 >= HEAD).then_some(2);
+                assert_eq!(frames.open_head(), open, "{what}, at {at}");
+            }
+            assert_eq!(frames.read(&[last]), Ok(()));
+            assert_eq!(frames.open_head(), None, "{what}");
+            // The next is another one.
+            assert_eq!(frames.read(&frame(HEADERS, 0, 3, 5)), Ok(()));
+            assert_eq!(frames.open_head(), Some(frames.count), "{what}");
         }
     }
 

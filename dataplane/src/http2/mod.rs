@@ -7,6 +7,7 @@ mod lanes;
 mod pressure;
 mod resets;
 pub mod server;
+mod stall;
 mod watch;
 
 use std::cell::RefCell;
@@ -189,12 +190,7 @@ pub(crate) fn failure(error: &h2::Error, peer: Peer) -> Error {
     // In TLS 1.3 our handshake is over before the peer has looked at our certificate: its verdict comes as the first
     // thing that we read.
     if let Some(PeerProblem::Refused(refusal)) = PeerProblem::from_error(error) {
-        let detail = format!("the endpoint refused us: {refusal}");
-        return if refusal.is_of_certificate() {
-            Error::not_processed(Reason::TlsFailed, detail)
-        } else {
-            Error::maybe_processed(Reason::TlsFailed, detail)
-        };
+        return refusal.failure();
     }
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
     if error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) {

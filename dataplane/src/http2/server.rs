@@ -21,9 +21,11 @@ use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, Sta
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::frames::Trouble;
 use super::lanes::{Job, Running};
 use super::pressure::{Pressure, Windows};
 use super::resets::Resets;
+use super::stall::Stall;
 use super::{Coalesce, Received, length_value};
 use crate::accept::Io;
 use crate::body::{Body, Length};
@@ -71,6 +73,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     timer.set(Instant::now() + site.timeouts.head);
     // Copied: a listener that is held here is not let go of as long as the connection lives.
     let (places, idle) = (site.http2.streams as usize, site.timeouts.idle);
+    let (mut stall, patience) = (Stall::default(), site.timeouts.head);
     drop(site);
     // In a block of its own, whose room the connection takes over: an idle one holds no more than it needs.
     let connection = {
@@ -169,6 +172,14 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             pressure.turned();
             // To be said to the client.
             cx.waker().wake_by_ref();
+        }
+        if stall
+            .poll_stalled(cx, flusher.open_head(), patience)
+            .is_ready()
+        {
+            caller.connections.parse_error();
+            flusher.end(Trouble::Stalled);
+            closed = true;
         }
         match flusher.poll_flush(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(()),

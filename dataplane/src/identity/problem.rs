@@ -12,7 +12,9 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible};
 
 use super::id::{SpiffeId, TrustDomain};
+use crate::error::Error;
 use crate::foreign::Foreign;
+use crate::reason::Reason;
 
 /// Why a handshake with a peer failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +117,9 @@ pub enum Refusal {
     /// `no_application_protocol`.
     #[error("it speaks neither HTTP/2 nor HTTP/1.1 here")]
     Protocol,
+    /// An answer in TLS to what was sent in plaintext.
+    #[error("it speaks TLS and refused plaintext: is it a member of the mesh?")]
+    Plaintext,
     /// Any other alert.
     #[error("TLS alert {0}")]
     Other(String),
@@ -168,6 +173,10 @@ impl PeerProblem {
             let text = inner.to_string();
             if let Some(alert) = text.strip_prefix(ALERT_TEXT) {
                 return Some(Self::Refused(Refusal::from_name(alert)));
+            }
+            let plaintext = Self::Refused(Refusal::Plaintext);
+            if text == plaintext.to_string() {
+                return Some(plaintext);
             }
             // The only end of file that `tokio-rustls` makes itself.
             if error.kind() == io::ErrorKind::UnexpectedEof && text == "tls handshake eof" {
@@ -320,12 +329,29 @@ impl Refusal {
             Self::Crypto => Foreign::RefusedCrypto,
             Self::Parameters => Foreign::RefusedParameters,
             Self::Protocol => Foreign::RefusedProtocol,
+            Self::Plaintext => Foreign::RefusedPlaintext,
             Self::Other(_) => Foreign::RefusedOther,
         }
     }
 
-    /// Whether it is our certificate that is refused, which happens before anything that we send is read.
-    pub fn is_of_certificate(&self) -> bool {
+    /// What an answer that begins with these bytes says to who spoke in plaintext: a record of TLS, whatever is in it. No
+    /// answer of HTTP begins so, and no frame of HTTP/2 is as large as it would be.
+    pub(crate) fn of_plaintext(answer: &[u8]) -> Option<Self> {
+        matches!(answer, [20..=23, 3, 0..=4, ..]).then_some(Self::Plaintext)
+    }
+
+    /// What it means to an exchange.
+    pub(crate) fn failure(&self) -> Error {
+        let detail = format!("the endpoint refused us: {self}");
+        if self.is_before_requests() {
+            Error::not_processed(Reason::TlsFailed, detail)
+        } else {
+            Error::maybe_processed(Reason::TlsFailed, detail)
+        }
+    }
+
+    /// Whether we are refused before anything that we ask is read: for our certificate, or because we have none to show.
+    fn is_before_requests(&self) -> bool {
         !matches!(
             self,
             Self::Crypto | Self::Parameters | Self::Protocol | Self::Other(_)
@@ -425,6 +451,31 @@ mod tests {
             assert_eq!(PeerProblem::from_io_error(&text), expected, "{alert:?}");
             assert_eq!(PeerProblem::from_io_error(&whole), expected, "{alert:?}");
         }
+    }
+
+    #[test]
+    fn tls_in_answer_to_plaintext_is_known_by_its_first_bytes() {
+        let plaintext = PeerProblem::Refused(Refusal::Plaintext);
+        for (answer, is_tls) in [
+            (&b"\x15\x03\x03\x00\x02\x02\x32"[..], true),
+            (b"\x15\x03\x01\x00\x02", true),
+            (b"\x16\x03\x03\x00\x7a\x02", true),
+            (b"\x15\x03", false),
+            (b"\x15\x02\x03\x00\x02", false),
+            (b"HTTP/1.1 200 OK\r\n", false),
+            // SETTINGS of HTTP/2.
+            (b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", false),
+            (b"", false),
+        ] {
+            let expected = is_tls.then_some(Refusal::Plaintext);
+            assert_eq!(Refusal::of_plaintext(answer), expected, "{answer:?}");
+        }
+        let whole = io::Error::other(plaintext.clone());
+        let text = io::Error::other(plaintext.to_string());
+        for error in [whole, text] {
+            assert_eq!(PeerProblem::from_io_error(&error), Some(plaintext.clone()));
+        }
+        assert_eq!(plaintext.kind(), Foreign::RefusedPlaintext);
     }
 
     #[test]

@@ -195,6 +195,17 @@ impl Site {
         }
     }
 
+    /// Until when plaintext is let in, of a connection that was redirected here from `original`, where it is for a time.
+    pub(crate) fn permitted_until(&self, original: SocketAddr) -> Option<SystemTime> {
+        match &self.capture {
+            Some(Capture::Inbound(inbound)) => {
+                let permit = inbound.ports.get(&original.port());
+                permit.map(|permit| permit.until)
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn unmatched(&self, head: &Head) -> Error {
         let detail = match self.unmatched {
             Reason::NoService => format!("`{}` is not the name of a service", head.host()),

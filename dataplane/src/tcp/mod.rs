@@ -25,6 +25,7 @@ use http::uri::Authority;
 use http::{Response, Version};
 
 use crate::accept::Io;
+use crate::accept::permitted::{Guest, while_permitted};
 use crate::core::Seat;
 use crate::error::Error;
 use crate::http::answer::Answer;
@@ -60,10 +61,18 @@ pub(crate) async fn forward(caller: &Caller, site: &Site, rule: &Rule, mut clien
         Ok(mut reached) => {
             account.established();
             let patience = Patience::of(site.timeouts.tunnel_idle);
-            let ending = copy(&mut client, &mut reached.end, patience, |up, down| {
-                account.moved(up, down);
-            })
-            .await;
+            let guest = Guest::of(&caller.core, site, caller.address, caller.original);
+            let ending = {
+                let copying = copy(&mut client, &mut reached.end, patience, |up, down| {
+                    account.moved(up, down);
+                });
+                while_permitted(guest, pin!(copying)).await
+            };
+            let Some(ending) = ending else {
+                client.reset();
+                reached.end.reset();
+                return;
+            };
             if matches!(ending, Ending::Unread) {
                 unread::given_up(caller);
             }
@@ -124,13 +133,16 @@ pub(crate) async fn tunnel(
     let mut reached = match reached {
         Ok(reached) => reached,
         Err(error) => {
-            let answer = answer::made(&site, caller, Some(rule), &error, false, account.started);
+            let mut answer =
+                answer::made(&site, caller, Some(rule), &error, false, account.started);
+            caller.tell_leaving(&site, &mut answer.headers);
             account.refused(&error);
             return ControlFlow::Continue(answer);
         }
     };
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
+    caller.tell_leaving(&site, response.headers_mut());
     let Ok(send) = respond.send_response(response, false) else {
         reached.end.reset();
         return ControlFlow::Break(Ended::TakenBack);

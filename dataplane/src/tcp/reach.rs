@@ -6,8 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
 use http::uri::Authority;
-use http::{Method, Request, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
 
 use super::account::Account;
 use super::end::End;
@@ -15,14 +17,16 @@ use super::refusal;
 use crate::balance::Ask;
 use crate::cluster::limits::Patience;
 use crate::cluster::retry::{self, Tried};
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Cluster, connect, departure};
 use crate::core::Core;
 use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::error::Error;
 use crate::gate::Slot;
+use crate::http::forward::explain;
 use crate::http1::Peer;
-use crate::http2::{Received, client::Room, failure};
+use crate::http2::client::{Place, Room};
+use crate::http2::{Received, failure};
 use crate::identity::Alpn;
 use crate::plan::Site;
 use crate::reason::Reason;
@@ -177,7 +181,10 @@ async fn attempt(
 ) -> Result<End, Failed> {
     if !cluster.is_mesh() {
         let io = connect::open_new(core, cluster, endpoint, Alpn::Http1, patience).await;
-        return io.map(End::socket).map_err(Failed::Here);
+        return io.map(End::socket).map_err(|mut error| {
+            explain(&mut error, core, cluster);
+            Failed::Here(error)
+        });
     }
     let Some(authority) = &cluster.spec.authority else {
         return Err(Failed::Here(Error::new(
@@ -189,24 +196,32 @@ async fn attempt(
         .peers
         .room(core, cluster, endpoint, now, patience)
         .await;
-    open(room.map_err(Failed::Here)?, authority).await
-}
-
-/// Opens a tunnel on a peer's connection. Dropping the future resets the stream.
-async fn open(room: Room, authority: &Authority) -> Result<End, Failed> {
-    let here = |error: h2::Error| Failed::Here(failure(&error, Peer::Endpoint));
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = Uri::from(authority.clone());
-    *request.version_mut() = Version::HTTP_2;
-    let (mut sender, place) = room.into_parts();
-    let (response, send) = sender.send_request(request, false).map_err(here)?;
-    drop(sender);
-    let response = response.await.map_err(here)?;
+    let response = ask(room.map_err(Failed::Here)?, authority).await;
+    let (response, send, place) = response.map_err(Failed::Here)?;
+    if response.headers().contains_key(departure::DRAINING) {
+        departure::noticed(core, cluster, endpoint);
+    }
     if !response.status().is_success() {
         return Err(Failed::There(refusal(&response)));
     }
     let (body, pressure) = (response.into_body(), place.pressure());
     let receive = Received::new(body, Peer::Endpoint, None, pressure).at(Some(place));
     Ok(End::stream(send, receive))
+}
+
+/// Asks for a tunnel on a peer's connection. Dropping the future resets the stream.
+async fn ask(
+    room: Room,
+    authority: &Authority,
+) -> Result<(Response<RecvStream>, SendStream<Bytes>, Place), Error> {
+    let broken = |error: h2::Error| failure(&error, Peer::Endpoint);
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::from(authority.clone());
+    *request.version_mut() = Version::HTTP_2;
+    let (mut sender, place) = room.into_parts();
+    let (response, send) = sender.send_request(request, false).map_err(broken)?;
+    drop(sender);
+    let response = response.await.map_err(broken)?;
+    Ok((response, send, place))
 }

@@ -10,7 +10,7 @@ use crate::harness::{Mesh, Service, eventually, tools};
 
 /// What makes a process see the clock that `file` tells, such as `-10m`, and changes with it. `None`: the test is left
 /// out.
-fn faked(file: &Path) -> Option<Vec<(String, String)>> {
+pub(crate) fn faked(file: &Path) -> Option<Vec<(String, String)>> {
     let library = tools::file(
         ["/usr/lib", "faketime/libfaketimeMT.so.1"],
         "Debian's package libfaketime",

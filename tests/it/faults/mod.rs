@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod clock;
+pub(crate) mod clock;
 mod killed;
 mod names;
 mod silence;

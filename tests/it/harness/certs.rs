@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
+    PublicKeyData, SanType, SignatureAlgorithm,
 };
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ALL_VERSIONS, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
     SignatureScheme, SupportedProtocolVersion,
@@ -65,23 +67,22 @@ impl Authority {
 
     /// A certificate that is good but for what `spoil` does to it.
     pub(crate) fn leaf_with(&self, id: &str, spoil: impl FnOnce(&mut CertificateParams)) -> Leaf {
-        let mut parameters = CertificateParams::default();
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.subject_alt_names = vec![uri(id)];
-        parameters.is_ca = IsCa::ExplicitNoCa;
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
-        lasting(&mut parameters, -60, 3600);
+        let mut parameters = good(id);
         spoil(&mut parameters);
         let key = KeyPair::generate().unwrap();
         let leaf = parameters.signed_by(&key, &self.issuer).unwrap();
-        Leaf {
-            chain: [leaf, self.intermediate.clone()],
-            key,
-        }
+        self.leaf_of(leaf, key)
+    }
+
+    /// A certificate for a service with an RSA key of so many bits, which whoever shows it cannot prove to have.
+    pub(crate) fn leaf_with_rsa(&self, name: &str, bits: usize) -> Leaf {
+        let leaf = good(&service(name)).signed_by(&RsaKey::new(bits), &self.issuer);
+        self.leaf_of(leaf.unwrap(), KeyPair::generate().unwrap())
+    }
+
+    fn leaf_of(&self, leaf: Certificate, key: KeyPair) -> Leaf {
+        let chain = vec![leaf, self.intermediate.clone()];
+        Leaf { chain, key }
     }
 
     /// A certificate for a public name, as browsers trust it.
@@ -115,6 +116,21 @@ impl Authority {
     }
 }
 
+/// What a good certificate for an ID says.
+fn good(id: &str) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.subject_alt_names = vec![uri(id)];
+    parameters.is_ca = IsCa::ExplicitNoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
+    lasting(&mut parameters, -60, 3600);
+    parameters
+}
+
 fn authority(name: &str) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
@@ -136,9 +152,39 @@ pub(crate) fn lasting(parameters: &mut CertificateParams, from: i64, until: i64)
     parameters.not_after = now + time::Duration::seconds(until);
 }
 
+/// The public half of an RSA key that has no other.
+struct RsaKey(Vec<u8>);
+
+impl RsaKey {
+    fn new(bits: usize) -> Self {
+        assert!((1024..=2040).contains(&bits), "lengths are of two bytes");
+        let mut number = vec![0; bits / 8 + 1];
+        fastrand::fill(&mut number[1..]);
+        number[1] |= 0x80;
+        *number.last_mut().unwrap() |= 1;
+        let tagged = |tag: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).unwrap();
+            [&[tag, 0x81, length][..], content].concat()
+        };
+        // RFC 8017 A.1.1: the modulus, and 65,537.
+        let content = [tagged(2, &number), vec![2, 3, 1, 0, 1]].concat();
+        Self(tagged(0x30, &content))
+    }
+}
+
+impl PublicKeyData for RsaKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_RSA_SHA256
+    }
+}
+
 /// A certificate, who signed it, and its key.
 pub(crate) struct Leaf {
-    chain: [Certificate; 2],
+    chain: Vec<Certificate>,
     key: KeyPair,
 }
 
@@ -165,11 +211,21 @@ impl Leaf {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
 
-    /// A client that shows this and believes every server.
+    /// The same with the certificate of who signed it so many times more.
+    pub(crate) fn behind(mut self, more: usize) -> Self {
+        let signer = self.chain[1].clone();
+        self.chain.extend(std::iter::repeat_n(signer, more));
+        self
+    }
+
+    /// A client that shows this, whether or not the key is that of the certificate, and believes every server.
     pub(crate) fn client(&self, alpn: &[&str]) -> Arc<ClientConfig> {
-        let mut config = believing(ALL_VERSIONS)
-            .with_client_auth_cert(self.chain(), self.key())
+        let key = provider()
+            .key_provider
+            .load_private_key(self.key())
             .unwrap();
+        let shown = SingleCertAndKey::from(CertifiedKey::new(self.chain(), key));
+        let mut config = believing(ALL_VERSIONS).with_client_cert_resolver(Arc::new(shown));
         config.alpn_protocols = protocols(alpn);
         Arc::new(config)
     }

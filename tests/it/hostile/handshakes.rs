@@ -1,0 +1,163 @@
+//! Handshakes that are meant to cost: those that never end, and those that end in a refusal and begin again.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::Scene;
+use crate::alone::{PATIENCE, Way, fine};
+use crate::harness::certs::{Authority, nobody, service};
+
+const H1: &[&str] = &["http/1.1"];
+/// Connections that stall at each door.
+const STALLS: usize = 300;
+/// Who begins again and again.
+const ATTACKERS: usize = 8;
+/// For how long.
+const LASTS: Duration = Duration::from_secs(5);
+/// Certificates beyond a chain: together nearly as much as a message of TLS may be, and more than that.
+const NEARLY: usize = 120;
+const TOO_MANY: usize = 400;
+
+/// What a client says first.
+fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from("gateway.example").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// Connections that say this and then nothing, until each of them was given up. How long the last one took.
+async fn stall(door: SocketAddr, start: &[u8]) -> Duration {
+    let mut streams = Vec::new();
+    for _ in 0..STALLS {
+        let mut stream = TcpStream::connect(door).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        streams.push(stream);
+    }
+    let begun = Instant::now();
+    for mut stream in streams {
+        let mut rest = Vec::new();
+        let read = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        // With a reset or an end: somebody who is not there learns nothing either way.
+        let _: Result<usize, _> = read.expect("it may go on for ever");
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_stall_are_given_up_and_take_nobodys_place() {
+    let mut scene = Scene::set(|_| fine()).await;
+    let doors = scene.doors(H1);
+    for name in ["secure", "mesh"] {
+        let (_, good) = doors.iter().find(|(door, _)| *door == name).unwrap();
+        let Way::Tls(door, config) = good else {
+            panic!("{name} is for TLS");
+        };
+        let whole = hello(config);
+        for part in [1, whole.len() - 1] {
+            let attack = async {
+                let took = stall(*door, &whole[..part]).await;
+                // 5 seconds, on a machine that has other things to do.
+                assert!(took < Duration::from_secs(20), "{name}, {part}: {took:?}");
+            };
+            scene.under_attack("stalled handshakes", good, attack).await;
+        }
+    }
+}
+
+/// Begins again and again, by as many as attack. What is asked then is never answered: how often it was tried.
+async fn again_and_again(way: &Way, asks: bool) -> usize {
+    let tried = Arc::new(AtomicUsize::new(0));
+    let mut attackers = JoinSet::new();
+    for _ in 0..ATTACKERS {
+        let (way, tried) = (way.clone(), Arc::clone(&tried));
+        attackers.spawn(async move {
+            let begun = Instant::now();
+            while begun.elapsed() < LASTS {
+                if asks {
+                    let request =
+                        b"GET /attack HTTP/1.1\r\nhost: plain\r\nconnection: close\r\n\r\n";
+                    let answer = way.send(request).await.unwrap_or_default();
+                    assert!(!answer.starts_with(b"HTTP/"), "it got in");
+                } else {
+                    let _: std::io::Result<_> = way.connect().await;
+                }
+                tried.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    while let Some(ended) = attackers.join_next().await {
+        ended.unwrap();
+    }
+    tried.load(Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_are_refused_and_begin_again_cost_nobody_else() {
+    let mut scene = Scene::set(|_| fine()).await;
+    let doors = scene.doors(H1);
+    let good = |name: &str| {
+        doors
+            .iter()
+            .find(|(door, _)| *door == name)
+            .unwrap()
+            .1
+            .clone()
+    };
+    let (mesh, secure) = (scene.host.mesh(), scene.host.secure());
+    let storefront = service("storefront");
+    let shown = [
+        ("no certificate", nobody(ALL_VERSIONS, H1)),
+        ("another CA", Authority::new().leaf(&storefront).client(H1)),
+        (
+            "a long chain of another CA",
+            Authority::new().leaf(&storefront).behind(NEARLY).client(H1),
+        ),
+        (
+            "a chain beyond all bounds",
+            scene.mesh.leaf(&storefront).behind(TOO_MANY).client(H1),
+        ),
+        (
+            "a small RSA key",
+            scene.mesh.leaf_with_rsa("storefront", 1024).client(H1),
+        ),
+    ];
+    for (what, config) in shown {
+        let way = Way::Tls(mesh, config);
+        let attack = async {
+            let tried = again_and_again(&way, true).await;
+            assert!(tried >= ATTACKERS, "{what}: {tried}");
+        };
+        scene.under_attack(what, &good("mesh"), attack).await;
+    }
+    // Who is asked for no certificate can only make us work: handshakes that nothing follows.
+    let way = Way::Tls(secure, nobody(ALL_VERSIONS, H1));
+    let attack = async {
+        let tried = again_and_again(&way, false).await;
+        assert!(tried >= ATTACKERS, "{tried}");
+    };
+    scene
+        .under_attack("handshakes for nothing", &good("secure"), attack)
+        .await;
+    let seen = scene.origin.requests();
+    assert!(seen.iter().all(|seen| !seen.head.contains("/attack")));
+    // Each was told apart.
+    for cause in ["no_certificate", "unknown_authority", "not_an_identity"] {
+        let labels = [("cause", cause)];
+        let refused = scene
+            .sidecar
+            .metric("weft_tls_handshake_failures_total", &labels);
+        assert!(refused.await >= 1.0, "{cause}");
+    }
+}
