@@ -19,9 +19,10 @@ use weft_dataplane::plan::services::{INGRESS, Services};
 use weft_dataplane::plan::{Door, Http2, Metered, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Listener, Route};
 use crate::tls;
 
 /// The checked configuration of an ingress.
@@ -178,6 +179,7 @@ fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
                 "give each listener a port of its own",
             );
         }
+        trusted(listener, &at, problems);
         if listener.address.port() == 0 {
             problems.at(
                 &at.key("address"),
@@ -186,6 +188,15 @@ fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
             );
         }
     }
+}
+
+/// Whom this listener believes.
+fn trusted(listener: &Listener, at: &Path, problems: &mut Problems) -> Trusted {
+    Trusted::build(
+        &listener.trusted_proxies,
+        &at.key("trusted_proxies"),
+        problems,
+    )
 }
 
 fn check_route(
@@ -327,13 +338,13 @@ impl node::Design for Design {
         }
         let mut sites = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            let unread_at = place.key("listeners").index(index).key("unread_timeout");
+            let at = place.key("listeners").index(index);
+            let unread_at = at.key("unread_timeout");
             let timeouts =
                 Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
                 Some(files) => {
-                    let at = place.key("listeners").index(index).key("tls");
-                    Door::Tls(tls::build(files, &self.base, &at, problems)?)
+                    Door::Tls(tls::build(files, &self.base, &at.key("tls"), problems)?)
                 }
                 None => Door::Plain,
             };
@@ -358,6 +369,7 @@ impl node::Design for Design {
                 ),
                 tells_identity: false,
                 is_edge: true,
+                trusted: trusted(listener, &at, problems),
                 timeouts,
                 http1: Limits::default(),
                 http2: Http2::EDGE,

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_dataplane::plan::Timeouts;
 use weft_dataplane::plan::capture::Egress;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::units::Interval;
 use weft_runtime::config::{Path, Problems, overlap};
 
@@ -139,6 +140,8 @@ pub struct Settings {
     pub egress: Arc<Egress>,
     /// How long whoever connects may take.
     pub timeouts: Timeouts,
+    /// The app, whose word for where a request comes from is taken.
+    pub trusted: Trusted,
 }
 
 impl Config {
@@ -194,6 +197,7 @@ impl Config {
             plaintext,
             egress,
             timeouts,
+            trusted: Trusted::with_app([]),
         })
     }
 

@@ -63,14 +63,19 @@ pub(crate) async fn forward(
         }
     };
     let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
-    let authority = &request.head.authority;
-    let mut forwarded = site.is_edge.then(|| Forwarded::new(caller, authority));
-    if cluster.spec.balance.wants_key()
-        && let Some(forwarded) = forwarded.take()
-    {
+    let goes_by_key = cluster.spec.balance.wants_key();
+    if site.is_edge && goes_by_key {
+        let Head {
+            authority, headers, ..
+        } = &mut request.head;
         // One of these fields may be the key.
-        forwarded.write(&mut request.head.headers);
+        Forwarded::new(caller, site, authority, headers).write(headers);
     }
+    let Head {
+        authority, headers, ..
+    } = &request.head;
+    let forwarded = (site.is_edge && !goes_by_key)
+        .then(|| Forwarded::new(caller, site, authority, headers));
     let deadline = Deadline::new(&said, cluster.spec.timeout, started);
     let terms = Terms {
         is_retry: said.is_retry,
@@ -106,7 +111,7 @@ pub(crate) async fn forward(
         Ok((pass, slot)) => {
             answer.slot = Some(slot);
             let answer = &mut answer;
-            let steer = Steer::of(&cluster.spec, &request.head, caller);
+            let steer = Steer::of(&cluster.spec, &request.head, caller, site);
             let attempted = attempts(
                 core, cluster, &wired, request, forwarded, steer, interim, started, entry, answer,
             )
