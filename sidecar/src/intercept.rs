@@ -33,6 +33,7 @@ pub(crate) fn outbound(
     Some(Capture::Outbound(Outbound {
         services: services.collect::<Option<_>>()?,
         egress: Arc::clone(&design.settings().egress),
+        opaque_ports: Arc::clone(&design.settings().opaque_ports),
     }))
 }
 
