@@ -101,6 +101,7 @@ pub(super) fn now() -> Instant {
 pub(crate) fn ask(now: Instant, random: u64) -> Ask<'static> {
     Ask {
         tried: &[],
+        shuns: None,
         now,
         random,
         key: None,

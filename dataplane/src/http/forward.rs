@@ -74,8 +74,8 @@ pub(crate) async fn forward(
     let Head {
         authority, headers, ..
     } = &request.head;
-    let forwarded = (site.is_edge && !goes_by_key)
-        .then(|| Forwarded::new(caller, site, authority, headers));
+    let forwarded =
+        (site.is_edge && !goes_by_key).then(|| Forwarded::new(caller, site, authority, headers));
     let deadline = Deadline::new(&said, cluster.spec.timeout, started);
     let terms = Terms {
         is_retry: said.is_retry,
@@ -197,6 +197,7 @@ async fn attempts(
         let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
         let mut ask = Ask {
             tried: tried.endpoints(),
+            shuns: tried.shuns(),
             now: if is_fresh { started } else { Instant::now() },
             random: fastrand::u64(..),
             key: None,
@@ -293,7 +294,7 @@ async fn attempts(
             Judged::Again(error, pause) => (error, pause),
         };
         drop(flight);
-        tried.add(endpoint.id);
+        tried.add(&endpoint, &error);
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
@@ -462,7 +463,7 @@ fn decide(
     let harmless = match failure.error.retry {
         Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
-        Retry::NotProcessed | Retry::Departed => true,
+        Retry::NotProcessed | Retry::NoWay | Retry::Departed => true,
         Retry::IfIdempotent => head.is_idempotent() || head.headers.contains_key("idempotency-key"),
     };
     if !harmless || policy.attempts == 0 {
