@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use weft_dataplane::authn::Authenticator;
 use weft_dataplane::authz::Rules;
-use weft_dataplane::balance::sticky::Sticky;
+use weft_dataplane::balance::{self, sticky::Sticky};
 use weft_dataplane::cluster::config::Protocol;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::http1::Limits;
@@ -94,6 +94,7 @@ impl Design {
                 problems,
             );
         }
+        check_sticky(&config, services, problems);
         let sticky = match files {
             Files::Read => sticky(services, &base, problems),
             Files::Elsewhere => BTreeMap::new(),
@@ -118,6 +119,21 @@ impl Design {
             base,
             sticky,
         })
+    }
+}
+
+/// Sessions are kept for whom a route leads to, and for nobody else: sidecars keep none.
+fn check_sticky(config: &Config, services: &Services, problems: &mut Problems) {
+    for (name, service) in &services.file {
+        let sticky = service.balance.as_ref().and_then(balance::Config::sticky);
+        if sticky.is_some() && !config.routes.iter().any(|route| route.to == *name) {
+            let place = Path::root().key("services").key(name);
+            problems.at(
+                &place.key("balance").key("sticky"),
+                format!("no route of the ingress leads to `{name}`, and sidecars keep no sessions: apps send no cookies"),
+                "remove it; `policy: maglev` with a `key` that services hand on, such as a header, keeps together what they send",
+            );
+        }
     }
 }
 
@@ -343,9 +359,7 @@ impl node::Design for Design {
             let timeouts =
                 Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
-                Some(files) => {
-                    Door::Tls(tls::build(files, &self.base, &at.key("tls"), problems)?)
-                }
+                Some(files) => Door::Tls(tls::build(files, &self.base, &at.key("tls"), problems)?),
                 None => Door::Plain,
             };
             let table = rules

@@ -76,7 +76,8 @@ pub struct Settings {
     pub zones: Zones,
     /// When endpoints of lower priority are used.
     pub failover: FailoverConfig,
-    /// Keeps a client's session at one endpoint by a cookie. Only at the ingress.
+    /// Keeps a client's session at one endpoint by a cookie. Only at the ingress, so a route must lead to the service: what services
+    /// send one another is balanced as if this were not there, because apps keep no cookies.
     pub sticky: Option<sticky::Config>,
 }
 
