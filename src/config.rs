@@ -16,6 +16,7 @@ use weft_dataplane::discovery;
 use weft_dataplane::identity::{self, IdError, SpiffeId, TrustDomain};
 use weft_dataplane::observe::AccessLogConfig;
 use weft_dataplane::plan::services::Services;
+use weft_dataplane::trusted::Trusted;
 use weft_ingress::Files;
 use weft_runtime::config::units::Period;
 use weft_runtime::config::{Document, Path, Problems, env, overlap};
@@ -215,7 +216,10 @@ fn check_sidecars(
     problems: &mut Problems,
 ) -> Option<weft_sidecar::Design> {
     let place = Path::root().key("sidecar");
-    let settings = file.sidecar.build(host, &place, problems)?;
+    let settings = weft_sidecar::Settings {
+        trusted: Trusted::with_app(file.ingress.trusted()),
+        ..file.sidecar.build(host, &place, problems)?
+    };
     weft_sidecar::listens::check(services, &settings, problems);
     if reader == Reader::Check {
         check_permits(services, SystemTime::now(), problems);

@@ -30,6 +30,8 @@ pub enum Retry {
     Settled,
     /// Provably not processed (connect failure, REFUSED_STREAM, beyond GOAWAY's last stream): any method may be repeated.
     NotProcessed,
+    /// Not processed either: nothing at all answered at the endpoint's address, so there may be no way to addresses of its family.
+    NoWay,
     /// Its connection ended in good order before it was processed (GOAWAY with NO_ERROR): nothing has failed, and the attempt
     /// goes on over another connection. When that has been so too often, as [`Retry::NotProcessed`].
     Departed,
@@ -52,6 +54,14 @@ impl Error {
     pub fn not_processed(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             retry: Retry::NotProcessed,
+            ..Self::new(reason, detail)
+        }
+    }
+
+    /// The same, and nothing has answered at its address.
+    pub fn no_way(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            retry: Retry::NoWay,
             ..Self::new(reason, detail)
         }
     }
@@ -79,7 +89,10 @@ impl Error {
 
     /// Whether the endpoint provably did not process the request.
     pub fn is_not_processed(&self) -> bool {
-        matches!(self.retry, Retry::NotProcessed | Retry::Departed)
+        matches!(
+            self.retry,
+            Retry::NotProcessed | Retry::NoWay | Retry::Departed
+        )
     }
 
     /// With a time after which the client may come back.

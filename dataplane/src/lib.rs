@@ -28,6 +28,7 @@ pub mod identity;
 pub mod limit;
 pub mod observe;
 pub mod route;
+pub mod trusted;
 
 // Layer 2 and below: the data path.
 pub mod accept;

@@ -37,6 +37,7 @@ use crate::observe::{AccessLog, AccessLogConfig, Registry, Totals};
 use crate::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use crate::reason::Reason;
 use crate::route::{Match, Table};
+use crate::trusted::Trusted;
 
 /// After this, a story hangs. Long, because machines that run tests are busy.
 const HANGS: Duration = Duration::from_secs(60);
@@ -273,6 +274,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         identity: "".into(),
         tells_identity: false,
         is_edge: true,
+        trusted: Trusted::default(),
         timeouts: Timeouts::default(),
         http1: Limits::default(),
         http2: Http2::EDGE,

@@ -31,6 +31,7 @@ const FEATURES: &[&str] = &[
     "limit",
     "observe",
     "route",
+    "trusted",
 ];
 
 fn workspace() -> PathBuf {

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use weft_dataplane::authn;
 use weft_dataplane::limit;
 use weft_dataplane::route::Match;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::units::Interval;
+use weft_runtime::config::{Path, Problems};
 
 /// `ingress:` as written.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
@@ -26,6 +28,17 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// The proxies in front of any of its listeners, those that are written well: what is wrong is told to the gateway.
+    pub fn trusted(&self) -> impl Iterator<Item = Trusted> {
+        let nowhere = Path::root();
+        self.listeners.iter().map(move |listener| {
+            let mut told = Problems::new();
+            Trusted::build(&listener.trusted_proxies, &nowhere, &mut told)
+        })
+    }
+}
+
 /// One of `ingress.listeners`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +49,12 @@ pub struct Listener {
     pub address: SocketAddr,
     /// HTTPS, when given. HTTP/2 and HTTP/1.1 by ALPN.
     pub tls: Option<Tls>,
+    /// The proxies in front of it, by address, such as `10.0.0.0/8`: a load balancer, say. Whom they name in `X-Forwarded-For`
+    /// is the client, for limits, for balancing, for the access log and for endpoints: its last address that is none of these. Where they
+    /// send no such field, `Forwarded` is read so. Nobody else is believed. Sidecars that read the same file
+    /// know these as proxies too, in what apps hand on.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
     /// How long a client may leave what waits for it unread: one that takes less than 64 bytes a second of it for so long is given
     /// up, be it an answer, a WebSocket or a whole connection. Up to an hour.
     #[serde(default = "unread")]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use weft_dataplane::authn::Authenticator;
 use weft_dataplane::authz::Rules;
-use weft_dataplane::balance::sticky::Sticky;
+use weft_dataplane::balance::{self, sticky::Sticky};
 use weft_dataplane::cluster::config::Protocol;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::http1::Limits;
@@ -19,9 +19,10 @@ use weft_dataplane::plan::services::{INGRESS, Services};
 use weft_dataplane::plan::{Door, Http2, Metered, Opaque, Plan, Purpose, Rule, Site, Timeouts};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::{Path, Problems, nearest, overlap};
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Listener, Route};
 use crate::tls::Shown;
 
 /// The checked configuration of an ingress.
@@ -91,6 +92,7 @@ impl Design {
                 problems,
             );
         }
+        check_sticky(&config, services, problems);
         let sticky = match files {
             Files::Read => sticky(services, base, problems),
             Files::Elsewhere => BTreeMap::new(),
@@ -115,6 +117,21 @@ impl Design {
             sticky,
             shown,
         })
+    }
+}
+
+/// Sessions are kept for whom a route leads to, and for nobody else: sidecars keep none.
+fn check_sticky(config: &Config, services: &Services, problems: &mut Problems) {
+    for (name, service) in &services.file {
+        let sticky = service.balance.as_ref().and_then(balance::Config::sticky);
+        if sticky.is_some() && !config.routes.iter().any(|route| route.to == *name) {
+            let place = Path::root().key("services").key(name);
+            problems.at(
+                &place.key("balance").key("sticky"),
+                format!("no route of the ingress leads to `{name}`, and sidecars keep no sessions: apps send no cookies"),
+                "remove it; `policy: maglev` with a `key` that services hand on, such as a header, keeps together what they send",
+            );
+        }
     }
 }
 
@@ -176,6 +193,7 @@ fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
                 "give each listener a port of its own",
             );
         }
+        trusted(listener, &at, problems);
         if listener.address.port() == 0 {
             problems.at(
                 &at.key("address"),
@@ -184,6 +202,15 @@ fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
             );
         }
     }
+}
+
+/// Whom this listener believes.
+fn trusted(listener: &Listener, at: &Path, problems: &mut Problems) -> Trusted {
+    Trusted::build(
+        &listener.trusted_proxies,
+        &at.key("trusted_proxies"),
+        problems,
+    )
 }
 
 fn check_route(
@@ -325,7 +352,8 @@ impl node::Design for Design {
         }
         let mut sites = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            let unread_at = place.key("listeners").index(index).key("unread_timeout");
+            let at = place.key("listeners").index(index);
+            let unread_at = at.key("unread_timeout");
             let timeouts =
                 Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
@@ -353,6 +381,7 @@ impl node::Design for Design {
                 ),
                 tells_identity: false,
                 is_edge: true,
+                trusted: trusted(listener, &at, problems),
                 timeouts,
                 http1: Limits::default(),
                 http2: Http2::EDGE,

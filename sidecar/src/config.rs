@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_dataplane::accept::OPAQUE_PORTS;
 use weft_dataplane::plan::Timeouts;
 use weft_dataplane::plan::capture::Egress;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::units::Interval;
 use weft_runtime::config::{Path, Problems, overlap};
 
@@ -110,12 +112,17 @@ impl Default for App {
 pub struct Intercept {
     /// Where plaintext from others is redirected to, on every address of the host.
     pub inbound_port: u16,
+    /// Ports of servers outside of the mesh that speak first: what the app connects to there is passed on at once, without the 200 ms
+    /// in which its first bytes could say what it is, and whatever names in `egress.allow_list` would take from them. They come on
+    /// top of 25, 587, 3306, 4444, 5432, 6379, 9300 and 11211.
+    pub opaque_ports: Vec<u16>,
 }
 
 impl Default for Intercept {
     fn default() -> Self {
         Self {
             inbound_port: PLAINTEXT_PORT,
+            opaque_ports: Vec::new(),
         }
     }
 }
@@ -137,8 +144,12 @@ pub struct Settings {
     pub plaintext: Option<SocketAddr>,
     /// Where the app may go that is no service.
     pub egress: Arc<Egress>,
+    /// Where servers that are no service speak first.
+    pub opaque_ports: Arc<[u16]>,
     /// How long whoever connects may take.
     pub timeouts: Timeouts,
+    /// The app, whose word for where a request comes from is taken.
+    pub trusted: Trusted,
 }
 
 impl Config {
@@ -182,6 +193,7 @@ impl Config {
             );
         }
         let plaintext = self.plaintext(host, inbound, outbound, place, problems);
+        let opaque_ports = self.opaque_ports(place, problems);
         let egress = self.egress.build(&place.key("egress"), problems)?;
         let at = place.key("unread_timeout");
         let timeouts = Timeouts::default().with_unread(self.unread_timeout, &at, problems);
@@ -193,8 +205,33 @@ impl Config {
             allow_remote: self.outbound.allow_remote,
             plaintext,
             egress,
+            opaque_ports,
             timeouts,
+            trusted: Trusted::with_app([]),
         })
+    }
+
+    /// The ports that are opaque, those that always are included.
+    fn opaque_ports(&self, place: &Path, problems: &mut Problems) -> Arc<[u16]> {
+        let declared = self.intercept.as_ref().map(|found| &found.opaque_ports[..]);
+        let declared = declared.unwrap_or_default();
+        let at = place.key("intercept").key("opaque_ports");
+        for (index, port) in declared.iter().enumerate() {
+            if *port == 0 {
+                problems.at(
+                    &at.index(index),
+                    "nothing listens on port 0",
+                    "write the port of a server that speaks first",
+                );
+            } else if declared[..index].contains(port) {
+                problems.at(
+                    &at.index(index),
+                    format!("port {port} is listed twice"),
+                    "list it once",
+                );
+            }
+        }
+        OPAQUE_PORTS.iter().chain(declared).copied().collect()
     }
 
     /// What depends on interception.

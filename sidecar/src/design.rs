@@ -17,6 +17,7 @@ use weft_dataplane::plan::services::Services;
 use weft_dataplane::plan::{Door, Http2, Opaque, Plan, Purpose, Rule, Site};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::{Match, Table};
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::{Path, Problems, overlap};
 
 use crate::config::Settings;
@@ -391,6 +392,10 @@ impl Design {
             ),
             tells_identity: is_mesh,
             is_edge: false,
+            trusted: match is_mesh {
+                true => Trusted::default(),
+                false => self.settings.trusted.clone(),
+            },
             timeouts: self.settings.timeouts,
             http1: Limits::default(),
             http2: Http2::MESH,

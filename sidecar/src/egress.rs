@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_dataplane::plan::capture::Egress;
 use weft_dataplane::route::{Match, Table};
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Network, Path, Problems};
 
 /// `passthrough`, or `allow_list: { hosts: […], networks: […] }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,17 +39,12 @@ impl Config {
         };
         let path = path.key("allow_list");
         let before = problems.len();
-        let mut networks = Vec::new();
-        for (index, text) in list.networks.iter().enumerate() {
-            match text.parse() {
-                Ok(network) => networks.push(network),
-                Err(_) => problems.at(
-                    &path.key("networks").index(index),
-                    format!("`{text}` is not a network"),
-                    "write `10.0.0.0/8`, `fd00::/8` or one address; names belong in `hosts`",
-                ),
-            }
-        }
+        let networks = Network::list(
+            &list.networks,
+            &path.key("networks"),
+            "write `10.0.0.0/8`, `fd00::/8` or one address; names belong in `hosts`",
+            problems,
+        );
         let matches: Vec<(Path, Match)> = list
             .hosts
             .iter()

@@ -10,6 +10,7 @@ use weft_dataplane::plan::capture::{Capture, Inbound, Outbound, Permit, Permitte
 use weft_dataplane::plan::{Door, Http2, Site};
 use weft_dataplane::reason::Reason;
 use weft_dataplane::route::Table;
+use weft_dataplane::trusted::Trusted;
 use weft_runtime::config::Problems;
 
 use crate::Design;
@@ -32,6 +33,7 @@ pub(crate) fn outbound(
     Some(Capture::Outbound(Outbound {
         services: services.collect::<Option<_>>()?,
         egress: Arc::clone(&design.settings().egress),
+        opaque_ports: Arc::clone(&design.settings().opaque_ports),
     }))
 }
 
@@ -85,6 +87,7 @@ fn inbound(
         }
     }
     Some(Site {
+        trusted: Trusted::default(),
         // It leads to the app, so it closes with what else does.
         outlasts: false,
         capture: Some(Capture::Inbound(Inbound {

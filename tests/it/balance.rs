@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use http::Request;
 
 use crate::harness::client::{Reply, whole};
-use crate::harness::{Behaviour, Load, Mesh, Service, eventually};
+use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_under_steady_load_stay_within_a_tenth_of_each_other() {
@@ -62,9 +63,13 @@ async fn a_replica_that_is_slower_gets_less() {
 
 /// Waits until the gateway knows all replicas of its one service.
 async fn all_known(mesh: &Mesh, replicas: u32) {
-    let host = mesh.ingress_host();
+    known_to(mesh, mesh.ingress_host(), replicas).await;
+}
+
+/// Waits until the proxy on this host knows so many endpoints.
+async fn known_to(mesh: &Mesh, host: IpAddr, endpoints: u32) {
     let healthy = ["state=\"healthy\""];
-    mesh.metric_reaches(host, "weft_endpoint_state", &healthy, replicas.into())
+    mesh.metric_reaches(host, "weft_endpoint_state", &healthy, endpoints.into())
         .await;
 }
 
@@ -258,10 +263,15 @@ async fn the_second_tier_takes_over_when_the_first_is_gone_and_gives_back_late()
 
 /// How many of the next exchanges, in per cent, go to replicas from this number on.
 async fn share_of_the_rest(mesh: &Mesh, load: &Load, first: usize) -> f64 {
+    share_of_the_rest_of(mesh, load, first, 600).await
+}
+
+/// The same of so many exchanges.
+async fn share_of_the_rest_of(mesh: &Mesh, load: &Load, first: usize, exchanges: usize) -> f64 {
     for origin in mesh.origins("orders") {
         origin.forget();
     }
-    load.more(600).await;
+    load.more(exchanges).await;
     let counts: Vec<usize> = mesh.origins("orders").iter().map(|o| o.total()).collect();
     let rest: usize = counts[first..].iter().sum();
     rest as f64 * 100.0 / counts.iter().sum::<usize>() as f64
@@ -274,8 +284,10 @@ async fn our_own_zone_takes_what_it_can_and_the_rest_spills_smoothly() {
     let balance = "balance: { slow_start: 0s }";
     let mut mesh = Mesh::new()
         .service(Service::new("orders").replicas(6).with(balance))
+        .service(Service::new("storefront"))
         .route("/orders/*", "orders")
         .with("zone: a")
+        .environment("storefront-0", &[("WEFT_ZONE".to_owned(), "b".to_owned())])
         .start()
         .await;
     // Only now is it known where they are.
@@ -288,14 +300,32 @@ async fn our_own_zone_takes_what_it_can_and_the_rest_spills_smoothly() {
         .collect();
     let line = format!("endpoints: [ {} ]", endpoints.join(", "));
     let host = mesh.ingress_host();
-    let loads = mesh.metric(host, "weft_config_generation", &[]).await;
+    let both = [host, mesh.replica("storefront", 0).host];
+    let mut loads = Vec::new();
+    for proxy in both {
+        loads.push(mesh.metric(proxy, "weft_config_generation", &[]).await);
+    }
     mesh.change(|spec| {
-        let service = spec.services.pop().unwrap();
-        spec.services.push(service.with(&line));
+        let service = spec.services.remove(0);
+        spec.services.insert(0, service.with(&line));
     });
-    mesh.metric_reaches(host, "weft_config_generation", &[], loads + 1.0)
-        .await;
+    for (proxy, loads) in both.into_iter().zip(loads) {
+        mesh.metric_reaches(proxy, "weft_config_generation", &[], loads + 1.0)
+            .await;
+    }
     all_known(&mesh, 6).await;
+
+    // The same file on a host of the other zone: a sidecar there keeps to its own.
+    for _ in 0..60 {
+        let home = mesh
+            .get_from("storefront", 0, "http://orders/1")
+            .await
+            .text();
+        assert!(
+            ["orders-3", "orders-4", "orders-5"].contains(&&*home),
+            "{home}"
+        );
+    }
 
     let load = Load::start(
         &mesh.client,
@@ -334,4 +364,302 @@ async fn our_own_zone_takes_what_it_can_and_the_rest_spills_smoothly() {
     })
     .await;
     load.stop().await.assert_all_answered();
+}
+
+/// The services of the table: the same replicas under different names, each balanced in its own way.
+struct Ways {
+    mesh: Mesh,
+}
+
+/// How an exchange is sent: through the gateway, or by an app through its sidecar.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum From {
+    Gateway,
+    Sidecar,
+}
+
+const BOTH: [From; 2] = [From::Gateway, From::Sidecar];
+
+impl Ways {
+    /// Four replicas, and these ways by their names.
+    async fn start(ways: &[(&str, &str)]) -> Self {
+        let mut mesh = Mesh::new()
+            .service(Service::new("orders").replicas(4))
+            .service(Service::new("storefront"))
+            .listener_with("trusted_proxies: [ 127.0.0.1 ]");
+        for (name, lines) in ways {
+            let mut service = Service::new(name)
+                .replicas(0)
+                .with("identity: spiffe://shop.internal/service/orders");
+            for line in lines.lines() {
+                service = service.with(line.trim());
+            }
+            if !lines.contains("srv:") {
+                service = service.with("dns: orders");
+            }
+            mesh = mesh
+                .service(service)
+                .route_yaml(&format!("{{ match: {{ host: {name} }}, to: {name} }}"));
+        }
+        let mesh = mesh.start().await;
+        let app = mesh.ports.app();
+        let names = ["zero.orders", "one.orders", "two.orders", "three.orders"];
+        for (number, name) in names.iter().enumerate() {
+            mesh.dns.add(name, mesh.replica("orders", number).host);
+        }
+        // Two with three times the weight of the other two.
+        let instances = [
+            (0, 3, app, "zero.orders."),
+            (0, 3, app, "one.orders."),
+            (0, 1, app, "two.orders."),
+            (0, 1, app, "three.orders."),
+        ];
+        mesh.dns.instances("_http._tcp.orders", &instances);
+        let count = 4 * u32::try_from(ways.len()).unwrap();
+        known_to(&mesh, mesh.ingress_host(), count).await;
+        // It knows besides where orders itself is, and storefront.
+        known_to(&mesh, mesh.replica("storefront", 0).host, count + 5).await;
+        Self { mesh }
+    }
+
+    /// The replica that answers a GET for this service, path and field.
+    async fn home(&self, from: From, service: &str, path: &str, field: (&str, &str)) -> usize {
+        let request = match from {
+            From::Gateway => Request::get(self.mesh.url(path)).header("host", service),
+            From::Sidecar => {
+                let url = format!("http://{service}{path}");
+                self.mesh.request_from("storefront", 0, &url)
+            }
+        };
+        let request = request.header(field.0, field.1).body(whole("")).unwrap();
+        let reply = self.mesh.client.send(request).await;
+        let text = reply.text();
+        let number = text.strip_prefix("orders-").map(str::parse);
+        number
+            .unwrap_or_else(|| panic!("{from:?} {service}: {text}"))
+            .unwrap()
+    }
+
+    /// How many of so many exchanges each replica gets.
+    async fn shares(&self, from: From, service: &str, exchanges: usize) -> [usize; 4] {
+        let mut counts = [0; 4];
+        for _ in 0..exchanges {
+            counts[self.home(from, service, "/", ("x-none", "x")).await] += 1;
+        }
+        counts
+    }
+}
+
+/// Whether the counts are to each other as these, with a play of so many per cent of each.
+fn assert_shares(what: &str, counts: [usize; 4], expected: [usize; 4], play: usize) {
+    let (all, whole): (usize, usize) = (counts.iter().sum(), expected.iter().sum());
+    for (count, share) in counts.iter().zip(expected) {
+        let mean = all * share / whole;
+        let off = count.abs_diff(mean);
+        assert!(
+            off * 100 <= mean * play,
+            "{what}: {counts:?}, not {expected:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_without_a_key_give_each_its_share_from_gateway_and_sidecar() {
+    let ways = [
+        ("alike", "balance: { policy: round_robin, slow_start: 0s }"),
+        ("dice", "balance: { policy: random, slow_start: 0s }"),
+        (
+            "turns",
+            "balance: { policy: round_robin, slow_start: 0s }\nsrv: _http._tcp.orders",
+        ),
+        (
+            "loaded",
+            "balance: { policy: random, slow_start: 0s }\nsrv: _http._tcp.orders",
+        ),
+        // Both sites at once, one of them larger than the other.
+        (
+            "active",
+            "balance: { policy: least_request, slow_start: 0s }\nsrv: _http._tcp.orders",
+        ),
+    ];
+    let ways = Ways::start(&ways).await;
+    // A fair draw is farther off than this once in some thousands; turns are exact but for each core's own.
+    let table = [
+        ("alike", [1, 1, 1, 1], 10),
+        ("dice", [1, 1, 1, 1], 40),
+        ("turns", [3, 3, 1, 1], 10),
+        ("loaded", [3, 3, 1, 1], 60),
+        ("active", [3, 3, 1, 1], 60),
+    ];
+    for (service, expected, play) in table {
+        for from in BOTH {
+            let counts = ways.shares(from, service, 480).await;
+            assert_shares(&format!("{service} {from:?}"), counts, expected, play);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_with_a_key_keep_together_what_has_it_from_gateway_and_sidecar() {
+    let by = |policy: &str, key: &str| {
+        format!("balance: {{ policy: {policy}, key: {key}, slow_start: 0s }}")
+    };
+    let ip_hash = "balance: { policy: ip_hash, slow_start: 0s }".to_owned();
+    let lines = [
+        ("header", by("maglev", "{ header: x-user }")),
+        ("cookie", by("maglev", "{ cookie: sid }")),
+        ("query", by("maglev", "{ query: user }")),
+        ("segment", by("maglev", "{ path_segment: 2 }")),
+        ("source", by("maglev", "source")),
+        ("ring", by("ring", "{ header: x-user }")),
+        ("ring-source", by("ring", "source")),
+        ("address", ip_hash),
+    ];
+    let lines: Vec<(&str, &str)> = lines.iter().map(|(name, line)| (*name, &**line)).collect();
+    let ways = Ways::start(&lines).await;
+    for (service, _) in &lines {
+        let mut homes = Vec::new();
+        for user in 0..48 {
+            let (value, cookie) = (user.to_string(), format!("a=b; sid={user}"));
+            let address = format!("192.0.2.{user}");
+            let proxied = format!("198.51.100.9, {address}, 127.0.0.1");
+            let (path, field) = match *service {
+                "header" | "ring" => ("/".to_owned(), ("x-user", &*value)),
+                "cookie" => ("/".to_owned(), ("cookie", &*cookie)),
+                "query" => (format!("/?a=b&user={user}"), ("x-none", "x")),
+                "segment" => (format!("/users/{user}/orders"), ("x-none", "x")),
+                _ => ("/".to_owned(), ("x-forwarded-for", &*proxied)),
+            };
+            let home = ways.home(From::Gateway, service, &path, field).await;
+            // Always the same one, and the same one from everywhere.
+            for from in [From::Gateway, From::Sidecar, From::Sidecar] {
+                let again = ways.home(from, service, &path, field).await;
+                assert_eq!(again, home, "{service} {from:?} {user}");
+            }
+            homes.push(home);
+        }
+        let counts = [0, 1, 2, 3].map(|home| homes.iter().filter(|found| **found == home).count());
+        // Twelve each, on average.
+        assert!(
+            counts.iter().all(|count| (3..=26).contains(count)),
+            "{service}: {counts:?}"
+        );
+    }
+    // Without the key, or without a client that is known, it goes anywhere, or stays where the peer belongs.
+    let anywhere = ways.shares(From::Sidecar, "header", 100).await;
+    assert!(anywhere.iter().all(|count| *count > 0), "{anywhere:?}");
+    for from in BOTH {
+        let peer = ways.shares(from, "address", 20).await;
+        assert_eq!(peer.iter().max(), Some(&20), "{from:?} {peer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_spills_where_its_endpoint_has_more_than_its_part_from_gateway_and_sidecar() {
+    let balance =
+        "balance: { policy: maglev, key: { header: x-user }, max_load: 1.5, slow_start: 0s }";
+    let ways = Ways::start(&[("hot", balance)]).await;
+    let home = ways
+        .home(From::Gateway, "hot", "/", ("x-user", "ann"))
+        .await;
+    for from in BOTH {
+        for origin in ways.mesh.origins("orders") {
+            origin.forget();
+            origin.does(Behaviour::Hang);
+        }
+        let mut asked = tokio::task::JoinSet::new();
+        for number in 1..=16 {
+            let (address, host) = match from {
+                From::Gateway => (ways.mesh.public(), "hot"),
+                From::Sidecar => (ways.mesh.outbound("storefront", 0), "hot"),
+            };
+            asked.spawn(async move {
+                let mut wire = Wire::connect(address).await;
+                wire.write(format!(
+                    "GET /{number} HTTP/1.1\r\nHost: {host}\r\nx-user: ann\r\n\r\n"
+                ))
+                .await;
+                wire.head().await
+            });
+            // One after the other, so that it is known what is under way when the next comes.
+            eventually("the apps have been asked", async || {
+                let counts = ways.mesh.origins("orders");
+                let all: usize = counts.iter().map(|origin| origin.total()).sum();
+                (all == number).then_some(())
+            })
+            .await;
+        }
+        let counts: Vec<usize> = ways
+            .mesh
+            .origins("orders")
+            .iter()
+            .map(|o| o.total())
+            .collect();
+        // Of 16 under way a quarter, half as much again: 6.
+        assert_eq!(counts.iter().max(), Some(&6), "{from:?} {counts:?}");
+        assert_eq!(counts[home], 6, "{from:?} {counts:?}");
+        asked.shutdown().await;
+        for origin in ways.mesh.origins("orders") {
+            origin.does(Behaviour::default());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_replica_comes_to_its_share_slowly_from_gateway_and_sidecar() {
+    const SLOW: Duration = Duration::from_secs(8);
+    let mut mesh = Mesh::new()
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("balance: { policy: random, slow_start: 8s }"),
+        )
+        .service(Service::new("storefront"))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    all_known(&mesh, 2).await;
+    let hosts = [mesh.ingress_host(), mesh.replica("storefront", 0).host];
+    known_to(&mesh, hosts[1], 3).await;
+    let outbound = mesh.request_from("storefront", 0, "http://orders/1");
+    let url = outbound.uri_ref().unwrap().to_string();
+    let request = move || {
+        Request::get(&url)
+            .header("host", "orders")
+            .body(whole(""))
+            .unwrap()
+    };
+    let loads = [
+        Load::start(
+            &mesh.client,
+            &mesh.url("/orders/1"),
+            2,
+            Duration::from_millis(2),
+        ),
+        Load::of(&mesh.client, request, 2, Duration::from_millis(2)),
+    ];
+    // Those that are there have warmed up: a new one is measured by them.
+    let known = Instant::now();
+    while known.elapsed() < SLOW {
+        loads[0].more(50).await;
+    }
+    let number = mesh.add_replica("orders").await;
+    mesh.dns.add("orders", mesh.replica("orders", number).host);
+    for (host, endpoints) in hosts.into_iter().zip([3, 4]) {
+        known_to(&mesh, host, endpoints).await;
+    }
+    // A third would be its share.
+    for load in &loads {
+        let early = share_of_the_rest_of(&mesh, load, number, 200).await;
+        assert!(early < 22.0, "{early} %");
+    }
+    for load in &loads {
+        eventually("it has its share", async || {
+            (share_of_the_rest_of(&mesh, load, number, 400).await > 27.0).then_some(())
+        })
+        .await;
+    }
+    for load in loads {
+        load.stop().await.assert_all_answered();
+    }
 }

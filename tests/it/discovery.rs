@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::alone::{Host, Way};
 use crate::harness::told::at_most;
-use crate::harness::{Load, Mesh, Mood, Service, eventually, within};
+use crate::harness::{Load, Mesh, Mood, Origin, Service, eventually, within};
 
 /// `orders` with this many replicas, and a load on it.
 async fn under_load(replicas: u8) -> (Mesh, Load) {
@@ -174,6 +176,20 @@ async fn srv_records_list_instances_and_their_shares() {
     let page = mesh.page(mesh.ingress_host(), "/endpoints").await.json();
     assert_eq!(page["sources"][0]["endpoints"], 1, "{page}");
     assert_eq!(page["sources"][0]["known"], true, "{page}");
+    // Three to one.
+    let instances = [(0, 3, app, "one.orders."), (0, 1, app, "two.orders.")];
+    mesh.dns.instances("_http._tcp.orders", &instances);
+    reaches("orders-0").await;
+    reaches("orders-1").await;
+    // Both have warmed up when they have had their shares once.
+    eventually("they have their shares", async || {
+        let mut first = 0;
+        for _ in 0..400 {
+            first += usize::from(mesh.get("/orders/1").await.text() == "orders-0");
+        }
+        (270..=330).contains(&first).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,4 +266,39 @@ async fn a_file_of_endpoints_is_followed_and_a_broken_one_changes_nothing() {
     let failing = mesh.metric(host, "weft_discovery_failing", &[]).await;
     assert!(failing < 0.5, "{failing}");
     load.stop().await.assert_all_answered();
+}
+
+#[tokio::test]
+async fn endpoints_of_both_families_take_part_and_one_that_is_gone_fails_nothing() {
+    let host = Host::new();
+    let v4 = host.app();
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, v4.port()));
+    let (one, other) = (Origin::start("4", v4).await, Origin::start("6", v6).await);
+    host.configure(&format!(
+        "services:\n  plain: {{ mesh: false, endpoints: [ \"{v4}\", \"{v6}\" ] }}\n\
+         ingress:\n  listeners: [ {{ name: public, address: \"{}\" }} ]\n  routes: [ {{ to: plain }} ]\n",
+        host.public(),
+    ));
+    let mut ingress = host.ingress().await;
+    let ask = async || {
+        let way = Way::Plain(host.public());
+        let reply = way
+            .ask("POST /", &[("host", "api.example")], "an order")
+            .await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
+    for _ in 0..60 {
+        ask().await;
+    }
+    for (family, origin) in [("IPv4", &one), ("IPv6", &other)] {
+        let share = origin.total();
+        assert!((10..=50).contains(&share), "{share} of 60 by {family}");
+    }
+    let before = one.total();
+    other.stop().await;
+    for _ in 0..60 {
+        ask().await;
+    }
+    assert_eq!(one.total(), before + 60);
+    ingress.assert_alive().await;
 }

@@ -217,6 +217,152 @@ async fn connections_are_counted_over_both_cores_and_idle_ones_make_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_endpoint_has_only_so_many_connections() {
+    let plain = Service::new("plain")
+        .replicas(0)
+        .with("mesh: false")
+        .with("dns: orders")
+        .with("balance: { slow_start: 0s }")
+        .with("limits: { wait: 300ms, endpoint: { connections: 2 } }");
+    let mesh = Mesh::new()
+        .service(Service::new("orders").replicas(2))
+        .service(plain)
+        .route("/orders/*", "plain")
+        .start()
+        .await;
+    let apps = [Holding::new(), Holding::new()];
+    for (origin, app) in mesh.origins("orders").into_iter().zip(&apps) {
+        origin.does(app.behaviour());
+    }
+    // However the dice fall, those that find one full go to the other.
+    let mut asked = ask(&mesh, 4);
+    for app in &apps {
+        app.holds(2).await;
+    }
+    for (reply, waited) in ask(&mesh, 4).join_all().await {
+        is_refused(&reply, "too_many_connections");
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
+    }
+    for app in &apps {
+        assert_eq!(app.connections.load(SeqCst), 2);
+        app.open.send_replace(true);
+    }
+    while let Some(answered) = asked.join_next().await {
+        assert_eq!(answered.unwrap().0.text(), "ok");
+    }
+    // Idle ones count, and make room.
+    for round in 0..10 {
+        for (reply, _) in ask(&mesh, 4).join_all().await {
+            assert_eq!((reply.code(), reply.reason()), (200, None), "round {round}");
+        }
+        for app in &apps {
+            assert!(app.connections.load(SeqCst) <= 2, "round {round}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_not_http_are_in_flight_as_long_as_they_are_open() {
+    let db = Service::new("db")
+        .tcp()
+        .with("limits: { in_flight: 2, waiting: 1, wait: 20s }");
+    let mesh = Mesh::new()
+        .service(db)
+        .service(Service::new("shop"))
+        .without_ingress()
+        .start()
+        .await;
+    mesh.origin("db", 0)
+        .does(Behaviour::script(async |mut wire| {
+            wire.write("ready").await;
+            wire.rest().await;
+        }));
+    let (door, host) = (mesh.listen("shop", 0), mesh.replica("shop", 0).host);
+    let db = ["service=\"db\""];
+    let greeted = async |client: &mut Wire| {
+        let words = soon("the greeting", client.exactly(5)).await;
+        assert_eq!(words.as_deref(), Some(&b"ready"[..]));
+    };
+    let mut clients = [Wire::connect(door).await, Wire::connect(door).await];
+    for client in &mut clients {
+        greeted(client).await;
+    }
+    mesh.metric_reaches(host, "weft_service_in_flight", &db, 2.0)
+        .await;
+    let mut third = Wire::connect(door).await;
+    mesh.metric_reaches(host, "weft_service_waiting", &db, 1.0)
+        .await;
+    // The line is full: whoever comes now is sent away at once.
+    let fourth = async {
+        let mut stream = tokio::net::TcpStream::connect(door).await?;
+        tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 5]).await
+    };
+    let said = soon("the refusal", fourth).await;
+    assert!(!matches!(said, Ok(1..)), "{said:?}");
+    let refused = ["reason=\"overloaded\""];
+    mesh.metric_reaches(host, "weft_answers_total", &refused, 1.0)
+        .await;
+    assert_eq!(mesh.origin("db", 0).connections(), 2);
+    // One ends, and the one that waits is next.
+    drop(clients);
+    greeted(&mut third).await;
+}
+
+/// Three of fifteen may be tried again: those that wait for it have taken what there is, long before they are under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_that_wait_count() {
+    let lines = [
+        "retry: { statuses: [ 503 ], budget: 20%, min_per_second: 0 }",
+        "outlier: { enabled: false }",
+    ];
+    let mesh = orders(&lines, 1).await;
+    let (open, held) = (watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
+    let (gate, asked) = (open.clone(), Arc::clone(&held));
+    mesh.origin("orders", 0)
+        .does(Behaviour::script(move |mut wire| {
+            let (gate, asked) = (gate.clone(), Arc::clone(&asked));
+            async move {
+                while let Some(head) = wire.head().await {
+                    asked.fetch_add(1, SeqCst);
+                    let _ = gate.subscribe().wait_for(|open| *open).await;
+                    let answer = match head.field("weft-attempt") {
+                        Some(_) => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+                        None => "HTTP/1.1 503 No\r\nRetry-After: 2\r\nContent-Length: 2\r\n\r\nno",
+                    };
+                    if wire.try_write(answer).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }));
+    let asked = ask(&mesh, 15);
+    eventually("all are with the app", async || {
+        (held.load(SeqCst) == 15).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    open.send_replace(true);
+    let mut again = 0;
+    let mut asked = asked;
+    while let Some(answered) = asked.join_next().await {
+        let (reply, took) = (answered.unwrap().0, begun.elapsed());
+        match reply.code() {
+            200 => {
+                again += 1;
+                assert!(took >= Duration::from_millis(1_990), "{took:?}");
+            }
+            code => {
+                assert_eq!((code, reply.reason()), (503, None), "{}", reply.text());
+                // Nobody waits for a retry that he will not get.
+                assert_eq!(again, 0, "{took:?}");
+            }
+        }
+    }
+    assert_eq!(again, 3);
+    assert_eq!(held.load(SeqCst), 18);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_opens_lets_one_through_and_closes() {
     let lines = [
         "breaker: { enabled: true, requests: 10, open: 1s }",

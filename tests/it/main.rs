@@ -31,6 +31,7 @@ mod mtls;
 #[path = "../netns/mod.rs"]
 mod netns;
 mod protocols;
+mod proxied;
 mod reload;
 mod renewal;
 mod retry;

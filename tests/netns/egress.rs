@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::app::{App, Does, breaks, connect, get, get_on, rest, take};
-use super::{OUTSIDE, OUTSIDE_V6, under_either};
+use super::ground;
+use super::{OUTSIDE, OUTSIDE_V6, World, under_either, until};
 
 #[test]
 fn unknown_destinations_get_every_byte_and_nothing_else() {
@@ -149,4 +151,43 @@ fn what_is_not_on_the_list_is_refused_with_the_reason() {
             );
         },
     );
+}
+
+#[test]
+fn silence_is_waited_for_but_not_on_ports_where_servers_speak_first() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("", "  intercept: { opaque_ports: [ 7001 ] }\n");
+    let greeting = "220 hello\r\n";
+    let apps = [25, 7000, 7001].map(|port| {
+        let address = format!("{OUTSIDE}:{port}");
+        App::start(&world.outside, &address, Does::Greet(greeting))
+    });
+    // The quickest of some, because the machine may have something else to do.
+    let greeted_in = |port: u16| {
+        let times = (0..5).map(|_| {
+            let begun = Instant::now();
+            let mut stream = connect(&world.storefront, &format!("{OUTSIDE}:{port}")).unwrap();
+            assert_eq!(take(&mut stream, greeting.len()).unwrap(), greeting);
+            begun.elapsed()
+        });
+        times.min().unwrap()
+    };
+    let (at_once, patience) = (Duration::from_millis(100), Duration::from_millis(200));
+    for port in [25, 7001] {
+        let took = greeted_in(port);
+        assert!(took < at_once, "port {port}: {took:?}");
+    }
+    let took = greeted_in(7000);
+    assert!(took >= patience, "{took:?}");
+    assert!(took < Duration::from_millis(700), "{took:?}");
+    // A change of the file is taken in place.
+    world.change("7001", "7000");
+    until("the declared port is passed on at once", || {
+        greeted_in(7000) < at_once
+    });
+    assert!(greeted_in(7001) >= patience);
+    assert!(greeted_in(25) < at_once);
+    drop(apps);
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::app::{Answer, App, Does, ask_on, connect, get_on_admin};
+use super::app::{Answer, App, Does, ask_on, connect, get_on, get_on_admin};
 use super::ground::{self, Host};
-use super::{is_ready, start_sidecar, until};
+use super::{ORDERS, ORDERS_V6, World, is_ready, start_sidecar, until};
 use crate::harness::{Authority, Process};
 
 /// A caller, and two replicas of `orders` at cables of their own.
@@ -177,4 +177,55 @@ fn a_host_that_vanishes_without_a_word_is_given_up_within_seconds() {
     }
     // A caller that was answered in the meantime may have met it once more before it was given up.
     assert!(failed <= 12, "{failed} POSTs failed");
+}
+
+/// A service with two addresses of each family, and nothing comes through by IPv6 any more. Both of those that do not answer, one after
+/// the other, would be a failure.
+#[test]
+fn a_family_that_does_not_come_through_fails_nothing() {
+    if !ground::is_possible() {
+        return;
+    }
+    let all = [ORDERS, "10.77.1.12", ORDERS_V6, "[fd77:1::12]"];
+    let all = all.map(|ip| format!("\"{ip}:15008\""));
+    let lines = format!(
+        "    endpoints: [ {} ]\n    outlier: {{ max_ejection: 5s }}\n",
+        all.join(", ")
+    );
+    let world = World::new(&lines, "");
+    world.orders.system("ip addr add 10.77.1.12/24 dev net1");
+    world
+        .orders
+        .system("ip addr add fd77:1::12/64 dev net1 nodad");
+    let app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+    let rules = "table inet cut {\n\
+        chain in { type filter hook input priority 0; meta nfproto ipv6 tcp dport 15008 drop; }\n}\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    let cut = format!("nft -f {}", file.path().display());
+    world.orders.system(&cut);
+    let mut stream = connect(&world.storefront, "127.0.0.1:15001").unwrap();
+    let mut times = Vec::new();
+    for number in 0..500 {
+        let begun = Instant::now();
+        let answer = get_on(&mut stream, "orders", "/").unwrap();
+        assert_eq!(answer.status, 200, "exchange {number}: {answer:?}");
+        times.push(begun.elapsed());
+    }
+    assert_eq!(app.requests().len(), 500);
+    times.sort_unstable();
+    // One connection in vain is all that an exchange waits for (1 s), and a few of them until the addresses are left alone.
+    let slow = times
+        .iter()
+        .filter(|took| **took >= Duration::from_millis(900));
+    assert!(slow.count() <= 20, "{times:?}");
+    assert!(times[475] < Duration::from_millis(500), "{times:?}");
+    assert!(times[499] < Duration::from_millis(1_900), "{times:?}");
+    // Without it all take part again.
+    world.orders.system("nft delete table inet cut");
+    let healthy = ["service=\"orders\"", "state=\"healthy\""];
+    until("all addresses are back", || {
+        get_on(&mut stream, "orders", "/").unwrap();
+        world.metric(&world.storefront, "weft_endpoint_state", &healthy) == 4.0
+    });
 }

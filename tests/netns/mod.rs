@@ -112,7 +112,8 @@ const ORDERS_FROM_OUTSIDE: &str = "10.77.3.2";
 const ORDERS_FROM_OUTSIDE_V6: &str = "[fd77:3::2]";
 
 impl World {
-    /// With these lines more for the service `orders`, and these under `sidecar`. Both hosts intercept.
+    /// With these lines more for the service `orders`, and these under `sidecar`; they may be in place of what is usual of
+    /// `endpoints` and `intercept`. Both hosts intercept.
     fn new(orders: &str, sidecar: &str) -> Self {
         let world = Self::without_rules(orders, sidecar);
         for host in [&world.storefront, &world.orders] {
@@ -133,12 +134,19 @@ impl World {
         storefront.cable(&outside, 2);
         outside.cable(&orders_host, 3);
         let files = tempfile::tempdir().unwrap();
+        let unless = |said: &str, key: &str, line: String| match said.contains(key) {
+            true => String::new(),
+            false => line,
+        };
+        let intercept = unless(sidecar, "intercept:", "  intercept: {}\n".to_owned());
+        let both = format!("    endpoints: [ \"{ORDERS}:15008\", \"{ORDERS_V6}:15008\" ]\n");
+        let endpoints = unless(orders, "endpoints:", both);
         let yaml = format!(
             "trust_domain: {domain}\n\
              identity: {{ cert: cert.pem, key: key.pem, bundle: bundle.pem }}\n\
-             sidecar:\n  inbound: {{ address: \"[::]:15008\" }}\n  intercept: {{}}\n{sidecar}\
+             sidecar:\n  inbound: {{ address: \"[::]:15008\" }}\n{intercept}{sidecar}\
              services:\n  storefront:\n    endpoints: [ \"10.77.1.1:15008\" ]\n    port: 8080\n  \
-             orders:\n    endpoints: [ \"{ORDERS}:15008\", \"{ORDERS_V6}:15008\" ]\n    port: 8080\n{orders}",
+             orders:\n{endpoints}    port: 8080\n{orders}",
             domain = crate::harness::certs::DOMAIN,
         );
         let authority = Authority::new();
@@ -159,6 +167,16 @@ impl World {
             .into_iter()
             .for_each(is_ready);
         world
+    }
+
+    /// Changes the file of storefront's sidecar.
+    fn change(&self, from: &str, to: &str) {
+        let file = self.files.path().join("storefront").join("weft.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, text.replace(from, to)).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
     }
 
     /// An ingress on the host outside, with the collector that `collector` tells the sidecars of.

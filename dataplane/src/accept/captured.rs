@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::detect::{self, OPAQUE_PORTS, Version};
+use super::detect::{self, Version};
 use super::permitted::{Guest, while_permitted};
 use super::{Io, name};
 use crate::cluster::vanished;
@@ -101,8 +101,7 @@ impl Door<'_> {
         // Without a name it would be refused, so there is time to wait for one.
         let wants_name = outbound.egress.asks_names() && !outbound.egress.allows(to.ip(), None);
         let detected = match wants_name {
-            // The server is likely to speak first, and its client's first bytes would tell us nothing.
-            _ if OPAQUE_PORTS.contains(&to.port()) => Detected::Opaque,
+            _ if outbound.opaque_ports.contains(&to.port()) => Detected::Opaque,
             true => self.protocol(&mut io, self.site.timeouts.head).await?,
             false => self.protocol(&mut io, self.site.timeouts.detection).await?,
         };

@@ -66,8 +66,9 @@ pub struct Settings {
     /// With `maglev`, `ring` and `ip_hash`: what an endpoint may have in flight, in relation to the mean, before keys go
     /// elsewhere. `1.5` is usual. Unlimited when left out.
     pub max_load: Option<f64>,
-    /// Entries of `maglev`'s table, a prime number from 65537, which is the default, to 5000011. Services of more than
-    /// forty endpoints move fewer keys with more, such as 1048583; when this changes, all keys move.
+    /// Entries of `maglev`'s table, a prime number from 65537 to 5000011; 1048583 when left out. When one of N endpoints leaves, at most
+    /// 1.2/N of the keys move up to 30 endpoints with 65537 (128 KiB), up to 150 with the default (2 MiB), up to 200 with 2097169 and up to
+    /// 300 with 5000011 (10 MiB); of more, take `ring`. When this changes, all keys move.
     pub table_size: Option<u32>,
     /// How long a new or returned endpoint takes to reach its full share; `0s` for at once.
     pub slow_start: Period,
@@ -75,7 +76,8 @@ pub struct Settings {
     pub zones: Zones,
     /// When endpoints of lower priority are used.
     pub failover: FailoverConfig,
-    /// Keeps a client's session at one endpoint by a cookie. Only at the ingress.
+    /// Keeps a client's session at one endpoint by a cookie. Only at the ingress, so a route must lead to the service: what services
+    /// send one another is balanced as if this were not there, because apps keep no cookies.
     pub sticky: Option<sticky::Config>,
 }
 
@@ -292,7 +294,7 @@ impl Settings {
                 problems.at(
                     &at,
                     format!("a table of {size} entries cannot be filled evenly"),
-                    "write a prime number from 65537 to 5000011, such as 1048583",
+                    "write a prime number from 65537 to 5000011, such as 2097169",
                 );
             }
         }
@@ -344,6 +346,11 @@ impl Policy {
     /// Whether it needs the key of an exchange.
     pub fn wants_key(&self) -> bool {
         self.key.is_some()
+    }
+
+    /// Whether that is the client's address, which takes some finding out.
+    pub fn wants_client(&self) -> bool {
+        self.key == Some(Key::Source)
     }
 
     /// The hash of an exchange's key, if it has it.
@@ -411,7 +418,7 @@ mod tests {
             long.choice,
             Choice::Maglev {
                 max_load: Some(1_500),
-                size: 65_537
+                size: maglev::USUAL
             }
         );
         assert!(long.wants_key());

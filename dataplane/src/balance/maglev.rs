@@ -5,20 +5,23 @@
 //! whose turn it is when weights differ), and each takes the first entry it likes that is still free. A look-up is one
 //! read.
 //!
-//! When one of N leaves, its 1/N of the keys move, and a few more, because the turns of the others shift. With 65,537
-//! entries these few are half a percent of all keys: nothing beside the 1/N of ten endpoints, a quarter more at fifty, as much
-//! again at two hundred. A larger table moves fewer: with 1,048,583 entries (2 MiB) it is a tenth more at a hundred. The size is the
-//! service's to say and does not follow the number of endpoints, since all keys move when it changes. [`super::ring`]
-//! moves no key more than it must, but is less even.
+//! When one of N leaves, its 1/N of the keys move, and a few more, because the turns of the others shift: a twentieth more at
+//! fifty endpoints, a tenth at a hundred, a fifth at a hundred and fifty. A larger table moves fewer. The size is the service's to
+//! say and does not follow the number of endpoints, since all keys move when it changes, and gateways that disagree about it would
+//! send the same key to different places. [`super::ring`] moves no key more than it must, but is less even.
 
 use super::dice::mix;
 use super::hashed::Table;
 use super::{Group, dice, smooth};
 
-/// The entries of a table, unless the service says otherwise: 128 KiB.
-pub(super) const USUAL: u32 = 65_537;
+/// The entries of a table, unless the service says otherwise: 2 MiB, built in a twentieth of a second at each change of the
+/// membership.
+pub(super) const USUAL: u32 = 1_048_583;
 
-/// The entries of the largest table: 10 MiB, built in some tenths of a second at each change of the membership.
+/// The entries of the smallest table, 128 KiB. It is enough for thirty endpoints.
+const LEAST: u32 = 65_537;
+
+/// The entries of the largest table: 10 MiB, built in some tenths of a second.
 pub(super) const MOST: u32 = 5_000_011;
 
 /// The table of one group.
@@ -68,7 +71,7 @@ impl Table for Maglev {
 
 /// Whether a table may have so many entries.
 pub(super) fn is_size(size: u32) -> bool {
-    (USUAL..=MOST).contains(&size)
+    (LEAST..=MOST).contains(&size)
         && (2..)
             .take_while(|n| n * n <= size)
             .all(|n| !size.is_multiple_of(n))
@@ -91,7 +94,9 @@ impl Wishes {
 
     fn next(&mut self, size: usize) -> usize {
         let wish = self.next;
-        self.next = (self.next + self.step) % size;
+        // A step is shorter than the table. Half of the time that a table takes would be for dividing.
+        let next = wish + self.step;
+        self.next = if next < size { next } else { next - size };
         wish
     }
 }
@@ -133,21 +138,21 @@ mod tests {
 
     #[test]
     fn sizes_are_primes_in_bounds() {
-        assert!(is_size(USUAL) && is_size(1_048_583) && is_size(MOST));
+        assert!(is_size(LEAST) && is_size(USUAL) && is_size(2_097_169) && is_size(MOST));
         assert!(!is_size(65_536) && !is_size(65_539 * 3) && !is_size(7) && !is_size(5_000_077));
     }
 
     #[test]
     fn when_one_of_n_leaves_little_more_than_its_keys_move() {
-        for size in [2, 3, 5, 10, 20, 32] {
-            for leaver in [0, size / 2, size - 1] {
-                let moved = moved(&policy("maglev"), size, leaver, 100_000);
-                assert!(moved * size as f64 <= 1.2, "{moved} of {size}");
-            }
+        for size in [2, 3, 10, 50, 100] {
+            assert_few_move(&policy("maglev"), size);
         }
-        let large = r#"{"policy": "maglev", "key": "source", "table_size": 1048583}"#;
-        let moved = moved(&long(large), 100, 50, 500_000);
-        assert!(moved * 100.0 <= 1.2, "{moved} of 100");
+        let large = r#"{"policy": "maglev", "key": "source", "table_size": 2097169}"#;
+        assert_few_move(&long(large), 200);
+        let small = r#"{"policy": "maglev", "key": "source", "table_size": 65537}"#;
+        for size in [3, 10, 30] {
+            assert_few_move(&long(small), size);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::{Endpoint, Family, InFlight};
 
 pub mod config;
 mod cookie;
@@ -44,6 +44,8 @@ use tiers::{Grant, Tiers};
 pub struct Ask<'a> {
     /// Ids of endpoints where this exchange has failed already; avoided while others are left.
     pub tried: &'a [u64],
+    /// Addresses of this family have not answered this exchange; avoided while others are left.
+    pub shuns: Option<Family>,
     /// The time of the decision.
     pub now: Instant,
     /// The dice.
@@ -61,27 +63,39 @@ pub struct Among {
     pub available: bool,
     /// Only those that this exchange has not tried.
     pub untried: bool,
+    /// Only those that there is likely to be a way to.
+    pub reachable: bool,
 }
 
 impl Among {
     /// In the order in which they are tried. When nothing is available right now although half should be (all the rest is
-    /// being probed, say), a used endpoint is better than none.
-    const USUALLY: [Self; 4] = [
-        Self::of(true, true),
-        Self::of(true, false),
-        Self::of(false, true),
-        Self::of(false, false),
+    /// being probed, say), a used endpoint is better than none. The first of each is for exchanges that shun a family.
+    const USUALLY: [Self; 5] = [
+        Self::of(true, true, true),
+        Self::of(true, true, false),
+        Self::of(true, false, false),
+        Self::of(false, true, false),
+        Self::of(false, false, false),
     ];
-    const IN_PANIC: [Self; 2] = [Self::of(false, true), Self::of(false, false)];
+    const IN_PANIC: [Self; 3] = [
+        Self::of(false, true, true),
+        Self::of(false, true, false),
+        Self::of(false, false, false),
+    ];
 
-    const fn of(available: bool, untried: bool) -> Self {
-        Self { available, untried }
+    const fn of(available: bool, untried: bool, reachable: bool) -> Self {
+        Self {
+            available,
+            untried,
+            reachable,
+        }
     }
 
     /// Whether an endpoint is to be considered.
     pub fn fits(self, endpoint: &Endpoint, ask: &Ask<'_>) -> bool {
         (!self.available || endpoint.is_available(ask.now))
             && (!self.untried || !ask.tried.contains(&endpoint.id))
+            && (!self.reachable || ask.shuns != Some(endpoint.family()))
     }
 }
 
@@ -228,6 +242,7 @@ impl EndpointSet {
         } else {
             &Among::USUALLY[..]
         };
+        let ways = &ways[usize::from(ask.shuns.is_none())..];
         if let Some(address) = ask.session
             && let Some(endpoint) = self.at(address).filter(|e| ways[0].fits(e, ask))
         {

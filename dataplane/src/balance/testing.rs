@@ -101,6 +101,7 @@ pub(super) fn now() -> Instant {
 pub(crate) fn ask(now: Instant, random: u64) -> Ask<'static> {
     Ask {
         tried: &[],
+        shuns: None,
         now,
         random,
         key: None,
@@ -166,7 +167,7 @@ fn count<'a>(set: &EndpointSet, asks: impl Iterator<Item = Ask<'a>>) -> Vec<usiz
 }
 
 /// The part of so many keys that go elsewhere when one of `size` leaves.
-pub(super) fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: usize) -> f64 {
+fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: usize) -> f64 {
     let all = endpoints(&vec![1; size]);
     let mut rest = all.clone();
     rest.remove(leaver);
@@ -178,6 +179,15 @@ pub(super) fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: 
         before.pick(&ask).unwrap().id != after.pick(&ask).unwrap().id
     });
     moves.count() as f64 / count_of_keys as f64
+}
+
+/// Whether little more than the keys of the one that leaves go elsewhere, whichever it is.
+pub(super) fn assert_few_move(policy: &Policy, size: usize) {
+    for leaver in [0, size / 2, size - 1] {
+        // A thousand and more of them are the leaver's, so that the share is told to within a few per cent.
+        let moved = moved(policy, size, leaver, 20_000.max(2_000 * size));
+        assert!(moved * size as f64 <= 1.2, "{moved} of {size}");
+    }
 }
 
 /// Five standard deviations of a fair draw by weight: a sound policy fails this once in a million seeds, and the seeds are

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::testing::{ask, assert_shares, now, tally};
+use super::testing::{ask, assert_shares, keyed, now, policy, tally};
 use super::*;
 use crate::endpoint::SLOW_START;
 
@@ -379,4 +379,42 @@ fn a_session_stays_where_it_is_while_that_takes_exchanges() {
         ..ask(now, 1)
     };
     assert!(set.pick(&lost).is_some(), "an address that is gone");
+}
+
+#[test]
+fn an_exchange_that_shuns_a_family_goes_to_the_other_while_there_is_one() {
+    let addresses = ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "[fd00::2]:80"];
+    let endpoints: Vec<_> = addresses
+        .iter()
+        .map(|address| Endpoint::new(address.parse().unwrap()))
+        .collect();
+    let now = now();
+    for name in [
+        "least_request",
+        "round_robin",
+        "random",
+        "least_response_time",
+        "ip_hash",
+        "maglev",
+        "ring",
+    ] {
+        let set = EndpointSet::new(&policy(name), endpoints.clone(), 1);
+        let picked = |shuns, tried: &[u64], n: u64| {
+            let ask = Ask {
+                tried,
+                shuns,
+                ..keyed(now, n << 50, n << 50)
+            };
+            set.pick(&ask).unwrap().clone()
+        };
+        for n in 0..100 {
+            let tried = [endpoints[2].id];
+            let family = picked(Some(Family::V6), &tried, n).family();
+            assert_eq!(family, Family::V4, "{name}");
+            // There is nobody else: better than one that was tried.
+            let tried = [0, 1, 2].map(|index| endpoints[index].id);
+            let id = picked(Some(Family::V6), &tried, n).id;
+            assert_eq!(id, endpoints[3].id, "{name}");
+        }
+    }
 }

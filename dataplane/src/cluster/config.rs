@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::{Authority, InvalidUri};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -22,6 +23,12 @@ use crate::discovery::{Source, dns};
 use crate::endpoint::place::Place;
 use crate::health::{self, Question, outlier};
 use crate::identity::{SpiffeId, TrustDomain};
+
+/// How long a connection within the mesh may take to come about, unless the file says otherwise: sidecars are near each other.
+const NEAR: Duration = Duration::from_secs(1);
+
+/// The same of one to somebody who is not of the mesh, and may be at the other end of the world.
+const FAR: Duration = Duration::from_secs(3);
 
 /// What a service's app speaks on its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -45,8 +52,9 @@ pub struct Defaults {
     /// From a request to the head of its answer, retries included. A request with a body begins to count anew with each
     /// piece that had to be waited for. The answer's body and tunnels have idle timeouts.
     pub timeout: Period,
-    /// For a connection to an endpoint, its TLS handshake included.
-    pub connect_timeout: Period,
+    /// For a connection to an endpoint, its TLS handshake included. When left out `1s` within the mesh, and `3s` to services that have
+    /// no sidecar (`mesh: false`), which may be farther away.
+    pub connect_timeout: Option<Period>,
     /// How often a failed exchange is tried again.
     pub retry: retry::Config,
     /// When an endpoint that fails is left alone.
@@ -64,7 +72,7 @@ impl Default for Defaults {
         Self {
             balance: balance::Config::default(),
             timeout: Period::seconds(15),
-            connect_timeout: Period::seconds(1),
+            connect_timeout: None,
             retry: retry::Config::default(),
             outlier: outlier::Config::default(),
             health: None,
@@ -103,10 +111,10 @@ impl Defaults {
     ) -> Option<Reach> {
         let mut found = Problems::new();
         for (key, period) in [
-            ("timeout", self.timeout),
+            ("timeout", Some(self.timeout)),
             ("connect_timeout", self.connect_timeout),
         ] {
-            if period.as_duration().is_zero() && tell(key) {
+            if period.is_some_and(|period| period.as_duration().is_zero()) && tell(key) {
                 problems.at(
                     &path.key(key),
                     "a timeout of 0 fails everything",
@@ -401,7 +409,7 @@ impl Service {
             health,
             retry: reach.retry,
             timeout: own.timeout.as_duration(),
-            connect_timeout: own.connect_timeout.as_duration(),
+            connect_timeout: self.connect_timeout(defaults),
             limits: reach.limits,
             breaker: reach.breaker,
         })
@@ -415,13 +423,20 @@ impl Service {
         Defaults {
             balance: own(self.balance.as_ref(), &defaults.balance),
             timeout: own(self.timeout.as_ref(), &defaults.timeout),
-            connect_timeout: own(self.connect_timeout.as_ref(), &defaults.connect_timeout),
+            connect_timeout: self.connect_timeout.or(defaults.connect_timeout),
             retry: own(self.retry.as_ref(), &defaults.retry),
             outlier: own(self.outlier.as_ref(), &defaults.outlier),
             health: None,
             limits: own(self.limits.as_ref(), &defaults.limits),
             breaker: own(self.breaker.as_ref(), &defaults.breaker),
         }
+    }
+
+    /// How long a connection may take to come about.
+    fn connect_timeout(&self, defaults: &Defaults) -> Duration {
+        let usual = if self.is_mesh() { NEAR } else { FAR };
+        let given = self.connect_timeout.or(defaults.connect_timeout);
+        given.map_or(usual, Period::as_duration)
     }
 
     /// What its endpoints are spoken to in.
@@ -678,12 +693,33 @@ pub fn local_app(
         }
         .build(&path, &mut ignored)?,
         timeout: service.timeout.unwrap_or(defaults.timeout).as_duration(),
-        connect_timeout: service
-            .connect_timeout
-            .unwrap_or(defaults.connect_timeout)
-            .as_duration(),
+        connect_timeout: service.connect_timeout(defaults),
         // Its callers count; here all of them would share one.
         limits: Limits::NONE,
         breaker: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_connection_out_of_the_mesh_is_given_more_time() {
+        let check = |service: &str, defaults: &str, expected: u64| {
+            let service: Service = serde_json::from_str(service).unwrap();
+            let defaults: Defaults = serde_json::from_str(defaults).unwrap();
+            let given = service.connect_timeout(&defaults);
+            assert_eq!(given, Duration::from_millis(expected), "{service:?}");
+        };
+        let (plain, all) = (r#"{"mesh": false}"#, r#"{"connect_timeout": "2s"}"#);
+        check("{}", "{}", 1_000);
+        check(plain, "{}", 3_000);
+        check("{}", all, 2_000);
+        check(plain, all, 2_000);
+        check(r#"{"connect_timeout": "100ms"}"#, all, 100);
+        check(r#"{"mesh": false, "connect_timeout": "5s"}"#, "{}", 5_000);
+    }
 }

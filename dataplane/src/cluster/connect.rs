@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -110,7 +111,7 @@ pub(crate) async fn reach(
 ) -> Result<Io, Error> {
     let limit = spec.connect_timeout;
     let too_slow = |_| {
-        Error::not_processed(
+        Error::no_way(
             Reason::ConnectTimeout,
             format!("{address} did not accept a connection within {limit:?}"),
         )
@@ -140,10 +141,14 @@ async fn dial(
                 format!("connecting to {address}: {error}"),
             );
         }
-        Error::not_processed(
-            Reason::ConnectFailed,
-            format!("connecting to {address}: {error}"),
-        )
+        let detail = format!("connecting to {address}: {error}");
+        match error.kind() {
+            // Somebody is there, and says so.
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                Error::not_processed(Reason::ConnectFailed, detail)
+            }
+            _ => Error::no_way(Reason::ConnectFailed, detail),
+        }
     })?;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
@@ -208,7 +213,7 @@ pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error:
     if error.reason == Reason::TlsFailed
         && spec.mesh.is_none()
         && spec.speaks == Speaks::Http1
-        && let Some(identity) = &core.identity
+        && let Some(identity) = core.identity()
     {
         let (kind, words) = (Refusal::Plaintext.kind(), &error.detail);
         tell(identity, spec, endpoint.address, kind, words, None);

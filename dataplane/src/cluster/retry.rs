@@ -20,6 +20,7 @@ use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::window::{SPAN, Window};
+use crate::endpoint::{Endpoint, Family};
 use crate::error::{Error, Retry};
 
 /// Waits before retries. Full jitter, because those who failed together must not come back together.
@@ -300,6 +301,8 @@ pub(crate) struct Tried {
     /// The endpoints, the first of them.
     endpoints: [u64; MOST_TRIED],
     count: u32,
+    /// Of which family the last was that did not answer at all.
+    silent: Option<Family>,
     /// Connections that ended in good order before they had begun with it.
     goodbyes: u32,
 }
@@ -308,6 +311,12 @@ impl Tried {
     /// Where that was, as far as it is remembered.
     pub(crate) fn endpoints(&self) -> &[u64] {
         &self.endpoints[..(self.count as usize).min(MOST_TRIED)]
+    }
+
+    /// Addresses that are likely to be as silent as the last one was: there is no way to any of a family where a host has none, or
+    /// where one is cut. It would not help to try them all, one retry after the other.
+    pub(crate) fn shuns(&self) -> Option<Family> {
+        self.silent
     }
 
     /// How many they are.
@@ -332,11 +341,14 @@ impl Tried {
     }
 
     /// One more, at this endpoint.
-    pub(crate) fn add(&mut self, endpoint: u64) {
+    pub(crate) fn add(&mut self, endpoint: &Endpoint, error: &Error) {
         if let Some(free) = self.endpoints.get_mut(self.count as usize) {
-            *free = endpoint;
+            *free = endpoint.id;
         }
         self.count += 1;
+        if error.retry == Retry::NoWay {
+            self.silent = Some(endpoint.family());
+        }
     }
 }
 
@@ -408,14 +420,35 @@ mod tests {
 
     #[test]
     fn endpoints_that_failed_are_remembered_up_to_a_bound_and_counted_beyond() {
+        let error = Error::not_processed(Reason::ConnectFailed, "");
+        let endpoints: Vec<_> = (1..=12)
+            .map(|port| at(&format!("10.0.0.1:{port}")))
+            .collect();
+        let ids: Vec<u64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
         let mut tried = Tried::default();
         assert_eq!((tried.endpoints(), tried.count()), ([].as_slice(), 0));
-        tried.add(7);
-        tried.add(3);
-        assert_eq!((tried.endpoints(), tried.count()), ([7, 3].as_slice(), 2));
-        (10..20).for_each(|endpoint| tried.add(endpoint));
-        assert_eq!(tried.endpoints(), [7, 3, 10, 11, 12, 13, 14, 15]);
-        assert_eq!(tried.count(), 12);
+        endpoints[..2].iter().for_each(|one| tried.add(one, &error));
+        assert_eq!((tried.endpoints(), tried.count()), (&ids[..2], 2));
+        endpoints[2..].iter().for_each(|one| tried.add(one, &error));
+        assert_eq!((tried.endpoints(), tried.count()), (&ids[..8], 12));
+    }
+
+    fn at(address: &str) -> std::sync::Arc<Endpoint> {
+        Endpoint::new(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_family_is_shunned_when_nothing_answered_and_not_when_somebody_refused() {
+        let mut tried = Tried::default();
+        let refused = Error::not_processed(Reason::ConnectFailed, "");
+        let silent = Error::no_way(Reason::ConnectTimeout, "");
+        tried.add(&at("[2001:db8::1]:80"), &refused);
+        assert_eq!(tried.shuns(), None);
+        tried.add(&at("[2001:db8::1]:80"), &silent);
+        assert_eq!(tried.shuns(), Some(Family::V6));
+        // The other is no better: what is left of the first is as good.
+        tried.add(&at("[::ffff:192.0.2.1]:80"), &silent);
+        assert_eq!(tried.shuns(), Some(Family::V4));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! everything here is an atomic, and an exchange that goes well touches no lock. What the counts *mean* (when an endpoint
 //! is to be left alone, for how long) is decided in [`crate::health::outlier`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -59,6 +59,15 @@ impl Outcome {
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::LocalFailure | Self::RemoteFailure)
     }
+}
+
+/// The two kinds of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, also as IPv6 writes it.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// Whether an endpoint takes exchanges.
@@ -142,7 +151,21 @@ pub struct Endpoint {
     pub(crate) connections: Arc<Gate>,
 }
 
+impl Family {
+    const fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
 impl Endpoint {
+    /// Of which kind its address is.
+    pub fn family(&self) -> Family {
+        Family::of(self.address.ip())
+    }
+
     /// A healthy endpoint that has seen nothing yet, at an address of which nothing else is known.
     pub fn new(address: SocketAddr) -> Arc<Self> {
         Self::at(Place::new(address))

@@ -1,7 +1,7 @@
 //! What the access log says of one exchange: gathered on the way, written when the exchange ends, and only where there
 //! is an access log.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     service: Option<Arc<str>>,
     source: Option<String>,
     peer: SocketAddr,
+    /// Who the client is, where that is not the peer.
+    client: Option<IpAddr>,
     tls: bool,
     /// Where the last attempt went.
     pub(crate) endpoint: Option<SocketAddr>,
@@ -52,13 +54,11 @@ impl Entry {
             _ => "HTTP/1.1",
         };
         let target = (head.authority.clone(), head.path.clone());
-        Some(Self::new(
-            caller,
-            site,
-            protocol,
-            head.method.clone(),
-            target,
-        ))
+        let mut entry = Self::new(caller, site, protocol, head.method.clone(), target);
+        let peer = caller.address.ip();
+        let client = site.trusted.client(peer, &head.headers);
+        entry.client = (client != peer.to_canonical()).then_some(client);
+        Some(entry)
     }
 
     /// Begins the line of a connection that is not HTTP.
@@ -94,6 +94,7 @@ impl Entry {
                 .as_ref()
                 .map(|identity| identity.as_str().to_owned()),
             peer: caller.address,
+            client: None,
             tls: caller.tls,
             endpoint: None,
             attempts: 0,
@@ -148,6 +149,7 @@ impl Entry {
             response_bytes,
             source: self.source.as_deref(),
             peer: Some(self.peer),
+            client: self.client,
             tls: self.tls.then_some("TLS"),
         });
     }

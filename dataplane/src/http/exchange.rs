@@ -117,14 +117,11 @@ fn admit<'a>(
     rule.authz
         .permit(caller.identity.as_deref(), &head.method, head.path.path())?;
     // How much.
-    for limit in &rule.limits {
-        limit.admit(
-            &principal,
-            caller.address.ip(),
-            &head.headers,
-            started,
-            extra,
-        )?;
+    if !rule.limits.is_empty() {
+        let client = site.trusted.client(caller.address.ip(), &head.headers);
+        for limit in &rule.limits {
+            limit.admit(&principal, client, &head.headers, started, extra)?;
+        }
     }
     headers::prepare(head, site, caller);
     Ok(rule)

@@ -63,14 +63,19 @@ pub(crate) async fn forward(
         }
     };
     let said = Said::take(&mut request.head, site.is_edge, SystemTime::now);
-    let authority = &request.head.authority;
-    let mut forwarded = site.is_edge.then(|| Forwarded::new(caller, authority));
-    if cluster.spec.balance.wants_key()
-        && let Some(forwarded) = forwarded.take()
-    {
+    let goes_by_key = cluster.spec.balance.wants_key();
+    if site.is_edge && goes_by_key {
+        let Head {
+            authority, headers, ..
+        } = &mut request.head;
         // One of these fields may be the key.
-        forwarded.write(&mut request.head.headers);
+        Forwarded::new(caller, site, authority, headers).write(headers);
     }
+    let Head {
+        authority, headers, ..
+    } = &request.head;
+    let forwarded =
+        (site.is_edge && !goes_by_key).then(|| Forwarded::new(caller, site, authority, headers));
     let deadline = Deadline::new(&said, cluster.spec.timeout, started);
     let terms = Terms {
         is_retry: said.is_retry,
@@ -106,7 +111,7 @@ pub(crate) async fn forward(
         Ok((pass, slot)) => {
             answer.slot = Some(slot);
             let answer = &mut answer;
-            let steer = Steer::of(&cluster.spec, &request.head, caller);
+            let steer = Steer::of(&cluster.spec, &request.head, caller, site);
             let attempted = attempts(
                 core, cluster, &wired, request, forwarded, steer, interim, started, entry, answer,
             )
@@ -192,6 +197,7 @@ async fn attempts(
         let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
         let mut ask = Ask {
             tried: tried.endpoints(),
+            shuns: tried.shuns(),
             now: if is_fresh { started } else { Instant::now() },
             random: fastrand::u64(..),
             key: None,
@@ -291,7 +297,7 @@ async fn attempts(
             Judged::Again(error, pause) => (error, pause),
         };
         drop(flight);
-        tried.add(endpoint.id);
+        tried.add(&endpoint, &error);
         if let Some(cells) = &wired.cells {
             cells.retried();
         }
@@ -460,7 +466,7 @@ fn decide(
     let harmless = match failure.error.retry {
         Retry::Settled => return Verdict::Settled,
         Retry::Never => false,
-        Retry::NotProcessed | Retry::Departed => true,
+        Retry::NotProcessed | Retry::NoWay | Retry::Departed => true,
         Retry::IfIdempotent => head.is_idempotent() || head.headers.contains_key("idempotency-key"),
     };
     if !harmless || policy.attempts == 0 {

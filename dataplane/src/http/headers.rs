@@ -1,6 +1,6 @@
 //! What a forwarded request says about where it came from, and what it may not say by itself.
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{FORWARDED, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method};
 
@@ -10,13 +10,12 @@ use crate::head::Head;
 use crate::http1::encode;
 use crate::path;
 use crate::plan::Site;
+use crate::trusted::FORWARDED_FOR;
 
 /// The verified identity of the caller, in the form Envoy gave it.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Brings the path to its one form before anything matches on it; the endpoint gets the same.
 pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
@@ -39,15 +38,19 @@ pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
 /// Removes what only we may say, and says who calls where that was proved. What is said of everybody at the edge is said
 /// with each attempt: [`Forwarded`].
 pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
+    let peer = caller.address.ip();
     // One look at all names costs less than one search, and hardly any request has one of these.
     if head.headers.keys().any(is_of_caller) {
         head.headers.remove(CLIENT_CERT);
-        if site.is_edge {
+        if site.is_edge && !site.trusted.trusts(peer) {
             // Nobody in front of us is trusted to have told the truth about these.
             for name in [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST] {
                 head.headers.remove(name);
             }
         }
+    }
+    if site.is_edge && site.trusted.trusts(peer) {
+        site.trusted.append(peer, &mut head.headers);
     }
     if site.tells_identity
         && let Some(value) = caller.client_cert(site)
@@ -62,21 +65,29 @@ fn is_of_caller(name: &HeaderName) -> bool {
 }
 
 /// What endpoints are told of a request that came in at the edge. Written with the head, because a place in the map of its
-/// fields costs more than the line does.
+/// fields costs more than the line does. What a trusted proxy has said is in the head already, and stays.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Forwarded<'a> {
     client: Option<&'a HeaderValue>,
-    proto: &'static str,
-    host: &'a Authority,
+    proto: Option<&'static str>,
+    host: Option<&'a Authority>,
 }
 
 impl<'a> Forwarded<'a> {
-    /// Of a caller that asked for this host.
-    pub(crate) fn new(caller: &'a Caller, host: &'a Authority) -> Self {
+    /// Of a caller that asked for this host with these fields, which have been prepared.
+    pub(crate) fn new(
+        caller: &'a Caller,
+        site: &Site,
+        host: &'a Authority,
+        headers: &HeaderMap,
+    ) -> Self {
+        let is_told = site.trusted.trusts(caller.address.ip());
+        let is_silent_of = |name| !is_told || !headers.contains_key(name);
+        let proto = if caller.tls { "https" } else { "http" };
         Self {
-            client: caller.forwarded_for.as_ref(),
-            proto: if caller.tls { "https" } else { "http" },
-            host,
+            client: caller.forwarded_for.as_ref().filter(|_| !is_told),
+            proto: is_silent_of(FORWARDED_PROTO).then_some(proto),
+            host: is_silent_of(FORWARDED_HOST).then_some(host),
         }
     }
 
@@ -85,8 +96,12 @@ impl<'a> Forwarded<'a> {
         if let Some(client) = self.client {
             headers.insert(FORWARDED_FOR, client.clone());
         }
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        if let Ok(host) = HeaderValue::from_str(self.host.as_str()) {
+        if let Some(proto) = self.proto {
+            headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+        }
+        if let Some(host) = self.host
+            && let Ok(host) = HeaderValue::from_str(host.as_str())
+        {
             headers.insert(FORWARDED_HOST, host);
         }
     }
@@ -96,7 +111,11 @@ impl<'a> Forwarded<'a> {
         if let Some(client) = self.client {
             encode::field(out, FORWARDED_FOR.as_str(), client.as_bytes());
         }
-        encode::field(out, FORWARDED_PROTO.as_str(), self.proto.as_bytes());
-        encode::field(out, FORWARDED_HOST.as_str(), self.host.as_str().as_bytes());
+        if let Some(proto) = self.proto {
+            encode::field(out, FORWARDED_PROTO.as_str(), proto.as_bytes());
+        }
+        if let Some(host) = self.host {
+            encode::field(out, FORWARDED_HOST.as_str(), host.as_str().as_bytes());
+        }
     }
 }

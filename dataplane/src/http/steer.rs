@@ -16,6 +16,7 @@ use crate::cluster::{Cluster, Spec};
 use crate::endpoint::latency::Stopwatch;
 use crate::endpoint::{Endpoint, Outcome};
 use crate::head::Head;
+use crate::plan::Site;
 
 /// What an exchange says of where it belongs.
 #[derive(Debug)]
@@ -30,13 +31,17 @@ pub(super) struct Steer {
 
 impl Steer {
     /// Of an exchange with a service; none when the service does not ask.
-    pub(super) fn of(spec: &Spec, head: &Head, caller: &Caller) -> Option<Box<Self>> {
+    pub(super) fn of(spec: &Spec, head: &Head, caller: &Caller, site: &Site) -> Option<Box<Self>> {
         let balance = &spec.balance;
         if !balance.wants_key() && !balance.is_timed() && spec.sticky.is_none() {
             return None;
         }
+        let mut client = caller.address.ip();
+        if balance.wants_client() {
+            client = site.trusted.client(client, &head.headers);
+        }
         Some(Box::new(Self {
-            key: balance.key(head, caller.address.ip()),
+            key: balance.key(head, client),
             session: match &spec.sticky {
                 Some(sticky) => sticky.session(&head.headers, SystemTime::now()),
                 None => Session::None,

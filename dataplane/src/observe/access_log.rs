@@ -7,8 +7,9 @@
 //! Off by default: counters answer most questions, and a line per exchange is the one thing here that costs disk.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +94,8 @@ pub struct Record<'a> {
     pub source: Option<&'a str>,
     /// Where the connection came from.
     pub peer: Option<SocketAddr>,
+    /// Who the client is, where a trusted proxy, or the app beside us, named somebody else than the peer.
+    pub client: Option<IpAddr>,
     /// The TLS version, none for plaintext.
     pub tls: Option<&'static str>,
 }
@@ -252,6 +255,7 @@ impl Open {
         self.number("response_bytes", Some(record.response_bytes));
         self.string("source", record.source);
         self.address("peer", record.peer);
+        self.address("client", record.client);
         self.string("tls", record.tls);
         self.text.extend_from_slice(b"}\n");
     }
@@ -286,7 +290,7 @@ impl Open {
         let _ = write!(self.text, "{value}");
     }
 
-    fn address(&mut self, name: &str, value: Option<SocketAddr>) {
+    fn address(&mut self, name: &str, value: Option<impl Display>) {
         let Some(value) = value else { return };
         self.name(name);
         let _ = write!(self.text, "\"{value}\"");
@@ -411,6 +415,7 @@ mod tests {
             response_bytes: 2,
             source: Some("spiffe://shop.internal/service/storefront"),
             peer: Some("127.0.0.1:1234".parse().unwrap()),
+            client: Some("192.0.2.7".parse().unwrap()),
             tls: Some("TLSv1.3"),
         }
     }
@@ -482,6 +487,7 @@ mod tests {
             "response_bytes": 2,
             "source": "spiffe://shop.internal/service/storefront",
             "peer": "127.0.0.1:1234",
+            "client": "192.0.2.7",
             "tls": "TLSv1.3",
         });
         assert_eq!(written(&record()), expected);

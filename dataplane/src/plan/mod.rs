@@ -31,6 +31,7 @@ use crate::limit::{Limiter, Subject};
 use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::route::Table;
+use crate::trusted::Trusted;
 use capture::Capture;
 
 /// What holds now.
@@ -158,6 +159,8 @@ pub struct Site {
     pub tells_identity: bool,
     /// Whether clients are outsiders: what they say of where a request comes from is replaced, and routes are counted.
     pub is_edge: bool,
+    /// Whose word for where a request comes from is taken all the same.
+    pub trusted: Trusted,
     /// Times.
     pub timeouts: Timeouts,
     /// Bounds on HTTP/1.1 messages.

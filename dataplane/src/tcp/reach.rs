@@ -85,6 +85,7 @@ async fn attempts(
     loop {
         let mut ask = Ask {
             tried: tried.endpoints(),
+            shuns: tried.shuns(),
             now: Instant::now(),
             random: fastrand::u64(..),
             key: account.key,
@@ -130,7 +131,7 @@ async fn attempts(
             return Err(error);
         }
         drop(flight);
-        tried.add(endpoint.id);
+        tried.add(&endpoint, &error);
         let retries = tried.count();
         if let Some(cells) = &wired.cells {
             cells.retried();

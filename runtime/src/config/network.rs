@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::{Path, Problems};
+
 /// All addresses that begin with the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
@@ -34,6 +36,27 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         let (own, other) = (self.address, address.to_canonical());
         own.is_ipv4() == other.is_ipv4() && first(other, self.length) == own
+    }
+
+    /// Whether it has every address of its family.
+    pub fn is_all(&self) -> bool {
+        self.length == 0
+    }
+
+    /// All of a list that stands at `place`; what is none is a problem with this cure.
+    pub fn list(texts: &[String], place: &Path, cure: &str, problems: &mut Problems) -> Vec<Self> {
+        let mut networks = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match text.parse() {
+                Ok(network) => networks.push(network),
+                Err(_) => problems.at(
+                    &place.index(index),
+                    format!("`{text}` is not a network"),
+                    cure,
+                ),
+            }
+        }
+        networks
     }
 
     /// Whether it is one of IPv4 networks.

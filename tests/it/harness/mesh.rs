@@ -73,6 +73,8 @@ pub(crate) struct Spec {
     pub(crate) top: Vec<String>,
     /// Lines under `ingress:`.
     pub(crate) ingress: Vec<String>,
+    /// Further keys of the listener `public`.
+    listener: String,
     /// Further keys of `ca:`; there is a CA then.
     pub(crate) ca: Option<String>,
     has_ingress: bool,
@@ -113,6 +115,12 @@ impl Builder {
     /// A line under `ingress:`.
     pub(crate) fn ingress_with(mut self, yaml: &str) -> Self {
         self.0.ingress.push(yaml.to_owned());
+        self
+    }
+
+    /// More keys of the listener in plaintext, such as `trusted_proxies: [ 10.0.0.0/8 ]`.
+    pub(crate) fn listener_with(mut self, keys: &str) -> Self {
+        self.0.listener = format!(", {keys}");
         self
     }
 
@@ -198,6 +206,7 @@ impl Mesh {
             routes: Vec::new(),
             top: Vec::new(),
             ingress: Vec::new(),
+            listener: String::new(),
             ca: None,
             has_ingress: true,
             collector: false,
@@ -371,16 +380,24 @@ impl Mesh {
 
     /// A GET as the app of an instance sends it: to its sidecar, with the service's name as host.
     pub(crate) async fn get_from(&self, service: &str, number: usize, url: &str) -> Reply {
+        let request = self.request_from(service, number, url);
+        self.client.send(request.body(whole("")).unwrap()).await
+    }
+
+    /// The beginning of that request, for more fields.
+    pub(crate) fn request_from(
+        &self,
+        service: &str,
+        number: usize,
+        url: &str,
+    ) -> http::request::Builder {
         let url: http::Uri = url.parse().unwrap();
-        let request = Request::get(format!(
+        Request::get(format!(
             "http://{}{}",
             self.outbound(service, number),
             url.path_and_query().unwrap()
         ))
         .header("host", url.authority().unwrap().as_str())
-        .body(whole(""))
-        .unwrap();
-        self.client.send(request).await
     }
 
     /// An admin page of the process on this host.
@@ -609,6 +626,7 @@ impl Mesh {
             routes,
             top,
             ingress,
+            listener,
             ca,
             ..
         } = &self.spec;
@@ -667,7 +685,7 @@ impl Mesh {
         if self.spec.has_ingress {
             line("ingress:\n  listeners:".to_owned());
             line(format!(
-                "    - {{ name: public, address: \"127.0.0.1:{}\" }}",
+                "    - {{ name: public, address: \"127.0.0.1:{}\"{listener} }}",
                 ports.public()
             ));
             if self.spec.tls {

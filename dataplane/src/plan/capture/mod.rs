@@ -91,6 +91,8 @@ pub struct Outbound {
     pub services: Vec<Service>,
     /// Where else it may go.
     pub egress: Arc<Egress>,
+    /// Where servers that are no service speak first, so that nothing is gained by waiting for their clients' first bytes.
+    pub opaque_ports: Arc<[u16]>,
 }
 
 /// A service, as those know it who were told its address by DNS and not by us.

@@ -43,6 +43,7 @@ fn outbound(egress: Egress) -> Outbound {
         is_opaque: false,
     };
     Outbound {
+        opaque_ports: Arc::default(),
         services: vec![
             service("orders", &["10.0.0.1:15008", "[fd00::1]:15008"], Some(8080)),
             service("admin", &["10.0.0.1:15008"], Some(9000)),
