@@ -137,11 +137,10 @@ impl Does {
                     asked.lock().unwrap().push(words.join(" "));
                     let caller = field(&head, "x-forwarded-client-cert").unwrap_or("nobody");
                     let body = format!("{name} called by {caller}");
-                    write!(
-                        stream,
-                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
-                        body.len()
-                    )?;
+                    let length = body.len();
+                    let answer =
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+                    stream.write_all(answer.as_bytes())?;
                 }
             }
         }
@@ -230,10 +229,9 @@ pub(crate) fn get_on(stream: &mut TcpStream, name: &str, path: &str) -> std::io:
 
 /// Any request without a body, such as `POST /`.
 pub(crate) fn ask_on(stream: &mut TcpStream, what: &str, name: &str) -> std::io::Result<Answer> {
-    write!(
-        stream,
-        "{what} HTTP/1.1\r\nhost: {name}\r\ncontent-length: 0\r\n\r\n"
-    )?;
+    // In one piece: a second one would wait for the acknowledgement of the first.
+    let request = format!("{what} HTTP/1.1\r\nhost: {name}\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader)?;
     let broken = || std::io::Error::other(format!("no answer: {head:?}"));

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn when_one_of_n_leaves_its_keys_move_and_no_other() {
-        for size in [2, 3, 10, 50, 100, 200, 1_000] {
+        for size in [2, 3, 10, 50, 100, 200] {
             assert_few_move(&policy("ring"), size);
         }
     }

@@ -184,7 +184,7 @@ fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: usize) -> f
 /// Whether little more than the keys of the one that leaves go elsewhere, whichever it is.
 pub(super) fn assert_few_move(policy: &Policy, size: usize) {
     for leaver in [0, size / 2, size - 1] {
-        // A thousand and more of them are the leaver's, so that the share is told to within a few per cent.
+        // Two thousand of them at least are the leaver's, so that the share is told to within a few per cent.
         let moved = moved(policy, size, leaver, 20_000.max(2_000 * size));
         assert!(moved * size as f64 <= 1.2, "{moved} of {size}");
     }
