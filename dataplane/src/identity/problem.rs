@@ -354,7 +354,8 @@ impl Refusal {
     fn is_before_requests(&self) -> bool {
         !matches!(
             self,
-            Self::Crypto | Self::Parameters | Self::Protocol | Self::Other(_)
+            // Of plaintext, only words of the kind that a server of TLS would use are known, and an app may use any.
+            Self::Crypto | Self::Parameters | Self::Protocol | Self::Plaintext | Self::Other(_)
         )
     }
 

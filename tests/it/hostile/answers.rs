@@ -4,6 +4,9 @@
 use super::{Scene, good};
 use crate::alone::{Then, fine};
 
+/// What a server of TLS says to plaintext.
+const TLS_ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x16\r\n\r\n";
+
 /// Answers of an origin that stays connected: each is a 502 that names the rule.
 #[rustfmt::skip] // a row a line
 const ANSWERS: &[&[u8]] = &[
@@ -65,7 +68,7 @@ const ANSWERS: &[&[u8]] = &[
     b"\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     b"<html>hello</html>\r\n\r\n",
     b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-    b"\x15\x03\x03\x00\x02\x02\x16\r\n\r\n",
+    TLS_ALERT,
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
 ];
@@ -142,7 +145,13 @@ async fn hostile_answers_become_a_502_and_their_connection_is_not_used_again() {
     assert!(ANSWERS.len() + CUT_HEADS.len() + 3 >= 60);
     for (door, way) in scene.doors(&["http/1.1"]) {
         let mut targets: Vec<(String, &str)> = Vec::new();
-        targets.extend((0..ANSWERS.len()).map(|n| (format!("/kept/{n}"), "upstream_malformed")));
+        targets.extend(ANSWERS.iter().enumerate().map(|(n, answer)| {
+            let reason = match answer.starts_with(TLS_ALERT) {
+                true => "tls_failed",
+                false => "upstream_malformed",
+            };
+            (format!("/kept/{n}"), reason)
+        }));
         targets.extend(
             ["/interim", "/fields", "/large"]
                 .map(|target| (target.to_owned(), "upstream_malformed")),
