@@ -246,8 +246,26 @@ pub async fn run<D: Design>(
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
-    mut who: Who,
+    who: Who,
     listening: Guard,
+) -> Result<(), String> {
+    let readiness = process.readiness.clone();
+    let mut listening = Some(listening);
+    let ended = listen(process, size, resolver, designs, who, &mut listening).await;
+    if ended.is_err() {
+        // Or letting go of the guard would say that it listens, and somebody would believe it before the process has ended.
+        readiness.leave("it has failed");
+    }
+    ended
+}
+
+async fn listen<D: Design>(
+    process: Process,
+    size: Size,
+    resolver: Arc<Resolver>,
+    designs: Watched<D>,
+    mut who: Who,
+    listening: &mut Option<Guard>,
 ) -> Result<(), String> {
     let held = process.drain.guard();
     let status = &process.status;
@@ -282,7 +300,7 @@ pub async fn run<D: Design>(
     if !unopened.is_empty() {
         return Err(unopened.join("; "));
     }
-    listening.ready();
+    *listening = None;
 
     let mut leaving = false;
     // Whoever lets go of a plan last takes it apart, and that is not to be a core: exchanges would wait for thousands of
