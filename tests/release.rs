@@ -1,0 +1,89 @@
+//! Optimised builds have the profile of what proxies do, and nothing else has it (`deploy/release/rustc`).
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn release() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/release")
+}
+
+/// What the compiler would be called with where cargo asks for this.
+fn called_with(asked: &[&str], counts: Option<&str>) -> String {
+    let mut wrapper = Command::new(release().join("rustc"));
+    wrapper
+        .env_remove("WEFT_COUNT")
+        .envs(counts.map(|into| ("WEFT_COUNT", into)));
+    let output = wrapper.arg("echo").args(asked).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const OPTIMISED: [&str; 6] = [
+    "src/lib.rs",
+    "-C",
+    "panic=abort",
+    "-C",
+    "codegen-units=1",
+    "-Cdebuginfo=1",
+];
+
+#[test]
+fn an_optimised_build_is_given_the_profile_and_no_other_is() {
+    let profile = format!(
+        "-Cprofile-use={}",
+        release().join("weft.profdata").display()
+    );
+    let said = called_with(&OPTIMISED, None);
+    assert!(said.starts_with(&OPTIMISED.join(" ")), "{said}");
+    assert!(said.contains(&profile), "{said}");
+    // Debug builds, and whatever of an optimised one runs in the building of it; the build that makes the profile.
+    for other in [
+        &["src/lib.rs", "-C", "debuginfo=1"][..],
+        &["build.rs", "-C", "codegen-units=1"],
+        &["src/lib.rs", "-C", "panic=abort", "-C", "codegen-units=16"],
+        &[
+            "src/lib.rs",
+            "-C",
+            "panic=abort",
+            "-C",
+            "codegen-units=1",
+            "-Cprofile-use=of/their/own",
+        ],
+    ] {
+        assert_eq!(called_with(other, None).trim_end(), other.join(" "));
+        assert_eq!(called_with(other, Some("into")).trim_end(), other.join(" "));
+    }
+    let counting = called_with(&OPTIMISED, Some("into"));
+    assert!(
+        counting.contains("-Cprofile-generate=into") && !counting.contains("profile-use"),
+        "{counting}"
+    );
+}
+
+/// One that it cannot read would fail an optimised build, which no other test makes.
+#[test]
+fn the_compiler_reads_the_profile() {
+    let out = tempfile::tempdir().unwrap();
+    let source = out.path().join("some.rs");
+    std::fs::write(&source, "pub fn twice(number: u32) -> u32 { number * 2 }").unwrap();
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(release().join("rustc"))
+        .env_remove("WEFT_COUNT")
+        .arg(rustc)
+        .args([
+            "--crate-type=lib",
+            "--edition=2024",
+            "-C",
+            "panic=abort",
+            "-C",
+            "codegen-units=1",
+            "-O",
+        ])
+        .args(["--out-dir".as_ref(), out.path(), source.as_ref()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
