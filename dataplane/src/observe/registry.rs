@@ -5,11 +5,12 @@
 //! into the key's base, so that nothing is lost and nothing piles up. The number of keys is bounded (what comes after
 //! that is counted under "other"). A key lives as long as anybody counts under it, and [`IDLE`] longer: cores keep cells
 //! for what the plan in force names, so it is a route, a service or a caller that is no more. While it lives its
-//! counters never go back, and where edges are reported none goes before its last counts were taken.
+//! counters never go back, and where edges are reported none goes before its last counts were taken. One that comes back
+//! begins at zero, under another number, by which the collector tells that it did.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -166,9 +167,13 @@ pub fn admit<K: Key>(key: K, len: usize, max: usize, known: impl Fn(&K) -> bool)
 struct Ledger<K, C: Cells> {
     // Guards the map; taken to hand out cells and to read, for as long as a sum takes.
     entries: Mutex<HashMap<K, Entry<C>>>,
+    /// How many entries there have been.
+    lives: AtomicU64,
 }
 
 struct Entry<C: Cells> {
+    /// No other entry has it, of this key or any.
+    life: u64,
     base: C::Totals,
     live: Vec<Arc<C>>,
     /// Since when nobody has cells of it, as far as anybody has looked.
@@ -203,6 +208,7 @@ impl<K, C: Cells> Default for Ledger<K, C> {
     fn default() -> Self {
         Self {
             entries: Mutex::default(),
+            lives: AtomicU64::new(0),
         }
     }
 }
@@ -214,6 +220,7 @@ impl<K: Key, C: Cells> Ledger<K, C> {
             entries.contains_key(key)
         });
         let entry = entries.entry(key).or_insert_with(|| Entry {
+            life: self.lives.fetch_add(1, Ordering::Relaxed) + 1,
             base: C::Totals::default(),
             live: Vec::new(),
             idle: None,
@@ -240,11 +247,17 @@ impl<K: Key, C: Cells> Ledger<K, C> {
     }
 
     /// Sorted by key.
-    fn totals(&self) -> Vec<(K, C::Totals)> {
+    fn totals(&self) -> impl DoubleEndedIterator<Item = (K, C::Totals)> + use<K, C> {
+        let totals = self.lives().into_iter();
+        totals.map(|(key, _, totals)| (key, totals))
+    }
+
+    /// Sorted by key, each with the number of its entry.
+    fn lives(&self) -> Vec<(K, u64, C::Totals)> {
         let mut entries = lock(&self.entries);
         let mut totals: Vec<_> = entries
             .iter_mut()
-            .map(|(key, entry)| (key.clone(), entry.totals()))
+            .map(|(key, entry)| (key.clone(), entry.life, entry.totals()))
             .collect();
         drop(entries);
         totals.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -275,7 +288,6 @@ pub struct Registry {
     /// Where edges are reported: as of when they were taken last, if ever.
     reported: Mutex<Option<Option<Instant>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
-    pub(super) described: AtomicBool,
 }
 
 impl std::fmt::Debug for Registry {
@@ -334,15 +346,24 @@ impl Registry {
 
     /// What every edge counted, sorted by key.
     pub fn totals(&self) -> Vec<EdgeTotals> {
-        let edges = self.edges.totals().into_iter();
+        let edges = self.edges.totals();
         edges
             .map(|(key, totals)| EdgeTotals { key, totals })
             .collect()
     }
 
+    /// What every edge counted, sorted by key, each with a number that tells it from the same edge before it was forgotten:
+    /// one that comes back begins at zero, and has another one.
+    pub fn lives(&self) -> Vec<(EdgeTotals, u64)> {
+        let edges = self.edges.lives().into_iter();
+        edges
+            .map(|(key, life, totals)| (EdgeTotals { key, totals }, life))
+            .collect()
+    }
+
     /// What every route counted, sorted by key.
     pub fn route_totals(&self) -> Vec<RouteTotals> {
-        let routes = self.routes.totals().into_iter();
+        let routes = self.routes.totals();
         routes
             .map(|(key, totals)| RouteTotals { key, totals })
             .collect()
@@ -350,14 +371,14 @@ impl Registry {
 
     /// What every listener counted, sorted by name.
     pub fn connection_totals(&self) -> Vec<(Arc<str>, ConnectionTotals)> {
-        self.connections.totals()
+        self.connections.totals().collect()
     }
 
     /// Answers of our own, in the order of [`Reason::ALL`](crate::reason::Reason::ALL); empty before the first core asked for cells.
     pub fn answer_totals(&self) -> Vec<u64> {
         self.answers
             .totals()
-            .pop()
+            .next_back()
             .map(|(_, totals)| totals)
             .unwrap_or_default()
     }
@@ -479,7 +500,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::reason::Reason;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     fn edge(destination: &str) -> EdgeKey {
@@ -651,6 +672,25 @@ mod tests {
         registry.reported(after(start, 10_001));
         registry.forget_idle(after(start, 10_002));
         assert!(registry.totals().is_empty());
+    }
+
+    #[test]
+    fn an_edge_that_was_forgotten_and_comes_back_is_another_one() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let count = || {
+            registry
+                .edge(edge("orders"))
+                .record(Some(200), Duration::ZERO);
+            let (edge, life) = registry.lives().pop().unwrap();
+            (edge.totals.requests(), life)
+        };
+        let (_, first) = count();
+        assert_eq!(count(), (2, first), "nothing was forgotten");
+        registry.forget_idle(start);
+        registry.forget_idle(after(start, 600));
+        let (requests, second) = count();
+        assert_eq!(requests, 1);
+        assert_ne!(second, first);
     }
 
     #[test]
