@@ -646,8 +646,8 @@ mod tests {
         };
         let (_, first) = told(5);
         let start = Instant::now();
-        registry.forget_idle(start);
-        registry.forget_idle(start + Duration::from_secs(600));
+        registry.forget_idle(start, |_| false);
+        registry.forget_idle(start + Duration::from_secs(600), |_| false);
         let (count, second) = told(3);
         assert_eq!(count, 3);
         assert_ne!(first, second);

@@ -4,7 +4,7 @@
 mod listeners;
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +45,11 @@ pub trait Design: Send + Sync + 'static {
     /// The clusters that its plan leads to, and of each whether it is the app beside us.
     fn clusters(&self) -> Vec<(Spec, bool)>;
 
+    /// The callers that it knows, by the names under which they are counted when they come in from the mesh.
+    fn callers(&self) -> HashSet<Arc<str>> {
+        HashSet::new()
+    }
+
     /// The plan. Problems are those that only show now, such as a key file that is gone since the check.
     fn plan(
         &self,
@@ -74,13 +79,14 @@ pub struct Process {
     pub way_out: Option<WayOut>,
 }
 
-/// What of the configuration in force does something by itself.
+/// What of the configuration in force does something by itself, and who comes in.
 #[derive(Default)]
 struct AtWork {
     clusters: Vec<Arc<Cluster>>,
     /// By the names of the authenticators that use them.
     key_sets: Vec<(Arc<str>, Arc<KeySet>)>,
     limiters: Vec<Arc<Limiter>>,
+    callers: HashSet<Arc<str>>,
 }
 
 impl AtWork {
@@ -325,7 +331,9 @@ async fn listen<D: Design>(
                 continue;
             }
             _ = forgets.tick() => {
-                process.registry.forget_idle(Instant::now());
+                let work = work.load();
+                let names = |name: &str| work.callers.contains(name);
+                process.registry.forget_idle(Instant::now(), names);
                 continue;
             }
             _ = again.tick(), if !unopened.is_empty() => {
@@ -477,6 +485,7 @@ fn compile<D: Design>(
         clusters: found.into_values().collect(),
         key_sets: carried.key_sets(),
         limiters: carried.all_limiters(),
+        callers: design.callers(),
     }));
     Ok(plan)
 }
