@@ -478,7 +478,8 @@ fn compile<D: Design>(
         .attempt(|carried| {
             let found = carried.clusters(design.clusters());
             let plan = design.plan(generation, &found, carried, &mut problems)?;
-            Some((plan, found))
+            // What is wrong with it was said, and nobody would see it: also of what the plan could be made without.
+            problems.is_empty().then_some((plan, found))
         })
         .ok_or_else(|| problems.render())?;
     work.store(Arc::new(AtWork {
