@@ -371,6 +371,7 @@ pub(crate) fn follow(
             }
             said.handed(checked.shown.as_str(), waits);
             if matches!(take(checked), Taken::InForce) {
+                said.taking();
                 said.loaded(SystemTime::now());
             }
             Ok(())

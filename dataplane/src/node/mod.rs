@@ -281,6 +281,7 @@ async fn listen<D: Design>(
     rows::show(&process.registry, &work);
 
     let mut generation = 1;
+    status.taking();
     let first = compile(&*designs.get(), generation, &mut carried, &work)?;
     status.began(SystemTime::now());
     who.find_out(&process, &work.load());
@@ -353,6 +354,7 @@ async fn listen<D: Design>(
                 }
             },
         };
+        status.taking();
         generation += 1;
         match compile(&*design, generation, &mut carried, &work) {
             Ok(plan) => {

@@ -1,8 +1,9 @@
 //! How the configuration stands: what is in force since when, what of it is not, and why the file is not, when it was refused.
 //!
-//! A file that is good is not in force yet: whoever works by it has to take it, and may not be able to. So there are two
-//! steps, [`handed`](Status::handed) and [`loaded`](Status::loaded), and between them, before them and after them it may
-//! be [`refused`](Status::refused).
+//! A file that is good is not in force yet: whoever works by it has to take it, which may take a while, and may not be able
+//! to. So there are three steps, [`handed`](Status::handed), [`taking`](Status::taking) and [`loaded`](Status::loaded), and
+//! between them, before them and after them it may be [`refused`](Status::refused). While one is taken the next may be
+//! handed on.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,8 @@ struct Facts {
     unopened: Vec<String>,
     refused: Option<Refused>,
     handed: Option<Handed>,
+    /// What of that is being put in force.
+    taking: Option<Handed>,
     /// Numbers refusals and what was handed on, in the order in which they happened.
     steps: u64,
 }
@@ -63,6 +66,7 @@ impl Status {
                 unopened: Vec::new(),
                 refused: None,
                 handed: None,
+                taking: None,
                 steps: 0,
             })),
         };
@@ -82,14 +86,20 @@ impl Status {
         });
     }
 
-    /// What was handed on is in force.
+    /// What was handed on last is being put in force now. To be called when it is fetched, before anything is awaited.
+    pub fn taking(&self) {
+        let mut facts = self.facts();
+        facts.taking = facts.handed.take();
+    }
+
+    /// What was being put in force is so.
     pub fn loaded(&self, now: SystemTime) {
         let waits = {
             let mut facts = self.facts();
             facts.generation += 1;
             facts.loaded = now;
-            let before = std::mem::take(&mut facts.waiting);
-            if let Some(handed) = facts.handed.take() {
+            let mut before = facts.waiting.clone();
+            if let Some(handed) = facts.taking.take() {
                 // The file may have become worse while this one was taken.
                 if facts
                     .refused
@@ -98,7 +108,8 @@ impl Status {
                 {
                     facts.refused = None;
                 }
-                (facts.shown, facts.waiting) = (handed.shown, handed.waiting);
+                facts.shown = handed.shown;
+                before = std::mem::replace(&mut facts.waiting, handed.waiting);
             }
             for key in &before {
                 restart_gauge(key).set(0.0);
@@ -120,9 +131,9 @@ impl Status {
         self.publish();
     }
 
-    /// A file that was handed on before the process had begun its work is what it has begun with.
+    /// A file that was handed on before the process had begun its work, and taken then, is what it has begun with.
     pub fn began(&self, now: SystemTime) {
-        if self.facts().handed.is_some() {
+        if self.facts().taking.is_some() {
             self.loaded(now);
         }
     }
@@ -252,6 +263,7 @@ mod tests {
             "it is not in force yet"
         );
         assert!(status.render().ends_with("\na: 1\n"));
+        status.taking();
         status.loaded(at(90));
         assert_eq!((status.generation(), status.refusal()), (2, None));
         assert!(status.render().ends_with("\na: 2\n"));
@@ -261,6 +273,7 @@ mod tests {
     fn what_is_found_wrong_while_a_good_one_is_taken_is_not_forgotten() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
         status.handed("a: 2\n", Vec::new());
+        status.taking();
         status.refused(at(1), "worse");
         status.loaded(at(2));
         assert_eq!(
@@ -273,6 +286,7 @@ mod tests {
     fn a_file_that_is_good_may_still_be_refused_by_who_takes_it() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
         status.handed("a: 2\n", keys(&["log"]));
+        status.taking();
         status.refused(at(1), "the key set is gone");
         let page = status.render();
         assert!(page.contains("#   the key set is gone\n"), "{page}");
@@ -284,11 +298,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_handed_on_while_one_is_taken_is_not_mistaken_for_it() {
+        let (recorder, metrics) = crate::telemetry::metrics::Metrics::detached("1.2.3");
+        ::metrics::with_local_recorder(&recorder, || {
+            let waits = || metrics.render().contains("{key=\"log\"} 1\n");
+            let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+            status.handed("a: 2\n", keys(&["log"]));
+            status.taking();
+            status.handed("a: 3\n", keys(&["log"]));
+            status.loaded(at(1));
+            assert!(status.render().ends_with("\na: 2\n") && waits());
+            status.taking();
+            status.loaded(at(2));
+            assert!(status.render().ends_with("\na: 3\n") && waits());
+            // And where nothing was taken, nothing else is shown.
+            status.loaded(at(3));
+            assert!(status.render().ends_with("\na: 3\n") && waits());
+
+            status.handed("a: 4\n", Vec::new());
+            status.taking();
+            status.handed("a: 5\n", Vec::new());
+            status.loaded(at(4));
+            status.taking();
+            status.refused(at(5), "worse");
+            let page = status.render();
+            assert!(
+                page.contains("worse") && page.ends_with("\na: 4\n"),
+                "{page}"
+            );
+        });
+    }
+
+    #[test]
     fn what_was_handed_on_before_the_beginning_is_what_it_began_with() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
         status.began(at(1));
         assert_eq!(status.generation(), 1);
         status.handed("a: 2\n", Vec::new());
+        status.taking();
         status.began(at(1));
         assert_eq!(status.generation(), 2);
     }
@@ -299,6 +346,7 @@ mod tests {
         ::metrics::with_local_recorder(&recorder, || {
             let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
             status.handed("a: 2\n", keys(&["log", "resolver"]));
+            status.taking();
             status.loaded(at(1));
             status.unopened(keys(&["listener `public` on 1.2.3.4:80: in use"]));
             let page = status.render();
@@ -314,6 +362,7 @@ mod tests {
             assert!(text.contains("weft_config_refused 1\n"), "{text}");
 
             status.handed("a: 3\n", keys(&["log"]));
+            status.taking();
             status.loaded(at(2));
             status.unopened(Vec::new());
             let text = metrics.render();

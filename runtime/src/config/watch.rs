@@ -304,6 +304,7 @@ mod tests {
             }
             in_force = text.to_owned();
             status.handed(text, Vec::new());
+            status.taking();
             status.loaded(now);
             Ok(())
         };
@@ -339,6 +340,7 @@ mod tests {
                     return Err("the key is gone".to_owned());
                 }
                 said.handed(text, Vec::new());
+                said.taking();
                 said.loaded(SystemTime::UNIX_EPOCH);
                 Ok(())
             })
