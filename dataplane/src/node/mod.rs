@@ -355,9 +355,9 @@ async fn listen<D: Design>(
             },
         };
         status.taking();
-        generation += 1;
-        match compile(&*design, generation, &mut carried, &work) {
+        match compile(&*design, generation + 1, &mut carried, &work) {
             Ok(plan) => {
+                generation += 1;
                 who.find_out(&process, &work.load());
                 first_answers(&work, &who.ours).await;
                 if plan.captures() {
@@ -367,7 +367,10 @@ async fn listen<D: Design>(
                 unopened = listeners.follow(&cores, &shared.plan.load()).await;
                 again.reset();
                 status.loaded(SystemTime::now());
-                tracing::info!(generation, "the new configuration is in force");
+                tracing::info!(
+                    generation = status.generation(),
+                    "the new configuration is in force"
+                );
                 tell_unopened(status, &unopened);
             }
             // It is tried again every few seconds, and said once.
