@@ -42,9 +42,11 @@ pub async fn run(
         Ok::<_, std::convert::Infallible>(())
     });
     if let (Some((collector, address)), Some(identity)) = (collecting, who.identity()) {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("the collector on {address}: {error}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            // Or letting go of `listening` would say that we are ready, for as long as it takes to end.
+            process.readiness.leave("it has failed");
+            format!("the collector on {address}: {error}")
+        })?;
         tracing::info!(%address, "collecting reports");
         let foreigners = Arc::clone(identity.foreigners());
         let identity = Arc::clone(identity);
