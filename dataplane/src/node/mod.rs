@@ -154,6 +154,8 @@ impl Default for Size {
 pub struct Who {
     ours: Ours,
     source: Option<Source>,
+    /// Whether the source is asked before that is needed.
+    at_once: bool,
 }
 
 impl Who {
@@ -161,15 +163,23 @@ impl Who {
     pub fn known(identity: Arc<Identity>) -> Self {
         Self {
             ours: Ours::from(identity),
-            source: None,
+            ..Self::default()
         }
     }
 
     /// Nobody yet. Where there is a source, it is asked when a configuration needs it.
     pub fn later(source: Option<Source>) -> Self {
         Self {
-            ours: Ours::default(),
             source,
+            ..Self::default()
+        }
+    }
+
+    /// Nobody yet, but the source is asked as soon as the process works, needed or not, for it may have nothing to give later.
+    pub fn soon(source: Source) -> Self {
+        Self {
+            at_once: true,
+            ..Self::later(Some(source))
         }
     }
 
@@ -178,15 +188,18 @@ impl Who {
         self.ours.get()
     }
 
-    /// Begins to find out, if that is needed now. It is not waited for: what needs no identity works.
+    /// Begins to find out, if that is needed now, or will not be possible later. It is not waited for: what needs no identity works.
     fn find_out(&mut self, process: &Process, work: &AtWork) {
-        if !work.is_meshed() {
+        let is_needed = work.is_meshed();
+        if !is_needed && !self.at_once {
             return;
         }
         let Some(source) = self.source.take() else {
             return;
         };
-        tracing::info!("the configuration leads into the mesh now, so an identity is needed");
+        if is_needed {
+            tracing::info!("the configuration leads into the mesh now, so an identity is needed");
+        }
         let (process, ours, tasks) = (process.clone(), self.ours.clone(), process.tasks.clone());
         tasks.spawn("first identity", async move {
             if let Some(identity) = obtain(&process, source).await {
