@@ -90,6 +90,8 @@ pub(crate) struct Start {
     pub(crate) text: String,
     pub(crate) host: Option<IpAddr>,
     pub(crate) checked: Checked,
+    /// Where the app was told that the sidecar is, which it believes as long as it runs.
+    pub(crate) outbound: Option<SocketAddr>,
     role: Role,
     /// Kept to the end: what waits to be written is written when it goes.
     log: Option<Log>,
@@ -112,6 +114,7 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
         text,
         host: flags.host,
         checked,
+        outbound: None,
         role: reader.into(),
         log: Some(log),
     })
@@ -359,11 +362,14 @@ pub(crate) fn follow(
     let (name, base) = (path.display().to_string(), base_of(&path));
     let (status, live) = (running.process.status.clone(), Arc::clone(&running.live));
     let (begun, role, host) = (start.checked.file.clone(), start.role.clone(), start.host);
+    let outbound = start.outbound;
     let check = Arc::new(move |text: &str| {
-        let checked = config::check(&name, text, &base, host, role.reader())
+        let mut checked = config::check(&name, text, &base, host, role.reader())
             .map_err(|problems| problems.render())?;
         waiting::same_mesh(&begun, &checked.file, &name, text)?;
-        let waits = waiting::keys(&begun, &checked.file, &role);
+        let mut waits = waiting::keys(&begun, &checked.file, &role);
+        waits.extend(waiting::way_out(outbound, checked.sidecar.as_mut()));
+        waits.sort();
         Ok::<_, String>((checked, waits))
     });
     running.process.tasks.spawn("configuration", async move {

@@ -152,6 +152,11 @@ impl Design {
         self.settings.outbound
     }
 
+    /// The same with the app's way out at another address than the file says.
+    pub fn keep_outbound(&mut self, address: SocketAddr) {
+        self.settings.outbound = address;
+    }
+
     fn outbound(
         &self,
         clusters: &HashMap<Arc<str>, Arc<Cluster>>,
