@@ -16,6 +16,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::Semaphore;
 use weft_dataplane::identity::ends;
 use weft_dataplane::observe::ListenerCertificateRow;
 use weft_runtime::config::{Path, Problems, Watched, file};
@@ -35,6 +36,8 @@ pub(crate) struct Shown {
     config: Arc<ArcSwap<ServerConfig>>,
     /// Guards what the looks at the files found, for as long as it takes to copy it.
     seen: Mutex<Seen>,
+    /// One look at a time.
+    looks: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl Shown {
                     bad: None,
                     problem: None,
                 }),
+                looks: Arc::new(Semaphore::new(1)),
             }),
             (built, _) => {
                 for wrong in built.err().into_iter().flatten() {
@@ -155,17 +159,27 @@ impl Shown {
     }
 }
 
-/// Follows the files of whichever design is in force. Never ends; dropping it stops it.
-pub(crate) async fn follow(designs: Watched<Design>) {
+/// Follows the files of whichever design is in force. Never ends; dropping it stops it, but for looks under way.
+pub(crate) async fn follow(in_force: Watched<Arc<Design>>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for shown in designs.get().shown() {
-            let shown = Arc::clone(shown);
-            // A file may be on a disk that hangs.
-            let _: Result<(), _> = tokio::task::spawn_blocking(move || shown.look()).await;
-        }
+        look_at_all(in_force.get().shown());
+    }
+}
+
+/// Has the files of each listener looked at, side by side: one of them may be on a disk that hangs.
+fn look_at_all<'a>(all: impl Iterator<Item = &'a Arc<Shown>>) {
+    for shown in all {
+        let Ok(look) = Arc::clone(&shown.looks).try_acquire_owned() else {
+            continue;
+        };
+        let shown = Arc::clone(shown);
+        tokio::task::spawn_blocking(move || {
+            shown.look();
+            drop(look);
+        });
     }
 }
 
@@ -275,5 +289,47 @@ fn provider() -> CryptoProvider {
             cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
         ..default_provider()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn write(directory: &FilePath, name: &str) {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.example")]).unwrap();
+        std::fs::write(directory.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        std::fs::write(directory.join(format!("{name}.key")), key).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let shown = |name: &str| {
+            write(directory.path(), name);
+            let tls = Tls {
+                cert: format!("{name}.pem").into(),
+                key: format!("{name}.key").into(),
+            };
+            let mut problems = Problems::new();
+            let place = Path::root();
+            let built = Shown::build(name, &tls, directory.path(), &place, &mut problems);
+            Arc::new(built.unwrap())
+        };
+        let all = [shown("hangs"), shown("works")];
+        let before = all[1].config.load_full();
+        let hangs = all[0].seen();
+        write(directory.path(), "hangs");
+        write(directory.path(), "works");
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while Arc::ptr_eq(&before, &all[1].config.load_full()) {
+            assert!(std::time::Instant::now() < end, "it waits for the other");
+            look_at_all(all.iter());
+            std::thread::yield_now();
+        }
+        drop(hangs);
     }
 }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use weft_runtime::config::{Problems, Status, Watched};
+use weft_runtime::config::{Problems, Publisher, Status, Watched};
 use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
@@ -260,17 +260,28 @@ pub fn not_listening(process: &Process) -> Guard {
 }
 
 /// Runs the data path until the process has drained. Ready once it listens everywhere: then `listening` is dropped.
+/// `in_force` is told each design that is: not every one that is handed on can be taken.
 pub async fn run<D: Design>(
     process: Process,
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
+    in_force: Publisher<Arc<D>>,
     who: Who,
     listening: Guard,
 ) -> Result<(), String> {
     let readiness = process.readiness.clone();
     let mut listening = Some(listening);
-    let ended = listen(process, size, resolver, designs, who, &mut listening).await;
+    let ended = listen(
+        process,
+        size,
+        resolver,
+        designs,
+        in_force,
+        who,
+        &mut listening,
+    )
+    .await;
     if ended.is_err() {
         // Or letting go of the guard would say that it listens, and somebody would believe it before the process has ended.
         readiness.leave("it has failed");
@@ -283,6 +294,7 @@ async fn listen<D: Design>(
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
+    in_force: Publisher<Arc<D>>,
     mut who: Who,
     listening: &mut Option<Guard>,
 ) -> Result<(), String> {
@@ -295,7 +307,9 @@ async fn listen<D: Design>(
 
     let mut generation = 1;
     status.taking();
-    let first = compile(&*designs.get(), generation, &mut carried, &work)?;
+    let design = designs.get();
+    let first = compile(&*design, generation, &mut carried, &work)?;
+    in_force.publish(design);
     status.began(SystemTime::now());
     who.find_out(&process, &work.load());
     first_answers(&work, &who.ours).await;
@@ -377,6 +391,7 @@ async fn listen<D: Design>(
                     shared.dials.watch();
                 }
                 retired.push(shared.plan.swap(Arc::new(plan)));
+                in_force.publish(design);
                 unopened = listeners.follow(&cores, &shared.plan.load()).await;
                 again.reset();
                 status.loaded(SystemTime::now());
