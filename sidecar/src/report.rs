@@ -79,15 +79,6 @@ pub fn draw_run() -> u64 {
 pub type Dial =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
 
-/// Dials an address by the system's resolver.
-pub fn dial(address: &str) -> Dial {
-    let address: Arc<str> = Arc::from(address);
-    Arc::new(move || {
-        let address = Arc::clone(&address);
-        Box::pin(async move { TcpStream::connect(&*address).await })
-    })
-}
-
 /// The TLS configuration for the next connection, with our certificate as it is then and `h2` as the protocol; none
 /// while we have no certificate.
 pub type Tls = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
