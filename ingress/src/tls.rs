@@ -1,10 +1,8 @@
 //! TLS of public listeners: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, from PEM files.
 //!
 //! The files are looked at every second, because whoever renews certificates writes them and nothing else. What changed is
-//! taken when the two go together, and not before: they are rarely written in one go, so a change that does not fit is
-//! not called a problem until it has stayed for a look. New connections see what was taken, under the plan in force.
+//! taken when the two go together ([`Together`]). New connections see what was taken, under the plan in force.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Semaphore;
 use weft_dataplane::identity::ends;
 use weft_dataplane::observe::ListenerCertificateRow;
-use weft_runtime::config::{Path, Problems, Watched, file};
+use weft_runtime::config::{Fingerprint, Look, Path, Problems, Together, Watched, file};
 
 use crate::config::Tls;
 use crate::design::Design;
@@ -42,16 +40,10 @@ pub(crate) struct Shown {
 
 #[derive(Debug)]
 struct Seen {
-    /// What the files held when they were last taken.
-    taken: Fingerprint,
+    files: Together,
     not_after: Option<SystemTime>,
-    /// What they held when they last did not fit, and how often in a row that was seen.
-    bad: Option<(Option<Fingerprint>, u32)>,
     problem: Option<Arc<str>>,
 }
-
-/// Kept instead of what the files held, for one of them is a secret.
-type Fingerprint = u64;
 
 /// What is wrong with one of the files.
 struct Wrong {
@@ -84,9 +76,8 @@ impl Shown {
                 key,
                 config: Arc::new(ArcSwap::from_pointee(config)),
                 seen: Mutex::new(Seen {
-                    taken,
+                    files: Together::taken(taken),
                     not_after,
-                    bad: None,
                     problem: None,
                 }),
                 looks: Arc::new(Semaphore::new(1)),
@@ -119,36 +110,25 @@ impl Shown {
         let read = read(&self.cert, &self.key);
         let print = fingerprint(&read);
         let mut seen = self.seen();
-        if print == Some(seen.taken) {
-            if seen.problem.take().is_some() {
+        let took = seen
+            .files
+            .look(print, || assemble(&self.cert, &self.key, &read));
+        match took {
+            Look::Same { mended: true } => {
+                seen.problem = None;
                 tracing::info!(listener = %self.listener, "the certificate's files are good again");
             }
-            seen.bad = None;
-            return;
-        }
-        match (assemble(&self.cert, &self.key, &read), print) {
-            (Ok((config, not_after)), Some(taken)) => {
+            Look::Same { mended: false } | Look::Unfit => {}
+            Look::Taken((config, not_after)) => {
                 self.config.store(Arc::new(config));
-                *seen = Seen {
-                    taken,
-                    not_after,
-                    bad: None,
-                    problem: None,
-                };
+                (seen.not_after, seen.problem) = (not_after, None);
                 tracing::info!(listener = %self.listener, "the listener shows another certificate");
             }
-            (built, print) => {
-                let looks = match seen.bad {
-                    Some((last, looks)) if last == print => looks.saturating_add(1),
-                    _ => 1,
-                };
-                seen.bad = Some((print, looks));
-                if looks == 2 {
-                    let words = built.err().into_iter().flatten().map(|wrong| wrong.what);
-                    let problem = words.collect::<Vec<_>>().join("; ");
-                    tracing::warn!(listener = %self.listener, %problem, "the certificate's files cannot be used as they are; what they held last is shown on");
-                    seen.problem = Some(Arc::from(problem));
-                }
+            Look::Problem(wrongs) => {
+                let words: Vec<_> = wrongs.into_iter().map(|wrong| wrong.what).collect();
+                let problem = words.join("; ");
+                tracing::warn!(listener = %self.listener, %problem, "the certificate's files cannot be used as they are; what they held last is shown on");
+                seen.problem = Some(Arc::from(problem));
             }
         }
     }
@@ -191,9 +171,8 @@ fn read(cert: &FilePath, key: &FilePath) -> Read {
 }
 
 fn fingerprint((cert, key): &Read) -> Option<Fingerprint> {
-    let mut hasher = DefaultHasher::new();
-    (cert.as_ref().ok()?, key.as_ref().ok()?).hash(&mut hasher);
-    Some(hasher.finish())
+    let (cert, key) = (cert.as_ref().ok()?, key.as_ref().ok()?);
+    Some(Fingerprint::of([cert.as_slice(), key.as_slice()]))
 }
 
 /// Makes of what was read what connections are taken with, and says until when the certificate is good.
