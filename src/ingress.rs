@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use weft_dataplane::identity::TokenSource;
 use weft_dataplane::node::{self, Who};
 use weft_dataplane::plan::services::INGRESS;
 use weft_ingress::collector::Collector;
@@ -27,6 +28,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
     };
     role::run(start, move |mut start, running| {
         let token = args.flags.token()?;
+        // One that was handed over at the start is good for minutes, and the first route into the mesh may come in a year.
+        let is_fleeting = matches!(token, Some(TokenSource::Given(_)));
         let resolver = Arc::clone(&start.checked.resolver);
         let design = start
             .checked
@@ -34,7 +37,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
             .take()
             .ok_or("this file has no ingress")?;
         // A gateway without a mesh behind it and without reports to collect needs nobody's certificate, and does not wait
-        // for one; it asks for it when a route into the mesh comes.
+        // for one; it asks for it when a route into the mesh comes, or while its token is good.
         let needs_identity = design.needs_identity() || start.checked.file.collector.is_some();
         let source = role::identity_source(running, &start.checked, INGRESS, &resolver, token)?;
         let (publisher, designs) = watched(design);
@@ -70,6 +73,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
                     Some(identity) => Who::known(identity),
                     None => return Ok(()),
                 },
+                Some(source) if is_fleeting => Who::soon(source),
                 source => Who::later(source),
             };
             weft_ingress::run(process, size, resolver, designs, who, collecting, listening).await

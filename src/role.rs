@@ -90,6 +90,8 @@ pub(crate) struct Start {
     pub(crate) text: String,
     pub(crate) host: Option<IpAddr>,
     pub(crate) checked: Checked,
+    /// Where the app was told that the sidecar is, which it believes as long as it runs.
+    pub(crate) outbound: Option<SocketAddr>,
     role: Role,
     /// Kept to the end: what waits to be written is written when it goes.
     log: Option<Log>,
@@ -112,6 +114,7 @@ pub(crate) fn start(flags: &Flags, reader: Reader<'_>) -> Result<Start, ExitCode
         text,
         host: flags.host,
         checked,
+        outbound: None,
         role: reader.into(),
         log: Some(log),
     })
@@ -348,7 +351,8 @@ pub(crate) enum Taken {
 }
 
 /// Follows the file: what is good is handed on by `take`, what is not is told, and the last good one stays. Says which keys
-/// wait for a restart.
+/// wait for a restart. The file is read apart from everything else, with the certificates and keys that it names: they may
+/// be on a disk that hangs.
 pub(crate) fn follow(
     running: &Running,
     start: &Start,
@@ -358,24 +362,39 @@ pub(crate) fn follow(
     let (name, base) = (path.display().to_string(), base_of(&path));
     let (status, live) = (running.process.status.clone(), Arc::clone(&running.live));
     let (begun, role, host) = (start.checked.file.clone(), start.role.clone(), start.host);
+    let outbound = start.outbound;
+    let check = Arc::new(move |text: &str| {
+        let mut checked = config::check(&name, text, &base, host, role.reader())
+            .map_err(|problems| problems.render())?;
+        waiting::same_mesh(&begun, &checked.file, &name, text)?;
+        let mut waits = waiting::keys(&begun, &checked.file, &role);
+        waits.extend(waiting::way_out(outbound, checked.sidecar.as_mut()));
+        waits.sort();
+        Ok::<_, String>((checked, waits))
+    });
     running.process.tasks.spawn("configuration", async move {
-        let said = status.clone();
-        let apply = |text: &str| {
-            let checked = config::check(&name, text, &base, host, role.reader())
-                .map_err(|problems| problems.render())?;
-            waiting::same_mesh(&begun, &checked.file, &name, text)?;
-            let waits = waiting::keys(&begun, &checked.file, &role);
-            live.drain.publish(checked.file.drain);
-            if let Some(ca) = &checked.file.ca {
-                live.authority.publish(ca.address.clone());
-            }
-            said.handed(checked.shown.as_str(), waits);
+        let (said, check, live, take) = (&status, &check, &live, &take);
+        let apply = |text: String| async move {
+            let check = Arc::clone(check);
+            let (checked, waits) = tokio::task::spawn_blocking(move || check(&text))
+                .await
+                .map_err(|error| error.to_string())??;
+            // From here on nothing is awaited: who fetches what `take` hands on finds it handed on.
+            let (live, drain) = (Arc::clone(live), checked.file.drain);
+            let authority = checked.file.ca.as_ref().map(|ca| ca.address.clone());
+            said.handed(checked.shown.as_str(), waits, move || {
+                live.drain.publish(drain);
+                if let Some(address) = authority {
+                    live.authority.publish(address);
+                }
+            });
             if matches!(take(checked), Taken::InForce) {
+                said.taking();
                 said.loaded(SystemTime::now());
             }
             Ok(())
         };
-        watch::reload(path, &text, watch::EVERY, status, apply).await;
+        watch::reload(path, &text, watch::EVERY, status.clone(), apply).await;
         Ok::<_, std::convert::Infallible>(())
     });
 }

@@ -1,6 +1,8 @@
 //! What a running process does not take from a new file: keys that are read at the start only. It says which of them have
 //! changed, so that nobody believes them in force.
 
+use std::net::SocketAddr;
+
 use weft_runtime::config::{Document, Path, Problems};
 
 use crate::config::{File, Reader};
@@ -87,6 +89,19 @@ pub(crate) fn keys(begun: &File, now: &File, role: &Role) -> Vec<String> {
     }
     keys.sort();
     keys
+}
+
+/// The key of the app's way out, where a new file moves it and the app was told once where it is: it stays there.
+pub(crate) fn way_out(
+    told: Option<SocketAddr>,
+    design: Option<&mut weft_sidecar::Design>,
+) -> Option<String> {
+    let (told, design) = (told?, design?);
+    if design.outbound_address() == told {
+        return None;
+    }
+    design.keep_outbound(told);
+    Some("sidecar.outbound.address".to_owned())
 }
 
 /// A process of one trust domain would meet nobody in another: the new file is refused as a whole, and not taken by half.
@@ -231,6 +246,26 @@ services:
                 "nobody says what becomes of `{key}`"
             );
         }
+    }
+
+    #[test]
+    fn the_way_out_stays_where_the_app_was_told_that_it_is() {
+        let design = |port: &str| {
+            let text =
+                format!("{FILE}sidecar: {{ outbound: {{ address: \"127.0.0.1:{port}\" }} }}\n");
+            let base = std::path::Path::new(".");
+            let reader = Reader::Sidecar { service: "orders" };
+            let checked = crate::config::check("weft.yaml", &text, base, None, reader).unwrap();
+            checked.sidecar.unwrap()
+        };
+        let begun = design("15001").outbound_address();
+        let mut moved = design("15101");
+        assert_eq!(way_out(None, Some(&mut moved)), None, "nobody was told");
+        assert_eq!(moved.outbound_address().port(), 15_101);
+        let key = way_out(Some(begun), Some(&mut moved));
+        assert_eq!(key.as_deref(), Some("sidecar.outbound.address"));
+        assert_eq!(moved.outbound_address(), begun);
+        assert_eq!(way_out(Some(begun), Some(&mut design("15001"))), None);
     }
 
     #[test]

@@ -194,6 +194,7 @@ fn check_listeners(config: &Config, place: &Path, problems: &mut Problems) {
             );
         }
         trusted(listener, &at, problems);
+        timeouts(listener, &at, problems);
         if listener.address.port() == 0 {
             problems.at(
                 &at.key("address"),
@@ -211,6 +212,12 @@ fn trusted(listener: &Listener, at: &Path, problems: &mut Problems) -> Trusted {
         &at.key("trusted_proxies"),
         problems,
     )
+}
+
+/// How long its clients may take.
+fn timeouts(listener: &Listener, at: &Path, problems: &mut Problems) -> Timeouts {
+    let at = at.key("unread_timeout");
+    Timeouts::default().with_unread(listener.unread_timeout, &at, problems)
 }
 
 fn check_route(
@@ -353,9 +360,6 @@ impl node::Design for Design {
         let mut sites = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
             let at = place.key("listeners").index(index);
-            let unread_at = at.key("unread_timeout");
-            let timeouts =
-                Timeouts::default().with_unread(listener.unread_timeout, &unread_at, problems);
             let door = match &listener.tls {
                 Some(_) => Door::Tls(self.shown.get(&listener.name)?.config()),
                 None => Door::Plain,
@@ -382,7 +386,7 @@ impl node::Design for Design {
                 tells_identity: false,
                 is_edge: true,
                 trusted: trusted(listener, &at, problems),
-                timeouts,
+                timeouts: timeouts(listener, &at, problems),
                 http1: Limits::default(),
                 http2: Http2::EDGE,
                 outlasts: false,

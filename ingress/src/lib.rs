@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::peer_identity;
 use weft_dataplane::node::{self, Process, Size, Who};
-use weft_runtime::config::Watched;
+use weft_runtime::config::{Watched, watched};
 use weft_runtime::ready::Guard;
 
 use collector::Collector;
@@ -30,21 +30,23 @@ pub async fn run(
     collecting: Option<(Arc<Collector>, std::net::SocketAddr)>,
     listening: Guard,
 ) -> Result<(), String> {
-    let shown = designs.clone();
+    let (taken, in_force) = watched(designs.get());
+    let shown = in_force.clone();
     process
         .registry
         .listener_certificates_from(Box::new(move || {
             shown.load().shown().map(|shown| shown.row()).collect()
         }));
-    let followed = designs.clone();
     process.tasks.spawn("listener certificates", async move {
-        tls::follow(followed).await;
+        tls::follow(in_force).await;
         Ok::<_, std::convert::Infallible>(())
     });
     if let (Some((collector, address)), Some(identity)) = (collecting, who.identity()) {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("the collector on {address}: {error}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            // Or letting go of `listening` would say that we are ready, for as long as it takes to end.
+            process.readiness.leave("it has failed");
+            format!("the collector on {address}: {error}")
+        })?;
         tracing::info!(%address, "collecting reports");
         let foreigners = Arc::clone(identity.foreigners());
         let identity = Arc::clone(identity);
@@ -65,5 +67,5 @@ pub async fn run(
             collector::serve(collector, listener, tls, identify, foreigners, stop).await
         });
     }
-    node::run(process, size, resolver, designs, who, listening).await
+    node::run(process, size, resolver, designs, taken, who, listening).await
 }

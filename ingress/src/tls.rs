@@ -1,10 +1,8 @@
 //! TLS of public listeners: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, from PEM files.
 //!
 //! The files are looked at every second, because whoever renews certificates writes them and nothing else. What changed is
-//! taken when the two go together, and not before: they are rarely written in one go, so a change that does not fit is
-//! not called a problem until it has stayed for a look. New connections see what was taken, under the plan in force.
+//! taken when the two go together ([`Together`]). New connections see what was taken, under the plan in force.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +14,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::Semaphore;
 use weft_dataplane::identity::ends;
 use weft_dataplane::observe::ListenerCertificateRow;
-use weft_runtime::config::{Path, Problems, Watched, file};
+use weft_runtime::config::{Fingerprint, Look, Path, Problems, Together, Watched, file};
 
 use crate::config::Tls;
 use crate::design::Design;
@@ -35,20 +34,16 @@ pub(crate) struct Shown {
     config: Arc<ArcSwap<ServerConfig>>,
     /// Guards what the looks at the files found, for as long as it takes to copy it.
     seen: Mutex<Seen>,
+    /// One look at a time.
+    looks: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct Seen {
-    /// What the files held when they were last taken.
-    taken: Fingerprint,
+    files: Together,
     not_after: Option<SystemTime>,
-    /// What they held when they last did not fit, and how often in a row that was seen.
-    bad: Option<(Option<Fingerprint>, u32)>,
     problem: Option<Arc<str>>,
 }
-
-/// Kept instead of what the files held, for one of them is a secret.
-type Fingerprint = u64;
 
 /// What is wrong with one of the files.
 struct Wrong {
@@ -81,11 +76,11 @@ impl Shown {
                 key,
                 config: Arc::new(ArcSwap::from_pointee(config)),
                 seen: Mutex::new(Seen {
-                    taken,
+                    files: Together::taken(taken),
                     not_after,
-                    bad: None,
                     problem: None,
                 }),
+                looks: Arc::new(Semaphore::new(1)),
             }),
             (built, _) => {
                 for wrong in built.err().into_iter().flatten() {
@@ -115,36 +110,25 @@ impl Shown {
         let read = read(&self.cert, &self.key);
         let print = fingerprint(&read);
         let mut seen = self.seen();
-        if print == Some(seen.taken) {
-            if seen.problem.take().is_some() {
+        let took = seen
+            .files
+            .look(print, || assemble(&self.cert, &self.key, &read));
+        match took {
+            Look::Same { mended: true } => {
+                seen.problem = None;
                 tracing::info!(listener = %self.listener, "the certificate's files are good again");
             }
-            seen.bad = None;
-            return;
-        }
-        match (assemble(&self.cert, &self.key, &read), print) {
-            (Ok((config, not_after)), Some(taken)) => {
+            Look::Same { mended: false } | Look::Unfit => {}
+            Look::Taken((config, not_after)) => {
                 self.config.store(Arc::new(config));
-                *seen = Seen {
-                    taken,
-                    not_after,
-                    bad: None,
-                    problem: None,
-                };
+                (seen.not_after, seen.problem) = (not_after, None);
                 tracing::info!(listener = %self.listener, "the listener shows another certificate");
             }
-            (built, print) => {
-                let looks = match seen.bad {
-                    Some((last, looks)) if last == print => looks.saturating_add(1),
-                    _ => 1,
-                };
-                seen.bad = Some((print, looks));
-                if looks == 2 {
-                    let words = built.err().into_iter().flatten().map(|wrong| wrong.what);
-                    let problem = words.collect::<Vec<_>>().join("; ");
-                    tracing::warn!(listener = %self.listener, %problem, "the certificate's files cannot be used as they are; what they held last is shown on");
-                    seen.problem = Some(Arc::from(problem));
-                }
+            Look::Problem(wrongs) => {
+                let words: Vec<_> = wrongs.into_iter().map(|wrong| wrong.what).collect();
+                let problem = words.join("; ");
+                tracing::warn!(listener = %self.listener, %problem, "the certificate's files cannot be used as they are; what they held last is shown on");
+                seen.problem = Some(Arc::from(problem));
             }
         }
     }
@@ -155,17 +139,27 @@ impl Shown {
     }
 }
 
-/// Follows the files of whichever design is in force. Never ends; dropping it stops it.
-pub(crate) async fn follow(designs: Watched<Design>) {
+/// Follows the files of whichever design is in force. Never ends; dropping it stops it, but for looks under way.
+pub(crate) async fn follow(in_force: Watched<Arc<Design>>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for shown in designs.get().shown() {
-            let shown = Arc::clone(shown);
-            // A file may be on a disk that hangs.
-            let _: Result<(), _> = tokio::task::spawn_blocking(move || shown.look()).await;
-        }
+        look_at_all(in_force.get().shown());
+    }
+}
+
+/// Has the files of each listener looked at, side by side: one of them may be on a disk that hangs.
+fn look_at_all<'a>(all: impl Iterator<Item = &'a Arc<Shown>>) {
+    for shown in all {
+        let Ok(look) = Arc::clone(&shown.looks).try_acquire_owned() else {
+            continue;
+        };
+        let shown = Arc::clone(shown);
+        tokio::task::spawn_blocking(move || {
+            shown.look();
+            drop(look);
+        });
     }
 }
 
@@ -177,9 +171,8 @@ fn read(cert: &FilePath, key: &FilePath) -> Read {
 }
 
 fn fingerprint((cert, key): &Read) -> Option<Fingerprint> {
-    let mut hasher = DefaultHasher::new();
-    (cert.as_ref().ok()?, key.as_ref().ok()?).hash(&mut hasher);
-    Some(hasher.finish())
+    let (cert, key) = (cert.as_ref().ok()?, key.as_ref().ok()?);
+    Some(Fingerprint::of([cert.as_slice(), key.as_slice()]))
 }
 
 /// Makes of what was read what connections are taken with, and says until when the certificate is good.
@@ -275,5 +268,47 @@ fn provider() -> CryptoProvider {
             cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
         ..default_provider()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn write(directory: &FilePath, name: &str) {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.example")]).unwrap();
+        std::fs::write(directory.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        std::fs::write(directory.join(format!("{name}.key")), key).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let shown = |name: &str| {
+            write(directory.path(), name);
+            let tls = Tls {
+                cert: format!("{name}.pem").into(),
+                key: format!("{name}.key").into(),
+            };
+            let mut problems = Problems::new();
+            let place = Path::root();
+            let built = Shown::build(name, &tls, directory.path(), &place, &mut problems);
+            Arc::new(built.unwrap())
+        };
+        let all = [shown("hangs"), shown("works")];
+        let before = all[1].config.load_full();
+        let hangs = all[0].seen();
+        write(directory.path(), "hangs");
+        write(directory.path(), "works");
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while Arc::ptr_eq(&before, &all[1].config.load_full()) {
+            assert!(std::time::Instant::now() < end, "it waits for the other");
+            look_at_all(all.iter());
+            std::thread::yield_now();
+        }
+        drop(hangs);
     }
 }

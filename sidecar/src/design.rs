@@ -1,6 +1,6 @@
 //! A sidecar's plan: every service by its name on the way out, the one app on the way in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use weft_dataplane::cluster::mtls::Permit;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
+use weft_dataplane::identity::SpiffeId;
 use weft_dataplane::node;
 use weft_dataplane::observe::PermitRow;
 use weft_dataplane::plan::carry::Carried;
@@ -149,6 +150,11 @@ impl Design {
     /// Where the app beside it finds the others.
     pub fn outbound_address(&self) -> SocketAddr {
         self.settings.outbound
+    }
+
+    /// The same with the app's way out at another address than the file says.
+    pub fn keep_outbound(&mut self, address: SocketAddr) {
+        self.settings.outbound = address;
     }
 
     fn outbound(
@@ -420,6 +426,14 @@ impl node::Design for Design {
         services.chain([(self.local.clone(), true)]).collect()
     }
 
+    fn callers(&self) -> HashSet<Arc<str>> {
+        let identities = self.services.identities.values();
+        identities
+            .filter_map(|identity| identity.parse::<SpiffeId>().ok())
+            .map(|identity| Arc::from(identity.label()))
+            .collect()
+    }
+
     fn plan(
         &self,
         generation: u64,
@@ -434,5 +448,40 @@ impl node::Design for Design {
         sites.extend(self.listens(clusters, problems)?);
         sites.extend(intercept::sites(self, clusters, problems)?);
         Some(Plan::new(generation, sites))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use weft_dataplane::cluster::config::Defaults;
+    use weft_dataplane::node::Design as _;
+    use weft_runtime::config::Document;
+
+    #[test]
+    fn callers_are_known_by_the_names_under_which_they_are_counted() {
+        let text = "\
+orders: { port: 8080 }
+billing: { identity: \"spiffe://shop.internal/ns/shop/sa/invoices\" }
+";
+        let mut problems = Problems::new();
+        let file = Document::parse("services", text)
+            .unwrap()
+            .decode(&mut problems)
+            .unwrap();
+        let domain = "shop.internal".parse().unwrap();
+        let defaults = Defaults::default();
+        let services = Services::build(&domain, file, defaults, 15_008, &mut problems);
+        let settings = crate::Config::default()
+            .build(None, &Path::root(), &mut problems)
+            .unwrap();
+        let design = Design::build(&services, "orders", &settings, &mut problems);
+        assert!(problems.is_empty(), "{}", problems.render());
+        let mut callers: Vec<_> = design.unwrap().callers().into_iter().collect();
+        callers.sort();
+        let names: Vec<&str> = callers.iter().map(|name| &**name).collect();
+        assert_eq!(names, ["ingress", "invoices", "orders"]);
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use weft_dataplane::discovery::Resolver;
 use weft_dataplane::identity::{Alpn, Identity};
 use weft_dataplane::node::{self, Process, Size, Who};
-use weft_runtime::config::Watched;
+use weft_runtime::config::{Watched, watched};
 use weft_runtime::ready::Guard;
 
 /// Where and how often a sidecar reports.
@@ -62,13 +62,13 @@ pub async fn run(
             })
         },
     );
-    let shown = designs.clone();
+    let (taken, in_force) = watched(designs.get());
+    let shown = in_force.clone();
     process
         .registry
         .permits_from(Box::new(move || shown.load().permits()));
-    let told = designs.clone();
     process.tasks.spawn("permissive", async move {
-        permissive::warn(told).await;
+        permissive::warn(in_force).await;
         Ok::<_, std::convert::Infallible>(())
     });
     let data_path = async move {
@@ -77,6 +77,7 @@ pub async fn run(
             size,
             resolver,
             designs,
+            taken,
             Who::known(identity),
             listening,
         )

@@ -1,5 +1,6 @@
 //! Says aloud, and again every day, where plaintext is let in and for how long.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use weft_dataplane::cluster::mtls::Permit;
@@ -10,8 +11,8 @@ use crate::Design;
 /// How often it is said.
 const AGAIN: Duration = Duration::from_secs(24 * 3600);
 
-/// Follows the designs for as long as there are new ones.
-pub(crate) async fn warn(designs: Watched<Design>) {
+/// Follows the designs in force for as long as there are new ones.
+pub(crate) async fn warn(designs: Watched<Arc<Design>>) {
     let mut changes = designs.changes();
     let mut design = designs.get();
     loop {

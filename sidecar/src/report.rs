@@ -79,15 +79,6 @@ pub fn draw_run() -> u64 {
 pub type Dial =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
 
-/// Dials an address by the system's resolver.
-pub fn dial(address: &str) -> Dial {
-    let address: Arc<str> = Arc::from(address);
-    Arc::new(move || {
-        let address = Arc::clone(&address);
-        Box::pin(async move { TcpStream::connect(&*address).await })
-    })
-}
-
 /// The TLS configuration for the next connection, with our certificate as it is then and `h2` as the protocol; none
 /// while we have no certificate.
 pub type Tls = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
@@ -349,7 +340,7 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
         instance: short(&settings.instance),
         run: settings.run,
         sequence,
-        edges: registry.totals().iter().map(edge).collect(),
+        edges: registry.lives().iter().map(edge).collect(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         certificate: registry.certificate().as_ref().map(certificate),
         foreign: Some(foreign(&registry.foreign())),
@@ -382,7 +373,7 @@ fn short(name: &str) -> String {
     name[..name.floor_char_boundary(MAX_NAME)].to_owned()
 }
 
-fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
+fn edge((EdgeTotals { key, totals }, life): &(EdgeTotals, u64)) -> Edge {
     let direction = match key.direction {
         observe::Direction::Outbound => Direction::Outbound,
         observe::Direction::Inbound => Direction::Inbound,
@@ -404,6 +395,7 @@ fn edge(EdgeTotals { key, totals }: &EdgeTotals) -> Edge {
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| (reason.code().to_owned(), count))
             .collect(),
+        life: *life,
     }
 }
 
@@ -631,6 +623,25 @@ mod tests {
             (certificate.not_before_unix, certificate.not_after_unix),
             (10, 20)
         );
+    }
+
+    #[test]
+    fn a_report_tells_an_edge_that_came_back_from_what_it_was_before_it_was_forgotten() {
+        let registry = Registry::new();
+        let told = |so_often: u64| {
+            for _ in 0..so_often {
+                registry.edge(edge_key()).record(Some(200), Duration::ZERO);
+            }
+            let edge = compose(&registry, &settings(), 1).edges.pop().unwrap();
+            (edge.by_class[1], edge.life)
+        };
+        let (_, first) = told(5);
+        let start = Instant::now();
+        registry.forget_idle(start, |_| false);
+        registry.forget_idle(start + Duration::from_secs(600), |_| false);
+        let (count, second) = told(3);
+        assert_eq!(count, 3);
+        assert_ne!(first, second);
     }
 
     #[test]

@@ -55,21 +55,24 @@ impl Program {
         }
     }
 
-    /// Tells it to use the sidecar as its HTTP proxy, unless its `environment` already names one.
+    /// Tells it to use the sidecar as its HTTP proxy, unless its `environment` already names one; says whether it did.
     pub(super) fn use_proxy(
         &mut self,
         outbound: SocketAddr,
         environment: impl Fn(&str) -> Option<String>,
-    ) {
+    ) -> bool {
         let mut set = |names: [&str; 2], value: &str| {
-            if names.iter().all(|name| environment(name).is_none()) {
+            let free = names.iter().all(|name| environment(name).is_none());
+            if free {
                 for name in names {
                     self.command.env(name, value);
                 }
             }
+            free
         };
-        set(PROXY, &format!("http://{outbound}"));
+        let is_told = set(PROXY, &format!("http://{outbound}"));
         set(NO_PROXY, LOOPBACK);
+        is_told
     }
 
     /// Its name, for people.

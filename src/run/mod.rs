@@ -51,14 +51,17 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     let mut program = Program::new(&args.command);
-    let start = match args.sidecar.start() {
+    let mut start = match args.sidecar.start() {
         Ok(start) => start,
         Err(code) => return code,
     };
     if args.http_proxy
         && let Some(design) = &start.checked.sidecar
     {
-        program.use_proxy(design.outbound_address(), env::read);
+        let outbound = design.outbound_address();
+        if program.use_proxy(outbound, env::read) {
+            start.outbound = Some(outbound);
+        }
     }
     let way_out = WayOut::default();
     let keeper = Keeper {

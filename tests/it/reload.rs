@@ -315,6 +315,24 @@ async fn a_gateway_gets_an_identity_when_a_route_first_leads_into_the_mesh() {
     assert_eq!(mesh.page(host, "/ready").await.code(), 200);
 }
 
+/// By the time that a route leads into the mesh, a token that was handed over at the start is good no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_was_handed_a_token_uses_it_while_it_is_good() {
+    let mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .service(Service::new("outside").replicas(0).with("mesh: false"))
+        .route("/outside", "outside")
+        .ca("")
+        .start()
+        .await;
+    let host = mesh.ingress_host();
+    eventually("it has an identity that nothing needs yet", async || {
+        let page = mesh.page(host, "/certs").await.json();
+        page["certificate"].is_object().then_some(())
+    })
+    .await;
+}
+
 /// What `/config` shows is a file again, and the same one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_configuration_page_is_a_good_file() {

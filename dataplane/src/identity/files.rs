@@ -1,7 +1,6 @@
 //! An identity from three files that somebody else keeps: certificate chain, private key, trust bundle, all PEM.
 //!
-//! Their contents are looked at every second; what changed is taken when the three fit together, and not before. They
-//! are rarely written in one go, so a change that does not fit is not called a problem until it has stayed for a look.
+//! Their contents are looked at every second; what changed is taken when the three fit together ([`Together`]).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,14 +11,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tracing::{info, warn};
-use weft_runtime::config;
+use weft_runtime::config::{self, Fingerprint, Look, Together};
 
 use super::Identity;
 use super::bundle::Bundle;
 use super::id::TrustDomain;
 use super::keys::signing_key;
 use super::material::{Material, MaterialProblem, Part};
-use super::verify::sha256;
 
 /// How often the files are looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -117,34 +115,40 @@ impl Files {
 
     /// Takes every change that fits, until it is dropped.
     pub(super) async fn keep(&self, identity: &Identity) {
-        let mut last = Seen::default();
+        let mut files = Together::default();
         loop {
-            match self.read().await {
-                Ok(contents) => self.look(identity, &contents, &mut last, SystemTime::now()),
-                Err(problem) => last.bad(identity, None, &problem),
-            }
+            let read = self.read().await;
+            self.look(identity, read, &mut files, SystemTime::now());
             tokio::time::sleep(EVERY).await;
         }
     }
 
-    fn look(&self, identity: &Identity, contents: &Contents, last: &mut Seen, now: SystemTime) {
-        let print = fingerprint(contents);
-        if last.good == Some(print) {
-            return;
-        }
-        let taken = self.assemble(contents, now).and_then(|material| {
+    fn look(
+        &self,
+        identity: &Identity,
+        read: Result<Contents, MaterialProblem>,
+        files: &mut Together,
+        now: SystemTime,
+    ) {
+        let contents = read.as_ref().ok();
+        let print = contents.map(|contents| Fingerprint::of(contents.iter().map(Vec::as_slice)));
+        let take = || -> Result<Option<String>, MaterialProblem> {
+            let material = self.assemble(&read?, now)?;
             if same(&identity.current(), &material) {
-                identity.note_success();
-                return Ok(());
+                return Ok(None);
             }
             let serial = material.serial().to_owned();
             identity.renew(material)?;
-            info!(serial, "certificate taken from files");
-            Ok(())
-        });
-        match taken {
-            Ok(()) => *last = Seen::good(print),
-            Err(problem) => last.bad(identity, Some(print), &problem),
+            Ok(Some(serial))
+        };
+        match files.look(print, take) {
+            Look::Same { mended: true } | Look::Taken(None) => identity.note_success(),
+            Look::Same { mended: false } | Look::Unfit => {}
+            Look::Taken(Some(serial)) => info!(serial, "certificate taken from files"),
+            Look::Problem(problem) => {
+                warn!(%problem, "the identity's files do not fit together; the last good ones stay in use");
+                identity.note_failure(problem.to_string());
+            }
         }
     }
 
@@ -197,47 +201,6 @@ impl Files {
     fn about(&self, part: Part, what: &str) -> MaterialProblem {
         MaterialProblem::new(part, format!("{}: {what}", self.path(part).display()))
     }
-}
-
-/// What the last looks at the files saw.
-#[derive(Default)]
-struct Seen {
-    good: Option<Fingerprint>,
-    bad: Option<(Option<Fingerprint>, u32)>,
-}
-
-impl Seen {
-    fn good(print: Fingerprint) -> Self {
-        Self {
-            good: Some(print),
-            bad: None,
-        }
-    }
-
-    /// Says it once, when it is seen for the second time.
-    fn bad(&mut self, identity: &Identity, print: Option<Fingerprint>, problem: &MaterialProblem) {
-        // When the old contents come back, there is something to look at again.
-        self.good = None;
-        let looks = match self.bad {
-            Some((last, looks)) if last == print => looks.saturating_add(1),
-            _ => 1,
-        };
-        self.bad = Some((print, looks));
-        if looks == 2 {
-            warn!(%problem, "the identity's files do not fit together; the last good ones stay in use");
-            identity.note_failure(problem.to_string());
-        }
-    }
-}
-
-type Fingerprint = [u8; 32];
-
-fn fingerprint(contents: &Contents) -> Fingerprint {
-    let all: Vec<u8> = contents
-        .iter()
-        .flat_map(|content| sha256(content))
-        .collect();
-    sha256(&all)
 }
 
 fn same(a: &Material, b: &Material) -> bool {

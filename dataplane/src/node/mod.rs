@@ -4,7 +4,7 @@
 mod listeners;
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use weft_runtime::config::{Problems, Status, Watched};
+use weft_runtime::config::{Problems, Publisher, Status, Watched};
 use weft_runtime::drain;
 use weft_runtime::ready::{Guard, Readiness};
 use weft_runtime::task::Group;
@@ -45,6 +45,11 @@ pub trait Design: Send + Sync + 'static {
     /// The clusters that its plan leads to, and of each whether it is the app beside us.
     fn clusters(&self) -> Vec<(Spec, bool)>;
 
+    /// The callers that it knows, by the names under which they are counted when they come in from the mesh.
+    fn callers(&self) -> HashSet<Arc<str>> {
+        HashSet::new()
+    }
+
     /// The plan. Problems are those that only show now, such as a key file that is gone since the check.
     fn plan(
         &self,
@@ -74,13 +79,14 @@ pub struct Process {
     pub way_out: Option<WayOut>,
 }
 
-/// What of the configuration in force does something by itself.
+/// What of the configuration in force does something by itself, and who comes in.
 #[derive(Default)]
 struct AtWork {
     clusters: Vec<Arc<Cluster>>,
     /// By the names of the authenticators that use them.
     key_sets: Vec<(Arc<str>, Arc<KeySet>)>,
     limiters: Vec<Arc<Limiter>>,
+    callers: HashSet<Arc<str>>,
 }
 
 impl AtWork {
@@ -148,6 +154,8 @@ impl Default for Size {
 pub struct Who {
     ours: Ours,
     source: Option<Source>,
+    /// Whether the source is asked before that is needed.
+    at_once: bool,
 }
 
 impl Who {
@@ -155,15 +163,23 @@ impl Who {
     pub fn known(identity: Arc<Identity>) -> Self {
         Self {
             ours: Ours::from(identity),
-            source: None,
+            ..Self::default()
         }
     }
 
     /// Nobody yet. Where there is a source, it is asked when a configuration needs it.
     pub fn later(source: Option<Source>) -> Self {
         Self {
-            ours: Ours::default(),
             source,
+            ..Self::default()
+        }
+    }
+
+    /// Nobody yet, but the source is asked as soon as the process works, needed or not, for it may have nothing to give later.
+    pub fn soon(source: Source) -> Self {
+        Self {
+            at_once: true,
+            ..Self::later(Some(source))
         }
     }
 
@@ -172,15 +188,18 @@ impl Who {
         self.ours.get()
     }
 
-    /// Begins to find out, if that is needed now. It is not waited for: what needs no identity works.
+    /// Begins to find out, if that is needed now, or will not be possible later. It is not waited for: what needs no identity works.
     fn find_out(&mut self, process: &Process, work: &AtWork) {
-        if !work.is_meshed() {
+        let is_needed = work.is_meshed();
+        if !is_needed && !self.at_once {
             return;
         }
         let Some(source) = self.source.take() else {
             return;
         };
-        tracing::info!("the configuration leads into the mesh now, so an identity is needed");
+        if is_needed {
+            tracing::info!("the configuration leads into the mesh now, so an identity is needed");
+        }
         let (process, ours, tasks) = (process.clone(), self.ours.clone(), process.tasks.clone());
         tasks.spawn("first identity", async move {
             if let Some(identity) = obtain(&process, source).await {
@@ -241,17 +260,28 @@ pub fn not_listening(process: &Process) -> Guard {
 }
 
 /// Runs the data path until the process has drained. Ready once it listens everywhere: then `listening` is dropped.
+/// `in_force` is told each design that is: not every one that is handed on can be taken.
 pub async fn run<D: Design>(
     process: Process,
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
+    in_force: Publisher<Arc<D>>,
     who: Who,
     listening: Guard,
 ) -> Result<(), String> {
     let readiness = process.readiness.clone();
     let mut listening = Some(listening);
-    let ended = listen(process, size, resolver, designs, who, &mut listening).await;
+    let ended = listen(
+        process,
+        size,
+        resolver,
+        designs,
+        in_force,
+        who,
+        &mut listening,
+    )
+    .await;
     if ended.is_err() {
         // Or letting go of the guard would say that it listens, and somebody would believe it before the process has ended.
         readiness.leave("it has failed");
@@ -264,6 +294,7 @@ async fn listen<D: Design>(
     size: Size,
     resolver: Arc<Resolver>,
     designs: Watched<D>,
+    in_force: Publisher<Arc<D>>,
     mut who: Who,
     listening: &mut Option<Guard>,
 ) -> Result<(), String> {
@@ -275,7 +306,10 @@ async fn listen<D: Design>(
     rows::show(&process.registry, &work);
 
     let mut generation = 1;
-    let first = compile(&*designs.get(), generation, &mut carried, &work)?;
+    status.taking();
+    let design = designs.get();
+    let first = compile(&*design, generation, &mut carried, &work)?;
+    in_force.publish(design);
     status.began(SystemTime::now());
     who.find_out(&process, &work.load());
     first_answers(&work, &who.ours).await;
@@ -325,7 +359,9 @@ async fn listen<D: Design>(
                 continue;
             }
             _ = forgets.tick() => {
-                process.registry.forget_idle(Instant::now());
+                let work = work.load();
+                let names = |name: &str| work.callers.contains(name);
+                process.registry.forget_idle(Instant::now(), names);
                 continue;
             }
             _ = again.tick(), if !unopened.is_empty() => {
@@ -345,19 +381,24 @@ async fn listen<D: Design>(
                 }
             },
         };
-        generation += 1;
-        match compile(&*design, generation, &mut carried, &work) {
+        status.taking();
+        match compile(&*design, generation + 1, &mut carried, &work) {
             Ok(plan) => {
+                generation += 1;
                 who.find_out(&process, &work.load());
                 first_answers(&work, &who.ours).await;
                 if plan.captures() {
                     shared.dials.watch();
                 }
                 retired.push(shared.plan.swap(Arc::new(plan)));
+                in_force.publish(design);
                 unopened = listeners.follow(&cores, &shared.plan.load()).await;
                 again.reset();
                 status.loaded(SystemTime::now());
-                tracing::info!(generation, "the new configuration is in force");
+                tracing::info!(
+                    generation = status.generation(),
+                    "the new configuration is in force"
+                );
                 tell_unopened(status, &unopened);
             }
             // It is tried again every few seconds, and said once.
@@ -470,13 +511,15 @@ fn compile<D: Design>(
         .attempt(|carried| {
             let found = carried.clusters(design.clusters());
             let plan = design.plan(generation, &found, carried, &mut problems)?;
-            Some((plan, found))
+            // What is wrong with it was said, and nobody would see it: also of what the plan could be made without.
+            problems.is_empty().then_some((plan, found))
         })
         .ok_or_else(|| problems.render())?;
     work.store(Arc::new(AtWork {
         clusters: found.into_values().collect(),
         key_sets: carried.key_sets(),
         limiters: carried.all_limiters(),
+        callers: design.callers(),
     }));
     Ok(plan)
 }

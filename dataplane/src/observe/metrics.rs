@@ -218,9 +218,7 @@ pub fn help(name: &str) -> &'static str {
 impl Registry {
     /// Copies counters and levels into the `metrics` crate. Called just before the page is made.
     pub fn publish(&self) {
-        if !self.described.swap(true, Ordering::Relaxed) {
-            describe();
-        }
+        describe();
         for edge in self.totals() {
             publish_exchanges(EDGE_NAMES, &edge_metric_labels(&edge.key), &edge.totals);
         }

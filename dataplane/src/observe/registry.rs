@@ -4,12 +4,14 @@
 //! first time and when somebody reads, never per exchange. When a core has dropped its cells, their counts are folded
 //! into the key's base, so that nothing is lost and nothing piles up. The number of keys is bounded (what comes after
 //! that is counted under "other"). A key lives as long as anybody counts under it, and [`IDLE`] longer: cores keep cells
-//! for what the plan in force names, so it is a route, a service or a caller that is no more. While it lives its
-//! counters never go back, and where edges are reported none goes before its last counts were taken.
+//! for the routes and services that the plan in force names, and callers that it names are kept here, so it is a route, a
+//! service or a caller that is no more. While it lives its
+//! counters never go back, and where edges are reported none goes before its last counts were taken. One that comes back
+//! begins at zero, under another number, by which the collector tells that it did.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -166,9 +168,13 @@ pub fn admit<K: Key>(key: K, len: usize, max: usize, known: impl Fn(&K) -> bool)
 struct Ledger<K, C: Cells> {
     // Guards the map; taken to hand out cells and to read, for as long as a sum takes.
     entries: Mutex<HashMap<K, Entry<C>>>,
+    /// How many entries there have been.
+    lives: AtomicU64,
 }
 
 struct Entry<C: Cells> {
+    /// No other entry has it, of this key or any.
+    life: u64,
     base: C::Totals,
     live: Vec<Arc<C>>,
     /// Since when nobody has cells of it, as far as anybody has looked.
@@ -203,6 +209,7 @@ impl<K, C: Cells> Default for Ledger<K, C> {
     fn default() -> Self {
         Self {
             entries: Mutex::default(),
+            lives: AtomicU64::new(0),
         }
     }
 }
@@ -214,6 +221,7 @@ impl<K: Key, C: Cells> Ledger<K, C> {
             entries.contains_key(key)
         });
         let entry = entries.entry(key).or_insert_with(|| Entry {
+            life: self.lives.fetch_add(1, Ordering::Relaxed) + 1,
             base: C::Totals::default(),
             live: Vec::new(),
             idle: None,
@@ -225,12 +233,17 @@ impl<K: Key, C: Cells> Ledger<K, C> {
         cells
     }
 
-    /// Forgets keys under which nobody has counted for [`IDLE`], but for those of which `told` says that their last
-    /// counts are still to be told.
-    fn forget_idle(&self, now: Instant, told: impl Fn(Instant) -> bool) {
-        lock(&self.entries).retain(|_, entry| {
+    /// Forgets keys under which nobody has counted for [`IDLE`], but for those that are to stay, and those of which `told`
+    /// does not say that their last counts were told.
+    fn forget_idle(
+        &self,
+        now: Instant,
+        stays: impl Fn(&K) -> bool,
+        told: impl Fn(Instant) -> bool,
+    ) {
+        lock(&self.entries).retain(|key, entry| {
             entry.fold();
-            if !entry.live.is_empty() {
+            if !entry.live.is_empty() || stays(key) {
                 entry.idle = None;
                 return true;
             }
@@ -240,11 +253,17 @@ impl<K: Key, C: Cells> Ledger<K, C> {
     }
 
     /// Sorted by key.
-    fn totals(&self) -> Vec<(K, C::Totals)> {
+    fn totals(&self) -> impl DoubleEndedIterator<Item = (K, C::Totals)> + use<K, C> {
+        let totals = self.lives().into_iter();
+        totals.map(|(key, _, totals)| (key, totals))
+    }
+
+    /// Sorted by key, each with the number of its entry.
+    fn lives(&self) -> Vec<(K, u64, C::Totals)> {
         let mut entries = lock(&self.entries);
         let mut totals: Vec<_> = entries
             .iter_mut()
-            .map(|(key, entry)| (key.clone(), entry.totals()))
+            .map(|(key, entry)| (key.clone(), entry.life, entry.totals()))
             .collect();
         drop(entries);
         totals.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -275,7 +294,6 @@ pub struct Registry {
     /// Where edges are reported: as of when they were taken last, if ever.
     reported: Mutex<Option<Option<Instant>>>,
     pub(super) access_log_dropped: Arc<AtomicU64>,
-    pub(super) described: AtomicBool,
 }
 
 impl std::fmt::Debug for Registry {
@@ -320,29 +338,43 @@ impl Registry {
         *lock(&self.reported) = Some(Some(as_of));
     }
 
-    /// Forgets what nobody has counted under for [`IDLE`]. To be called now and then.
-    pub fn forget_idle(&self, now: Instant) {
+    /// Forgets what nobody has counted under for [`IDLE`], but for callers of which `names` says that they may come again
+    /// at any time. To be called now and then.
+    pub fn forget_idle(&self, now: Instant, names: impl Fn(&str) -> bool) {
         let reported = *lock(&self.reported);
+        // Cores hold the cells of routes and of called services while the plan names them, and those of a caller only a
+        // little longer than it calls. One that calls once an hour would have its first exchange of each in a new series,
+        // which `increase()` does not see.
+        let stays = |key: &EdgeKey| key.direction == Direction::Inbound && names(&key.source);
         // Nothing is counted after a key has become idle: a report from later on has all of it.
-        self.edges.forget_idle(now, |since| match reported {
+        self.edges.forget_idle(now, stays, |since| match reported {
             None => true,
             Some(taken) => taken.is_some_and(|as_of| as_of >= since),
         });
-        self.routes.forget_idle(now, |_| true);
-        self.connections.forget_idle(now, |_| true);
+        self.routes.forget_idle(now, |_| false, |_| true);
+        self.connections.forget_idle(now, |_| false, |_| true);
     }
 
     /// What every edge counted, sorted by key.
     pub fn totals(&self) -> Vec<EdgeTotals> {
-        let edges = self.edges.totals().into_iter();
+        let edges = self.edges.totals();
         edges
             .map(|(key, totals)| EdgeTotals { key, totals })
             .collect()
     }
 
+    /// What every edge counted, sorted by key, each with a number that tells it from the same edge before it was forgotten:
+    /// one that comes back begins at zero, and has another one.
+    pub fn lives(&self) -> Vec<(EdgeTotals, u64)> {
+        let edges = self.edges.lives().into_iter();
+        edges
+            .map(|(key, life, totals)| (EdgeTotals { key, totals }, life))
+            .collect()
+    }
+
     /// What every route counted, sorted by key.
     pub fn route_totals(&self) -> Vec<RouteTotals> {
-        let routes = self.routes.totals().into_iter();
+        let routes = self.routes.totals();
         routes
             .map(|(key, totals)| RouteTotals { key, totals })
             .collect()
@@ -350,14 +382,14 @@ impl Registry {
 
     /// What every listener counted, sorted by name.
     pub fn connection_totals(&self) -> Vec<(Arc<str>, ConnectionTotals)> {
-        self.connections.totals()
+        self.connections.totals().collect()
     }
 
     /// Answers of our own, in the order of [`Reason::ALL`](crate::reason::Reason::ALL); empty before the first core asked for cells.
     pub fn answer_totals(&self) -> Vec<u64> {
         self.answers
             .totals()
-            .pop()
+            .next_back()
             .map(|(_, totals)| totals)
             .unwrap_or_default()
     }
@@ -479,7 +511,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::reason::Reason;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     fn edge(destination: &str) -> EdgeKey {
@@ -606,11 +638,11 @@ mod tests {
                 .edge(edge(&format!("service-{n}")))
                 .record(Some(200), Duration::ZERO);
         }
-        registry.forget_idle(start);
-        registry.forget_idle(after(start, 599));
+        registry.forget_idle(start, |_| false);
+        registry.forget_idle(after(start, 599), |_| false);
         assert_eq!(registry.totals().len(), MAX_KEYS + 1, "not yet");
         held.record(Some(200), Duration::ZERO);
-        registry.forget_idle(after(start, 600));
+        registry.forget_idle(after(start, 600), |_| false);
         let totals = registry.totals();
         assert_eq!(totals.len(), 1, "but for one that somebody holds");
         assert_eq!(totals[0].totals.requests(), 1);
@@ -628,11 +660,11 @@ mod tests {
                 .record(Some(200), Duration::ZERO);
         };
         count();
-        registry.forget_idle(start);
-        registry.forget_idle(after(start, 400));
+        registry.forget_idle(start, |_| false);
+        registry.forget_idle(after(start, 400), |_| false);
         count();
-        registry.forget_idle(after(start, 500));
-        registry.forget_idle(after(start, 1_099));
+        registry.forget_idle(after(start, 500), |_| false);
+        registry.forget_idle(after(start, 1_099), |_| false);
         count();
         assert_eq!(registry.totals()[0].totals.requests(), 3);
     }
@@ -645,12 +677,54 @@ mod tests {
             .edge(edge("orders"))
             .record(Some(200), Duration::ZERO);
         registry.reported(start);
-        registry.forget_idle(after(start, 1));
-        registry.forget_idle(after(start, 10_000));
+        registry.forget_idle(after(start, 1), |_| false);
+        registry.forget_idle(after(start, 10_000), |_| false);
         assert_eq!(registry.totals().len(), 1, "the collector is away");
         registry.reported(after(start, 10_001));
-        registry.forget_idle(after(start, 10_002));
+        registry.forget_idle(after(start, 10_002), |_| false);
         assert!(registry.totals().is_empty());
+    }
+
+    #[test]
+    fn a_caller_that_the_plan_names_is_not_forgotten_however_seldom_it_calls() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let caller = |source: &str| EdgeKey {
+            source: Arc::from(source),
+            direction: Direction::Inbound,
+            ..edge("orders")
+        };
+        let called = edge("nightly");
+        for key in [caller("nightly"), caller("gone"), called] {
+            registry.edge(key).record(Some(200), Duration::ZERO);
+        }
+        for hour in 0..3 {
+            registry.forget_idle(after(start, hour * 3_600), |name| name == "nightly");
+        }
+        let left: Vec<_> = registry.totals().into_iter().map(|edge| edge.key).collect();
+        assert_eq!(left, [caller("nightly")]);
+        // Until no plan names it any more.
+        registry.forget_idle(after(start, 10_800), |_| false);
+        registry.forget_idle(after(start, 11_400), |_| false);
+        assert!(registry.totals().is_empty());
+    }
+
+    #[test]
+    fn an_edge_that_was_forgotten_and_comes_back_is_another_one() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let count = || {
+            registry
+                .edge(edge("orders"))
+                .record(Some(200), Duration::ZERO);
+            let (edge, life) = registry.lives().pop().unwrap();
+            (edge.totals.requests(), life)
+        };
+        let (_, first) = count();
+        assert_eq!(count(), (2, first), "nothing was forgotten");
+        registry.forget_idle(start, |_| false);
+        registry.forget_idle(after(start, 600), |_| false);
+        let (requests, second) = count();
+        assert_eq!(requests, 1);
+        assert_ne!(second, first);
     }
 
     #[test]

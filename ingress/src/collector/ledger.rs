@@ -2,13 +2,14 @@
 //!
 //! A report holds totals of one run of one process. The ledger remembers the last totals of each run and adds only what
 //! is new to the mesh's series, so the series never go back, whatever comes twice, late or not at all, and whoever
-//! restarts. An edge that a newer report of a run does not name was forgotten there, and begins anew should it come
-//! back. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
+//! restarts. An edge that a newer report of a run does not name was forgotten there; should it come back, it begins anew
+//! and says so by its life, for there need not have been a report in between. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
 //! much room. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
 //! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
 //! silent longest is forgotten; should it come back after all, its first report is where counting starts again, because
 //! to count it whole would count it twice.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -105,8 +106,14 @@ pub struct Run {
     /// The foreign peers that it saw.
     pub foreign: Said,
     sequence: u64,
-    /// The last totals of each edge.
-    edges: HashMap<EdgeKey, Totals>,
+    /// What each edge said last.
+    edges: HashMap<EdgeKey, Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    life: u64,
+    totals: Totals,
 }
 
 #[derive(Debug)]
@@ -179,7 +186,7 @@ impl Ledger {
         for edge in &request.edges {
             let taken = own(edge, &peer.service).is_some_and(|edge_key| {
                 let counted = self.make_room(&key, &edge_key, now)
-                    && self.count(&key, &edge_key, &totals(edge), begins_here, now);
+                    && self.count(&key, &edge_key, edge, begins_here, now);
                 named.insert(edge_key);
                 counted
             });
@@ -222,27 +229,36 @@ impl Ledger {
         &mut self,
         run: &RunKey,
         edge: &EdgeKey,
-        totals: &Totals,
+        said: &report::Edge,
         begins_here: bool,
         now: Instant,
     ) -> bool {
         let Some(run) = self.runs.get_mut(run) else {
             return false;
         };
-        if !run.edges.contains_key(edge) {
-            let last = match begins_here {
-                true => totals.clone(),
-                false => Totals::default(),
-            };
-            run.edges.insert(edge.clone(), last);
-            self.remembered += 1;
-        }
-        let Some(last) = run.edges.get_mut(edge) else {
-            return false;
+        let totals = totals(said);
+        let last = match run.edges.entry(edge.clone()) {
+            Entry::Occupied(last) => last.into_mut(),
+            Entry::Vacant(place) => {
+                self.remembered += 1;
+                place.insert(Last {
+                    life: said.life,
+                    totals: match begins_here {
+                        true => totals.clone(),
+                        false => Totals::default(),
+                    },
+                })
+            }
         };
-        let new = totals.since(last);
+        if last.life != said.life {
+            *last = Last {
+                life: said.life,
+                totals: Totals::default(),
+            };
+        }
+        let new = totals.since(&last.totals);
         // The larger one, so that totals that fall and rise again are not counted twice.
-        last.max(totals);
+        last.totals.max(&totals);
         let key = admit(edge.clone(), self.series.len(), MAX_SERIES, |key| {
             self.series.contains_key(key)
         });

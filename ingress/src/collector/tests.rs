@@ -161,6 +161,10 @@ fn spawn<F: Future<Output: Send> + Send + 'static>(
     tokio::spawn(future)
 }
 
+fn dial(address: SocketAddr) -> reporter::Dial {
+    Arc::new(move || Box::pin(TcpStream::connect(address)))
+}
+
 /// A reporter that runs, and how to end it.
 struct Reporting {
     stop: oneshot::Sender<()>,
@@ -271,7 +275,7 @@ async fn what_a_sidecar_counts_is_shown_for_the_mesh() {
         .include("ingress", "127.0.0.1:15000", gateway);
 
     let registry = storefront(5);
-    let dial = reporter::dial(&running.address.to_string());
+    let dial = dial(running.address);
     let reporting = Reporting::start(&registry, dial, authority.client(Some(leaf)), OFTEN);
     let collector = &running.collector;
     until("the first report", || {
@@ -350,7 +354,7 @@ async fn what_was_counted_last_is_reported_when_the_sidecar_ends() {
     let (tls, leaf) = (authority.server(), authority.leaf("storefront"));
     let running = Running::start(tls, authority.identify(), Bounds::default()).await;
     let registry = storefront(1);
-    let dial = reporter::dial(&running.address.to_string());
+    let dial = dial(running.address);
     let reporting = Reporting::start(&registry, dial, authority.client(Some(leaf)), NEVER);
     let collector = &running.collector;
     until("the first report", || {
@@ -596,7 +600,7 @@ async fn open_streams_do_not_hold_up_the_end() {
     let (tls, leaf) = (authority.server(), authority.leaf("storefront"));
     let running = Running::start(tls, authority.identify(), Bounds::default()).await;
     let registry = storefront(1);
-    let dial = reporter::dial(&running.address.to_string());
+    let dial = dial(running.address);
     let reporting = Reporting::start(&registry, dial, authority.client(Some(leaf)), NEVER);
     let collector = Arc::clone(&running.collector);
     until("the report", || {

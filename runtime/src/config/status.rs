@@ -1,9 +1,11 @@
 //! How the configuration stands: what is in force since when, what of it is not, and why the file is not, when it was refused.
 //!
-//! A file that is good is not in force yet: whoever works by it has to take it, and may not be able to. So there are two
-//! steps, [`handed`](Status::handed) and [`loaded`](Status::loaded), and between them, before them and after them it may
-//! be [`refused`](Status::refused).
+//! A file that is good is not in force yet: whoever works by it has to take it, which may take a while, and may not be able
+//! to. So there are three steps, [`handed`](Status::handed), [`taking`](Status::taking) and [`loaded`](Status::loaded), and
+//! between them, before them and after them it may be [`refused`](Status::refused). While one is taken the next may be
+//! handed on.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -15,13 +17,15 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Debug, Clone)]
 pub struct Status {
     source: Arc<PathBuf>,
-    /// Guards the facts below, for as long as it takes to copy them.
+    /// Guards the facts below, for as long as it takes to show them.
     facts: Arc<Mutex<Facts>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Facts {
     generation: u64,
+    /// Whether the process has begun its work.
+    begun: bool,
     loaded: SystemTime,
     /// The configuration in force, as it is shown.
     shown: Arc<str>,
@@ -31,6 +35,8 @@ struct Facts {
     unopened: Vec<String>,
     refused: Option<Refused>,
     handed: Option<Handed>,
+    /// What of that is being put in force.
+    taking: Option<Handed>,
     /// Numbers refusals and what was handed on, in the order in which they happened.
     steps: u64,
 }
@@ -43,11 +49,21 @@ struct Refused {
 }
 
 /// A configuration that was found good and is not in force yet.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Handed {
     step: u64,
     shown: Arc<str>,
     waiting: Vec<String>,
+    then: Option<Then>,
+}
+
+/// What is to be done when a configuration is in force.
+struct Then(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Then").finish_non_exhaustive()
+    }
 }
 
 impl Status {
@@ -57,12 +73,14 @@ impl Status {
             source: Arc::new(source.to_path_buf()),
             facts: Arc::new(Mutex::new(Facts {
                 generation: 1,
+                begun: false,
                 loaded: now,
                 shown: shown.into(),
                 waiting: Vec::new(),
                 unopened: Vec::new(),
                 refused: None,
                 handed: None,
+                taking: None,
                 steps: 0,
             })),
         };
@@ -71,25 +89,49 @@ impl Status {
     }
 
     /// The file is good, and whoever works by it says next whether it is in force. The keys `waiting` are read at the start
-    /// only: what they say now counts from the next one on.
-    pub fn handed(&self, shown: impl Into<Arc<str>>, waiting: Vec<String>) {
+    /// only: what they say now counts from the next one on. `then` is called when it is in force, and never when it comes to
+    /// nothing; at once as long as the process has not begun its work, for that may wait for what a new file mends.
+    pub fn handed(
+        &self,
+        shown: impl Into<Arc<str>>,
+        waiting: Vec<String>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
         let mut facts = self.facts();
         facts.steps += 1;
-        facts.handed = Some(Handed {
-            step: facts.steps,
+        let step = facts.steps;
+        let mut handed = Handed {
+            step,
             shown: shown.into(),
             waiting,
-        });
+            then: None,
+        };
+        let begun = facts.begun;
+        if begun {
+            handed.then = Some(Then(Box::new(then)));
+            facts.handed = Some(handed);
+            return;
+        }
+        facts.handed = Some(handed);
+        drop(facts);
+        then();
     }
 
-    /// What was handed on is in force.
+    /// What was handed on last is being put in force now. To be called when it is fetched, before anything is awaited.
+    pub fn taking(&self) {
+        let mut facts = self.facts();
+        facts.taking = facts.handed.take();
+    }
+
+    /// What was being put in force is so.
     pub fn loaded(&self, now: SystemTime) {
-        let waits = {
+        let (waits, then) = {
             let mut facts = self.facts();
             facts.generation += 1;
             facts.loaded = now;
-            let before = std::mem::take(&mut facts.waiting);
-            if let Some(handed) = facts.handed.take() {
+            let mut before = facts.waiting.clone();
+            let mut then = None;
+            if let Some(handed) = facts.taking.take() {
                 // The file may have become worse while this one was taken.
                 if facts
                     .refused
@@ -98,7 +140,9 @@ impl Status {
                 {
                     facts.refused = None;
                 }
-                (facts.shown, facts.waiting) = (handed.shown, handed.waiting);
+                facts.shown = handed.shown;
+                then = handed.then;
+                before = std::mem::replace(&mut facts.waiting, handed.waiting);
             }
             for key in &before {
                 restart_gauge(key).set(0.0);
@@ -106,8 +150,12 @@ impl Status {
             for key in &facts.waiting {
                 restart_gauge(key).set(1.0);
             }
-            (before != facts.waiting).then(|| facts.waiting.clone())
+            let waits = (before != facts.waiting).then(|| facts.waiting.clone());
+            (waits, then)
         };
+        if let Some(Then(then)) = then {
+            then();
+        }
         match waits {
             Some(keys) if !keys.is_empty() => tracing::warn!(
                 keys = keys.join(", "),
@@ -120,9 +168,14 @@ impl Status {
         self.publish();
     }
 
-    /// A file that was handed on before the process had begun its work is what it has begun with.
+    /// The process has begun its work; with a file that was handed on before that, if one was taken.
     pub fn began(&self, now: SystemTime) {
-        if self.facts().handed.is_some() {
+        let has_taken = {
+            let mut facts = self.facts();
+            facts.begun = true;
+            facts.taking.is_some()
+        };
+        if has_taken {
             self.loaded(now);
         }
     }
@@ -160,19 +213,19 @@ impl Status {
 
     /// For people and programs that read YAML: how it stands in comments, and then the configuration in force.
     pub(crate) fn render(&self) -> String {
-        let facts = self.facts().clone();
+        let facts = self.facts();
         let mut text = format!(
             "# source: {}\n# generation: {}\n# loaded: {}\n",
             self.source.display(),
             facts.generation,
             stamp(facts.loaded)
         );
-        match facts.refused {
+        match &facts.refused {
             None => text.push_str("# refused: never since then\n"),
             Some(Refused { when, why, .. }) => {
                 text.push_str(&format!(
                     "# refused: {}, and what is below stays in force, because\n",
-                    stamp(when)
+                    stamp(*when)
                 ));
                 for line in why.lines() {
                     text.push_str(&format!("#   {line}\n"));
@@ -224,6 +277,7 @@ fn stamp(when: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     fn at(seconds: u64) -> SystemTime {
@@ -245,13 +299,14 @@ mod tests {
              # refused: 1970-01-01T00:01:00Z, and what is below stays in force, because\n\
              #   weft.yaml:1:1: unknown key `x`\n#       remove it\n\na: 1\n"
         );
-        status.handed("a: 2\n", Vec::new());
+        status.handed("a: 2\n", Vec::new(), || {});
         assert_eq!(
             (status.generation(), status.refusal().is_some()),
             (1, true),
             "it is not in force yet"
         );
         assert!(status.render().ends_with("\na: 1\n"));
+        status.taking();
         status.loaded(at(90));
         assert_eq!((status.generation(), status.refusal()), (2, None));
         assert!(status.render().ends_with("\na: 2\n"));
@@ -260,7 +315,8 @@ mod tests {
     #[test]
     fn what_is_found_wrong_while_a_good_one_is_taken_is_not_forgotten() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
-        status.handed("a: 2\n", Vec::new());
+        status.handed("a: 2\n", Vec::new(), || {});
+        status.taking();
         status.refused(at(1), "worse");
         status.loaded(at(2));
         assert_eq!(
@@ -272,7 +328,8 @@ mod tests {
     #[test]
     fn a_file_that_is_good_may_still_be_refused_by_who_takes_it() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
-        status.handed("a: 2\n", keys(&["log"]));
+        status.handed("a: 2\n", keys(&["log"]), || {});
+        status.taking();
         status.refused(at(1), "the key set is gone");
         let page = status.render();
         assert!(page.contains("#   the key set is gone\n"), "{page}");
@@ -284,11 +341,70 @@ mod tests {
     }
 
     #[test]
+    fn what_is_handed_on_while_one_is_taken_is_not_mistaken_for_it() {
+        let (recorder, metrics) = crate::telemetry::metrics::Metrics::detached("1.2.3");
+        ::metrics::with_local_recorder(&recorder, || {
+            let waits = || metrics.render().contains("{key=\"log\"} 1\n");
+            let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+            status.handed("a: 2\n", keys(&["log"]), || {});
+            status.taking();
+            status.handed("a: 3\n", keys(&["log"]), || {});
+            status.loaded(at(1));
+            assert!(status.render().ends_with("\na: 2\n") && waits());
+            status.taking();
+            status.loaded(at(2));
+            assert!(status.render().ends_with("\na: 3\n") && waits());
+            // And where nothing was taken, nothing else is shown.
+            status.loaded(at(3));
+            assert!(status.render().ends_with("\na: 3\n") && waits());
+
+            status.handed("a: 4\n", Vec::new(), || {});
+            status.taking();
+            status.handed("a: 5\n", Vec::new(), || {});
+            status.loaded(at(4));
+            status.taking();
+            status.refused(at(5), "worse");
+            let page = status.render();
+            assert!(
+                page.contains("worse") && page.ends_with("\na: 4\n"),
+                "{page}"
+            );
+        });
+    }
+
+    #[test]
+    fn what_comes_with_a_file_counts_when_it_is_in_force_and_before_the_beginning_at_once() {
+        let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
+        let counts = Arc::new(AtomicU64::new(1));
+        let hand = |value| {
+            let counts = Arc::clone(&counts);
+            status.handed("", Vec::new(), move || {
+                counts.store(value, Ordering::Relaxed);
+            });
+        };
+        let counts = || counts.load(Ordering::Relaxed);
+        hand(2);
+        assert_eq!(counts(), 2, "the process may wait for it");
+        status.taking();
+        status.began(at(1));
+        hand(3);
+        status.taking();
+        status.refused(at(2), "the key set is gone");
+        hand(4);
+        status.taking();
+        hand(5);
+        assert_eq!(counts(), 2, "neither is in force");
+        status.loaded(at(3));
+        assert_eq!(counts(), 4);
+    }
+
+    #[test]
     fn what_was_handed_on_before_the_beginning_is_what_it_began_with() {
         let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
         status.began(at(1));
         assert_eq!(status.generation(), 1);
-        status.handed("a: 2\n", Vec::new());
+        status.handed("a: 2\n", Vec::new(), || {});
+        status.taking();
         status.began(at(1));
         assert_eq!(status.generation(), 2);
     }
@@ -298,7 +414,8 @@ mod tests {
         let (recorder, metrics) = crate::telemetry::metrics::Metrics::detached("1.2.3");
         ::metrics::with_local_recorder(&recorder, || {
             let status = Status::new(Path::new("weft.yaml"), "a: 1\n", at(0));
-            status.handed("a: 2\n", keys(&["log", "resolver"]));
+            status.handed("a: 2\n", keys(&["log", "resolver"]), || {});
+            status.taking();
             status.loaded(at(1));
             status.unopened(keys(&["listener `public` on 1.2.3.4:80: in use"]));
             let page = status.render();
@@ -313,7 +430,8 @@ mod tests {
             assert!(text.contains("weft_config_restart_needed{key=\"resolver\"} 1\n"));
             assert!(text.contains("weft_config_refused 1\n"), "{text}");
 
-            status.handed("a: 3\n", keys(&["log"]));
+            status.handed("a: 3\n", keys(&["log"]), || {});
+            status.taking();
             status.loaded(at(2));
             status.unopened(Vec::new());
             let text = metrics.render();

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{Status, file};
 use crate::signal::Hangups;
@@ -39,17 +39,11 @@ pub async fn follow(
     every: Duration,
     mut on_change: impl FnMut(Change),
 ) {
-    look(
-        path,
-        current,
-        every,
-        hangups(),
-        || false,
-        |change, _| {
-            on_change(change);
-        },
-    )
-    .await;
+    let mut looks = Looks::new(path, current, every, hangups());
+    loop {
+        let (change, _) = looks.next(|| false).await;
+        on_change(change);
+    }
 }
 
 fn hangups() -> Option<Hangups> {
@@ -62,41 +56,37 @@ fn hangups() -> Option<Hangups> {
 
 /// Follows the configuration file at `path`: each new content goes to `apply`, which hands it on, and says so to `status`, or says why
 /// not. When it is refused, or cannot be read, `status` and the log tell that, and what is in force stays; it is tried again every few
-/// looks. Never ends; dropping it stops it.
-pub async fn reload(
+/// looks. There is no look while `apply` works. Never ends; dropping it stops it.
+pub async fn reload<F>(
     path: PathBuf,
     current: &str,
     every: Duration,
     status: Status,
-    mut apply: impl FnMut(&str) -> Result<(), String>,
-) {
+    mut apply: impl FnMut(String) -> F,
+) where
+    F: Future<Output = Result<(), String>>,
+{
     let name = path.display().to_string();
-    let hangups = hangups();
-    let is_refused = || status.refusal().is_some();
-    look(
-        path,
-        current,
-        every,
-        hangups,
-        is_refused,
-        |change, again| {
-            attempt(change, again, &name, &status, &mut apply, SystemTime::now());
-        },
-    )
-    .await;
+    let mut looks = Looks::new(path, current, every, hangups());
+    loop {
+        let (change, again) = looks.next(|| status.refusal().is_some()).await;
+        attempt(change, again, &name, &status, &mut apply, SystemTime::now()).await;
+    }
 }
 
 /// `again` says that the file is as it was when it was refused: that is not said again, but for another reason.
-fn attempt(
+async fn attempt<F>(
     change: Change,
     again: bool,
     name: &str,
     status: &Status,
-    apply: &mut impl FnMut(&str) -> Result<(), String>,
+    apply: &mut impl FnMut(String) -> F,
     now: SystemTime,
-) {
+) where
+    F: Future<Output = Result<(), String>>,
+{
     let applied = match change {
-        Change::Content(text) => apply(&text),
+        Change::Content(text) => apply(text).await,
         Change::Unreadable(why) => Err(format!("{name}: {why}")),
     };
     if let Err(why) = applied {
@@ -108,44 +98,59 @@ fn attempt(
     }
 }
 
-async fn look(
+/// Looks at a file again and again.
+struct Looks {
     path: PathBuf,
-    current: &str,
-    every: Duration,
-    mut hangups: Option<Hangups>,
-    is_refused: impl Fn() -> bool,
-    mut on_change: impl FnMut(Change, bool),
-) {
-    let mut quiet = 0;
-    let mut seen = fingerprint(&Ok(current.to_owned()));
-    let mut ticks = tokio::time::interval(every.max(SETTLE));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let asked = tokio::select! {
-            _ = ticks.tick() => false,
-            () = hangup(hangups.as_mut()) => true,
-        };
-        let mut content = read(&path).await;
-        if !asked && fingerprint(&content) == seen {
-            quiet += 1;
-            if quiet >= AGAIN && is_refused() {
-                quiet = 0;
-                if let Ok(text) = content {
-                    on_change(Change::Content(text), true);
-                }
-            }
-            continue;
+    ticks: Interval,
+    hangups: Option<Hangups>,
+    seen: u64,
+    /// Looks in a row that saw what was seen before.
+    quiet: u32,
+}
+
+impl Looks {
+    /// At the file that held `current` when it was read before.
+    fn new(path: PathBuf, current: &str, every: Duration, hangups: Option<Hangups>) -> Self {
+        let mut ticks = tokio::time::interval(every.max(SETTLE));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            path,
+            ticks,
+            hangups,
+            seen: fingerprint(&Ok(current.to_owned())),
+            quiet: 0,
         }
-        quiet = 0;
-        content = settled(&path, content).await;
-        let now = fingerprint(&content);
-        if asked || now != seen {
-            seen = now;
-            let change = match content {
-                Ok(text) => Change::Content(text),
-                Err(why) => Change::Unreadable(why),
+    }
+
+    /// The next change. While the content is refused, that counts as one every few looks, and the flag says so.
+    async fn next(&mut self, is_refused: impl Fn() -> bool) -> (Change, bool) {
+        loop {
+            let asked = tokio::select! {
+                _ = self.ticks.tick() => false,
+                () = hangup(self.hangups.as_mut()) => true,
             };
-            on_change(change, false);
+            let mut content = read(&self.path).await;
+            if !asked && fingerprint(&content) == self.seen {
+                self.quiet += 1;
+                if self.quiet >= AGAIN && is_refused() {
+                    self.quiet = 0;
+                    if let Ok(text) = content {
+                        return (Change::Content(text), true);
+                    }
+                }
+                continue;
+            }
+            self.quiet = 0;
+            content = settled(&self.path, content).await;
+            let now = fingerprint(&content);
+            if asked || now != self.seen {
+                self.seen = now;
+                let change = match content {
+                    Ok(text) => Change::Content(text),
+                    Err(why) => Change::Unreadable(why),
+                };
+                return (change, false);
+            }
         }
     }
 }
@@ -214,18 +219,13 @@ mod tests {
             let followed = path.clone();
             let group = crate::task::Group::new();
             group.spawn("follow", async move {
-                look(
-                    followed,
-                    current,
-                    EVERY,
-                    hangups,
-                    || false,
-                    |change, _| {
-                        sender.try_send(change).unwrap();
-                    },
-                )
-                .await;
-                Ok::<_, String>(())
+                let mut looks = Looks::new(followed, current, EVERY, hangups);
+                loop {
+                    let (change, _) = looks.next(|| false).await;
+                    if sender.try_send(change).is_err() {
+                        return Err("nobody listens".to_owned());
+                    }
+                }
             });
             Self {
                 path,
@@ -293,30 +293,36 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_refused_configuration_leaves_the_old_one_in_force() {
+    #[tokio::test]
+    async fn a_refused_configuration_leaves_the_old_one_in_force() {
         let now = SystemTime::UNIX_EPOCH;
         let status = Status::new(Path::new("weft.yaml"), "good", now);
-        let mut in_force = String::from("good");
-        let mut apply = |text: &str| {
-            if text == "bad" {
-                return Err("weft.yaml:1:1: bad".to_owned());
+        let in_force = std::cell::RefCell::new(String::from("good"));
+        let mut apply = |text: String| {
+            let (status, in_force) = (&status, &in_force);
+            async move {
+                if text == "bad" {
+                    return Err("weft.yaml:1:1: bad".to_owned());
+                }
+                in_force.replace(text.clone());
+                status.handed(text, Vec::new(), || {});
+                status.taking();
+                status.loaded(now);
+                Ok(())
             }
-            in_force = text.to_owned();
-            status.handed(text, Vec::new());
-            status.loaded(now);
-            Ok(())
         };
-        let mut attempt = |change| attempt(change, false, "weft.yaml", &status, &mut apply, now);
-        attempt(content("bad"));
+        let mut attempt =
+            async |change| attempt(change, false, "weft.yaml", &status, &mut apply, now).await;
+        attempt(content("bad")).await;
         assert_eq!(status.refusal().as_deref(), Some("weft.yaml:1:1: bad"));
-        attempt(content("better"));
+        attempt(content("better")).await;
         assert_eq!((status.generation(), status.refusal()), (2, None));
         let gone = Change::Unreadable("No such file".to_owned());
-        attempt(gone);
+        attempt(gone).await;
         let refusal = status.refusal();
         assert_eq!(refusal.as_deref(), Some("weft.yaml: No such file"));
-        assert_eq!((status.generation(), in_force.as_str()), (2, "better"));
+        assert_eq!(status.generation(), 2);
+        assert_eq!(*in_force.borrow(), "better");
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,13 +338,14 @@ mod tests {
         let (said, seen) = (status.clone(), named.clone());
         let group = crate::task::Group::new();
         group.spawn("reload", async move {
-            let status = said.clone();
-            reload(path, "a: 1", EVERY, status, |text| {
+            let (told, said, seen) = (&told, &said, &seen);
+            reload(path, "a: 1", EVERY, said.clone(), |text| async move {
                 told.try_send(()).unwrap();
                 if !seen.exists() {
                     return Err("the key is gone".to_owned());
                 }
-                said.handed(text, Vec::new());
+                said.handed(text, Vec::new(), || {});
+                said.taking();
                 said.loaded(SystemTime::UNIX_EPOCH);
                 Ok(())
             })

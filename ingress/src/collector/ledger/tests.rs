@@ -70,6 +70,35 @@ impl Process {
     }
 }
 
+/// Where an edge was forgotten and came back, the collector may have been away in between: no report without it was taken.
+#[test]
+fn an_edge_that_came_back_counts_from_zero_whether_or_not_a_report_without_it_was_taken() {
+    let now = Instant::now();
+    for missed in [false, true] {
+        let mut ledger = Ledger::default();
+        let mut sequence = 0;
+        let mut told = |edges| {
+            sequence += 1;
+            let report = request(1, sequence, edges);
+            assert_eq!(ledger.take(&peer("storefront"), report, now), TAKEN);
+            good(&ledger, "orders")
+        };
+        let orders = |life, count| {
+            vec![Edge {
+                life,
+                ..edge("storefront", "orders", count)
+            }]
+        };
+        assert_eq!(told(orders(1, 1_000)), 1_000);
+        if !missed {
+            assert_eq!(told(Vec::new()), 1_000);
+        }
+        assert_eq!(told(orders(2, 60)), 1_060, "missed: {missed}");
+        assert_eq!(told(orders(2, 60)), 1_060);
+        assert_eq!(told(orders(2, 1_200)), 2_200);
+    }
+}
+
 const DESTINATIONS: [&str; 3] = ["orders", "inventory", "payments"];
 
 /// Random growth, reports lost, repeated, late, and processes that restart: at each moment the series are the sum, over
