@@ -1,5 +1,7 @@
 //! Where messages end, through both codecs.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
@@ -38,6 +40,38 @@ fn a_cut_answer_stays_cut() {
         )
         .await;
         assert!(got.ends_with("5\r\nhello\r\n"), "no last chunk: {got}");
+    });
+}
+
+#[test]
+fn a_cut_answer_stays_cut_for_a_client_that_is_too_old_for_chunks() {
+    story(async {
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        for (rest, is_cut) in [("0\r\n\r\n", false), ("", true), ("x", true)] {
+            let (origin, stage) = scene(Speaks::Http1).await;
+            let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+            endpoint.send(format!("{chunked}{rest}")).await;
+            drop(endpoint);
+            assert!(client.head().await.contains("\r\nconnection: close\r\n"));
+            assert_eq!(client.bytes(5).await, b"hello");
+            assert_eq!(client.is_reset().await, is_cut, "after {rest:?}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_which_nothing_more_comes_is_cut_for_a_client_that_is_too_old_for_chunks() {
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
+            setting.site.timeouts.stream_idle = Duration::from_millis(200);
+        })
+        .await;
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+        endpoint.send("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        client.read_to("\r\n\r\nhello").await;
+        assert!(client.is_reset().await);
     });
 }
 
