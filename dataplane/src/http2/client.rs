@@ -584,13 +584,9 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
             false => Ok(None),
         };
     };
-    let digits = value
-        .to_str()
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match digits.and_then(|text| text.parse::<u64>().ok()) {
-        Some(length) if length <= i64::MAX as u64 => Ok(Some(length)),
-        _ => Err(broken("content-length is not a number")),
+    match parse::length(value.as_bytes()) {
+        Ok(length) => Ok(Some(length)),
+        Err(malformed) => Err(broken(malformed.rule)),
     }
 }
 

@@ -126,6 +126,8 @@ fn lengths_of_an_answer_without_a_body_are_checked_over_http2_too() {
             (&["9", "10"], 502),
             (&["+9"], 502),
             (&["9, 9"], 502),
+            (&["9223372036854775807"], 200),
+            (&["9223372036854775808"], 502),
             (&["18446744073709551615"], 502),
         ] {
             let (origin, stage) = scene_with(Speaks::Http2, |setting| {
