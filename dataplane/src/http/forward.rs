@@ -194,7 +194,8 @@ async fn attempts(
     let mut tried = Tried::default();
     loop {
         let retries = tried.count();
-        let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
+        let is_untouched = tried.is_untouched();
+        let is_fresh = is_untouched && !carried.terms.patience.was_tried() && !deadline.is_told();
         let mut ask = Ask {
             tried: tried.endpoints(),
             shuns: tried.shuns(),
@@ -227,7 +228,7 @@ async fn attempts(
             None => Body::Empty,
         };
         let is_open = upload.is_some_and(|upload| !upload.is_complete());
-        if is_open && retries > 0 {
+        if is_open && !is_untouched {
             until = deadline.from(now);
         }
         let told = Told::new(

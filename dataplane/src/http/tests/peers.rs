@@ -2,8 +2,50 @@
 
 use std::time::Duration;
 
+use weft_runtime::config::{Path, Problems};
+
+use crate::balance;
 use crate::cluster::Speaks;
-use crate::testing::{Stage, answer, nowhere, request, retries, scene, scene_with, story, until};
+use crate::testing::{
+    Raw, Stage, answer, nowhere, request, retries, scene, scene_with, story, until,
+};
+
+/// What begins a connection, with windows that take what these stories send: SETTINGS, WINDOW_UPDATE.
+const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\x10\0\0\
+    \0\0\x04\x08\0\0\0\0\0\0\x10\0\0";
+
+/// A frame without flags.
+fn frame(kind: u8, stream: u32, payload: &[u32]) -> Vec<u8> {
+    let payload: Vec<u8> = payload.iter().flat_map(|word| word.to_be_bytes()).collect();
+    let mut frame = vec![0, 0, payload.len() as u8, kind, 0];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Says that the connection ends, and which stream is the last that may have been acted on.
+fn goaway(last: u32, reason: h2::Reason) -> Vec<u8> {
+    frame(7, 0, &[last, reason.into()])
+}
+
+/// Begins an HTTP/2 connection whose frames the story writes by itself.
+async fn begin(endpoint: &mut Raw) {
+    endpoint.read_to("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    endpoint.send(SETTINGS).await;
+}
+
+/// Reads a request to its end; which stream it came on.
+async fn whole_request(endpoint: &mut Raw) -> u32 {
+    loop {
+        let head = endpoint.bytes(9).await;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        endpoint.bytes(length as usize).await;
+        let (is_data, is_head, is_last) = (head[3] == 0, head[3] == 1, head[4] & 1 != 0);
+        if is_last && (is_data || is_head) {
+            return u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        }
+    }
+}
 
 #[test]
 fn exchanges_share_one_connection() {
@@ -129,6 +171,34 @@ fn a_stream_beyond_goaway_is_sent_again_whatever_its_method() {
         // `run` answers whatever comes next, on the same connection.
         assert_eq!(response.await.unwrap().status(), 204);
         assert_eq!(stage.edge().retries, 1);
+    });
+}
+
+#[test]
+fn the_time_before_a_goodbye_is_not_charged_to_who_answers_after_it() {
+    story(async {
+        let wait = Duration::from_millis(500);
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
+            let config: balance::Config = serde_json::from_str(r#""least_response_time""#).unwrap();
+            let policy = config.build(&Path::root(), &mut Problems::new());
+            setting.spec.balance = policy.unwrap();
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (response, _) = client.send(request("POST", "/"), true).await;
+        let mut old = origin.accept().await;
+        begin(&mut old).await;
+        whole_request(&mut old).await;
+        tokio::time::sleep(wait).await;
+        old.send(goaway(0, h2::Reason::NO_ERROR)).await;
+        let _new = origin.accept_h2().await.run();
+        assert_eq!(response.await.unwrap().status(), 204);
+        assert_eq!(stage.edge().retries, 0, "a goodbye is none");
+        let members = stage.cluster.members.load();
+        let latency = members.endpoints()[0]
+            .latency
+            .estimate(std::time::Instant::now());
+        assert!(latency < wait, "{latency:?}");
     });
 }
 
