@@ -406,6 +406,11 @@ fn judge(
             };
             match decide(cluster, head, upload, &failure, chance, now) {
                 Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                // A goodbye to what cannot be sent again. It takes no retry, so that there was none left is not why, and it stays
+                // what it is: nothing that speaks against the endpoint, or the service.
+                Verdict::Settled if failure.error.retry == Retry::Departed => {
+                    Judged::Fail(failure.error)
+                }
                 Verdict::Settled => {
                     failure.error.retry = Retry::Settled;
                     Judged::Fail(failure.error)

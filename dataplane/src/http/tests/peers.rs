@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_runtime::config::{Path, Problems};
 
 use crate::balance;
-use crate::cluster::Speaks;
+use crate::cluster::{Speaks, breaker};
 use crate::testing::{
     Raw, Stage, answer, nowhere, request, retries, scene, scene_with, story, until,
 };
@@ -199,6 +199,36 @@ fn the_time_before_a_goodbye_is_not_charged_to_who_answers_after_it() {
             .latency
             .estimate(std::time::Instant::now());
         assert!(latency < wait, "{latency:?}");
+    });
+}
+
+#[test]
+fn a_goodbye_to_an_upload_that_cannot_be_sent_again_is_nobodys_failure() {
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
+            let config = r#"{"enabled": true, "requests": 1, "ratio": "1%"}"#;
+            let config: breaker::Config = serde_json::from_str(config).unwrap();
+            let rules = config.build(&Path::root(), &mut Problems::new());
+            setting.spec.breaker = rules.unwrap();
+        })
+        .await;
+        let mut client = stage.client().await;
+        let body = "x".repeat(100_000);
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 100000\r\n\r\n{body}"
+            ))
+            .await;
+        let mut endpoint = origin.accept().await;
+        begin(&mut endpoint).await;
+        whole_request(&mut endpoint).await;
+        endpoint.send(goaway(0, h2::Reason::NO_ERROR)).await;
+        let head = client.head().await;
+        assert!(head.contains("weft-reason: upstream_reset"), "{head}");
+        let members = stage.cluster.members.load();
+        assert_eq!(members.endpoints()[0].totals().local_failures, 0);
+        let breaker = stage.cluster.breaker.as_ref().unwrap();
+        assert_eq!(breaker.state(), breaker::State::Closed);
     });
 }
 
