@@ -1,13 +1,19 @@
 //! Connections to HTTP/2 peers: shared, and as many as needed.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use weft_runtime::config::{Path, Problems};
 
 use crate::balance;
+use crate::cluster::limits::Patience;
 use crate::cluster::{Speaks, breaker};
 use crate::testing::{
-    Raw, Stage, answer, nowhere, request, retries, scene, scene_with, story, until,
+    Origin, Raw, Stage, answer, nowhere, request, retries, scene, scene_with, story, until,
 };
 
 /// What begins a connection, with windows that take what these stories send: SETTINGS, WINDOW_UPDATE.
@@ -195,9 +201,7 @@ fn the_time_before_a_goodbye_is_not_charged_to_who_answers_after_it() {
         assert_eq!(response.await.unwrap().status(), 204);
         assert_eq!(stage.edge().retries, 0, "a goodbye is none");
         let members = stage.cluster.members.load();
-        let latency = members.endpoints()[0]
-            .latency
-            .estimate(std::time::Instant::now());
+        let latency = members.endpoints()[0].latency.estimate(Instant::now());
         assert!(latency < wait, "{latency:?}");
     });
 }
@@ -270,7 +274,7 @@ fn a_peer_that_has_gone_without_a_word_is_given_up_within_seconds() {
         let (post, _) = client.send(request("POST", "/"), true).await;
         // Its kernel acknowledges what we send; it does not.
         let mut gone = origin.accept_h2().await;
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let _asked = (gone.request().await, gone.request().await);
         // What can be repeated is, on another connection.
         let mut next = origin.accept_h2().await;
@@ -332,6 +336,134 @@ fn a_connection_more_that_cannot_be_had_fails_nobody_who_can_wait_for_a_stream()
                 .local_failures,
             0
         );
+    });
+}
+
+/// Calls `look` at each turn of the runtime until it says so, ahead of whoever was woken in the same turn.
+async fn at_once(mut look: impl FnMut(&mut Context<'_>) -> bool) {
+    poll_fn(|cx| {
+        if look(cx) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn a_connection_whose_place_is_wanted_serves_who_it_was_opened_for_first() {
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
+            setting.spec.limits.connections = Some(1);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (response, _) = client.send(request("GET", "/"), true).await;
+        let endpoint = stage.cluster.members.load().endpoints()[0].id;
+        let (core, places) = (
+            Rc::clone(&stage.core),
+            Arc::clone(&stage.cluster.connections),
+        );
+        tokio::task::spawn_local(async move {
+            at_once(|_| places.inside() == 1).await;
+            let _wants_it = places.wait().unwrap();
+            at_once(|cx| core.peers.is_open(endpoint, cx)).await;
+            core.relieve();
+        })
+        .await
+        .unwrap();
+        let mut first = origin.accept_h2().await;
+        let (_, mut respond) = first.request().await;
+        respond.send_response(answer(200), true).unwrap();
+        let _driver = first.run();
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn a_connection_that_nobody_takes_any_more_gives_its_place_to_who_waits() {
+    story(async {
+        let (_origin, stage) = scene_with(Speaks::Http2, |setting| {
+            setting.spec.limits.connections = Some(1);
+        })
+        .await;
+        let (core, cluster) = (Rc::clone(&stage.core), Arc::clone(&stage.cluster));
+        tokio::task::spawn_local(async move {
+            let endpoint = Arc::clone(&cluster.members.load().endpoints()[0]);
+            let now = Instant::now();
+            let mut patience = Patience::new(now + Duration::from_secs(30));
+            let mut gone =
+                Box::pin(
+                    core.peers
+                        .room(&core, &cluster, &endpoint, now, &mut patience),
+                );
+            let places = &cluster.connections;
+            at_once(|cx| {
+                assert!(gone.as_mut().poll(cx).is_pending());
+                places.inside() == 1
+            })
+            .await;
+            // Whoever it is opened for has gone before it is there, and somebody else has come.
+            drop(gone);
+            let _place = places.wait().unwrap().await;
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn two_endpoints_that_share_one_connection_take_turns_and_nobody_is_sent_away() {
+    const ROUNDS: usize = 20;
+    story(async {
+        let origins = [Origin::new().await, Origin::new().await];
+        let addresses = [origins[0].address, origins[1].address];
+        let stage = Stage::with(Speaks::Http2, &addresses, |setting| {
+            setting.spec.retry = retries(0);
+            setting.spec.limits.connections = Some(1);
+            setting.spec.limits.wait = Duration::from_secs(30);
+        })
+        .await;
+        let unused = Rc::new(Cell::new(0));
+        for origin in origins {
+            let unused = Rc::clone(&unused);
+            tokio::task::spawn_local(async move {
+                loop {
+                    let mut connection = origin.accept_h2().await;
+                    let unused = Rc::clone(&unused);
+                    tokio::task::spawn_local(async move {
+                        let mut served = 0;
+                        while let Some(Ok((_, mut respond))) = connection.0.accept().await {
+                            respond.send_response(answer(204), true).unwrap();
+                            served += 1;
+                        }
+                        unused.set(unused.get() + u32::from(served == 0));
+                    });
+                }
+            });
+        }
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            clients.push(stage.h2_client().await);
+        }
+        let clients = clients.into_iter().map(|mut client| {
+            tokio::task::spawn_local(async move {
+                for _ in 0..ROUNDS {
+                    let (one, _) = client.send(request("POST", "/"), true).await;
+                    let (two, _) = client.send(request("POST", "/"), true).await;
+                    assert_eq!(one.await.unwrap().status(), 204);
+                    assert_eq!(two.await.unwrap().status(), 204);
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        assert_eq!(unused.get(), 0, "connections that nothing was sent on");
+        for endpoint in stage.cluster.members.load().endpoints() {
+            assert_eq!(endpoint.totals().local_failures, 0);
+        }
     });
 }
 
