@@ -477,6 +477,13 @@ impl Raw {
         String::from_utf8(std::mem::take(&mut self.read)).unwrap()
     }
 
+    /// Reads on until the other side ends, or breaks off.
+    pub(crate) async fn drain(&mut self) {
+        while let Ok(1..) = self.stream.read_buf(&mut self.read).await {
+            self.read.clear();
+        }
+    }
+
     /// Ends our side only.
     pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();

@@ -236,6 +236,60 @@ fn a_goodbye_to_an_upload_that_cannot_be_sent_again_is_nobodys_failure() {
     });
 }
 
+/// How often a request gets to an endpoint that reads all of it and then fails so, and how that is answered.
+async fn deliveries(method: &str, failure: impl Fn(u32) -> Vec<u8> + 'static) -> (u32, String) {
+    let (origin, stage) = scene(Speaks::Http2).await;
+    let delivered = Rc::new(Cell::new(0));
+    let count = Rc::clone(&delivered);
+    let failing = tokio::task::spawn_local(async move {
+        loop {
+            let mut endpoint = origin.accept().await;
+            begin(&mut endpoint).await;
+            let stream = whole_request(&mut endpoint).await;
+            count.set(count.get() + 1);
+            endpoint.send(failure(stream)).await;
+            endpoint.finish().await;
+            endpoint.drain().await;
+        }
+    });
+    let mut client = stage.client().await;
+    client
+        .send(format!(
+            "{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nabcd"
+        ))
+        .await;
+    let head = client.head().await;
+    failing.abort();
+    (delivered.get(), head)
+}
+
+#[test]
+fn what_an_endpoint_has_read_is_never_delivered_twice_unless_that_is_harmless() {
+    const RST_STREAM: u8 = 3;
+    story(async {
+        for reason in [
+            h2::Reason::INTERNAL_ERROR,
+            h2::Reason::CANCEL,
+            h2::Reason::NO_ERROR,
+        ] {
+            let reset = move |stream| frame(RST_STREAM, stream, &[reason.into()]);
+            let ended = move |stream| goaway(stream, reason);
+            let died = |_| Vec::new();
+            for (count, head) in [
+                deliveries("POST", reset).await,
+                deliveries("POST", ended).await,
+                deliveries("POST", died).await,
+            ] {
+                assert!(head.starts_with("HTTP/1.1 502 "), "{reason}: {head}");
+                assert_eq!(count, 1, "{reason}: {head}");
+            }
+            // And so it would have been noticed.
+            let (count, _) = deliveries("PUT", reset).await;
+            assert!(count > 1, "{reason}");
+        }
+    });
+}
+
 #[test]
 fn a_burst_on_a_new_connection_is_no_more_than_a_stranger_must_take() {
     story(async {
