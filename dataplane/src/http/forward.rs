@@ -672,11 +672,7 @@ impl Answered {
         if !cluster.is_mesh() {
             return None;
         }
-        let code = self.headers.get(REASON)?.as_bytes();
-        Reason::ALL
-            .iter()
-            .find(|reason| reason.code().as_bytes() == code)
-            .copied()
+        Reason::from_code(self.headers.get(REASON)?.as_bytes())
     }
 
     /// What it says of the endpoint, if its head tells that.
