@@ -484,6 +484,13 @@ impl Raw {
         }
     }
 
+    /// To go on with when the runtime has gone.
+    pub(crate) fn into_std(self) -> std::net::TcpStream {
+        let stream = self.stream.into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream
+    }
+
     /// Ends our side only.
     pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();

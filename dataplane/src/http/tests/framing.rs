@@ -1,5 +1,6 @@
 //! Where messages end, through both codecs.
 
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +74,22 @@ fn an_answer_of_which_nothing_more_comes_is_cut_for_a_client_that_is_too_old_for
         client.read_to("\r\n\r\nhello").await;
         assert!(client.is_reset().await);
     });
+}
+
+#[test]
+fn an_answer_whose_connection_is_dropped_is_cut_for_a_client_that_is_too_old_for_chunks() {
+    let mut left = None;
+    story(async {
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+        endpoint.send("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        client.read_to("\r\n\r\nhello").await;
+        left = Some(client.into_std());
+    });
+    // Its task has gone with the runtime, as it goes when a drain's time or that of a permission is over.
+    let error = left.unwrap().read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
