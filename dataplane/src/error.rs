@@ -32,8 +32,9 @@ pub enum Retry {
     NotProcessed,
     /// Not processed either: nothing at all answered at the endpoint's address, so there may be no way to addresses of its family.
     NoWay,
-    /// Its connection ended in good order before it was processed (GOAWAY with NO_ERROR): nothing has failed, and the attempt
-    /// goes on over another connection. When that has been so too often, as [`Retry::NotProcessed`].
+    /// Its connection ended in good order before it was processed (GOAWAY with NO_ERROR), or was gone again before anything
+    /// was sent on it, whoever ended it: nothing has failed, and the attempt goes on over another connection. When that has
+    /// been so too often, as [`Retry::NotProcessed`].
     Departed,
     /// It may have been processed: only idempotent requests may be repeated.
     IfIdempotent,

@@ -128,6 +128,12 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason of this name, as somebody else has said it; nothing for one that we do not know.
+    pub fn from_code(code: &[u8]) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|reason| reason.code().as_bytes() == code)
+    }
+
     /// Whether somebody had too much to do or too little time, rather than failed.
     pub const fn is_of_load(self) -> bool {
         matches!(

@@ -477,6 +477,20 @@ impl Raw {
         String::from_utf8(std::mem::take(&mut self.read)).unwrap()
     }
 
+    /// Reads on until the other side ends, or breaks off.
+    pub(crate) async fn drain(&mut self) {
+        while let Ok(1..) = self.stream.read_buf(&mut self.read).await {
+            self.read.clear();
+        }
+    }
+
+    /// To go on with when the runtime has gone.
+    pub(crate) fn into_std(self) -> std::net::TcpStream {
+        let stream = self.stream.into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream
+    }
+
     /// Ends our side only.
     pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -76,11 +77,7 @@ impl Io {
 
     /// Whether the connection has failed, as far as the kernel knows: reset by the peer, say.
     pub(crate) fn has_failed(&self) -> bool {
-        let stream = match &self.stream {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream.get_ref().0,
-        };
-        !matches!(stream.take_error(), Ok(None))
+        !matches!(self.socket().take_error(), Ok(None))
     }
 
     /// Whether the peer has sent nothing and has not gone, as far as the reactor knows; not known under TLS, where what
@@ -107,12 +104,20 @@ impl Io {
     /// Has the connection broken off when it is dropped, not ended: the peer sees a reset and cannot take what it got for
     /// everything.
     pub fn reset(&self) {
-        let stream = match &self.stream {
+        // Where that cannot be had, the end of a TLS stream is missing and a plain one ends early.
+        let _: Result<(), _> = self.socket().set_zero_linger();
+    }
+
+    /// Takes [`Io::reset`] back: when it is dropped, the connection ends in good order.
+    pub fn may_end(&self) {
+        let _: Result<(), _> = SockRef::from(self.socket()).set_linger(None);
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.stream {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
-        };
-        // Where that cannot be had, the end of a TLS stream is missing and a plain one ends early.
-        let _: Result<(), _> = stream.set_zero_linger();
+        }
     }
 
     /// Whether the bytes are encrypted on the wire.

@@ -46,7 +46,8 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// Goes on with its exchanges for as long as they may go on.
+    /// Goes on with its exchanges for as long as they may go on. What is under way then is dropped where it is, and nobody takes
+    /// the part of an answer for all of it: where only the connection's end would say so, it ends by a reset.
     pub(super) async fn converses(&self, work: Pin<&mut impl Future<Output = ()>>) {
         let over = async {
             self.over().await;

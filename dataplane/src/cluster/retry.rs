@@ -324,6 +324,12 @@ impl Tried {
         self.count
     }
 
+    /// Whether the next attempt is the first in every sense: nothing has failed, and nobody has said goodbye either, so that
+    /// no time has passed.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.count == 0 && self.goodbyes == 0
+    }
+
     /// Whether the attempt that ended so goes on over another connection, because all that happened is that its own ended in
     /// good order. That is no failure, so it takes no retry and none of the budget (gRPC A6, transparent retries). One
     /// goodbye too many is a failure like any other, and speaks against the endpoint.
@@ -454,12 +460,13 @@ mod tests {
     #[test]
     fn goodbyes_take_no_retry_until_there_are_too_many() {
         let mut tried = Tried::default();
+        assert!(tried.is_untouched());
         let mut goodbye = Error::departed(Reason::UpstreamReset, "GOAWAY");
         let mut refused = Error::not_processed(Reason::UpstreamReset, "REFUSED_STREAM");
         assert!(!tried.goes_on_after(&mut refused));
         for _ in 0..MOST_GOODBYES {
             assert!(tried.goes_on_after(&mut goodbye));
-            assert!(!goodbye.is_of_endpoint());
+            assert!(!goodbye.is_of_endpoint() && !tried.is_untouched());
         }
         assert!(!tried.goes_on_after(&mut goodbye));
         assert!(goodbye.is_of_endpoint() && goodbye.is_not_processed());

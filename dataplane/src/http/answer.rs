@@ -167,6 +167,7 @@ mod tests {
     fn every_reason_is_told_in_both_forms() {
         assert!(Reason::ALL.contains(&Reason::Internal));
         for reason in Reason::ALL.iter().copied() {
+            assert_eq!(Reason::from_code(reason.code().as_bytes()), Some(reason));
             let error = Error::new(reason, "Some things ünsaid".to_owned());
             let told = build(&error, false, true);
             assert!(told.is_ours());

@@ -194,7 +194,8 @@ async fn attempts(
     let mut tried = Tried::default();
     loop {
         let retries = tried.count();
-        let is_fresh = retries == 0 && !carried.terms.patience.was_tried() && !deadline.is_told();
+        let is_untouched = tried.is_untouched();
+        let is_fresh = is_untouched && !carried.terms.patience.was_tried() && !deadline.is_told();
         let mut ask = Ask {
             tried: tried.endpoints(),
             shuns: tried.shuns(),
@@ -227,7 +228,7 @@ async fn attempts(
             None => Body::Empty,
         };
         let is_open = upload.is_some_and(|upload| !upload.is_complete());
-        if is_open && retries > 0 {
+        if is_open && !is_untouched {
             until = deadline.from(now);
         }
         let told = Told::new(
@@ -405,6 +406,11 @@ fn judge(
             };
             match decide(cluster, head, upload, &failure, chance, now) {
                 Verdict::Again(pause) => Judged::Again(failure.error, pause),
+                // A goodbye to what cannot be sent again. It takes no retry, so that there was none left is not why, and it stays
+                // what it is: nothing that speaks against the endpoint, or the service.
+                Verdict::Settled if failure.error.retry == Retry::Departed => {
+                    Judged::Fail(failure.error)
+                }
                 Verdict::Settled => {
                     failure.error.retry = Retry::Settled;
                     Judged::Fail(failure.error)
@@ -666,11 +672,7 @@ impl Answered {
         if !cluster.is_mesh() {
             return None;
         }
-        let code = self.headers.get(REASON)?.as_bytes();
-        Reason::ALL
-            .iter()
-            .find(|reason| reason.code().as_bytes() == code)
-            .copied()
+        Reason::from_code(self.headers.get(REASON)?.as_bytes())
     }
 
     /// What it says of the endpoint, if its head tells that.

@@ -81,6 +81,15 @@ impl Relay {
         self.moved + self.source.behind()
     }
 
+    /// Whether the end of the connection is the only thing that says where the body ends.
+    pub(crate) fn ends_by_closing(&self) -> bool {
+        let framing = match &self.sink {
+            Sink::Http1 { framing, .. } => *framing,
+            Sink::Http2 { .. } => Framing::None,
+        };
+        framing == Framing::UntilClose
+    }
+
     /// Sends an answer to its end, or until one of its sides takes too long. `timer` is for that alone meanwhile.
     pub(crate) async fn send(&mut self, timer: &mut Timer, caller: &Caller) -> Result<(), Unsent> {
         let mut watch = Watch::default();

@@ -86,7 +86,8 @@ async fn over_http2(
     let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(Some(place));
     if is_tunnel {
         if headers.contains_key(CONTENT_LENGTH) {
-            // RFC 9110 §9.3.6. What is longer would break off in the middle.
+            // h2 holds what comes on the stream against that length, and would break off in the middle a tunnel that carries
+            // more, or ends earlier.
             return Err(Error::new(
                 Reason::UpstreamMalformed,
                 "the endpoint agreed to a tunnel, and said how long it is",

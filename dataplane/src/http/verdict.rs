@@ -48,7 +48,8 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
 /// that does not answer.
 pub(crate) fn of_frame(frame: Option<&Result<Frame, Error>>, pending: bool) -> Option<Outcome> {
     match frame {
-        // Anything else is the client's fault, or ours.
+        // Anything else is the client's fault, or ours. By the reason alone: whether it may be tried again is of no matter to an
+        // answer that has begun, and a goodbye (`Retry::Departed`) in the middle of one is a broken answer like any other.
         Some(Err(error)) => error
             .reason
             .is_of_endpoint()
@@ -67,6 +68,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::reason::Reason;
 
     #[test]
     fn a_head_tells_of_http_and_of_calls_that_end_with_it() {
@@ -104,5 +106,17 @@ mod tests {
             true,
             Some(RemoteFailure),
         );
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_counts_whatever_its_endpoint_says_with_it() {
+        let check = |error: Error, expected| {
+            assert_eq!(of_frame(Some(&Err(error)), false), expected);
+        };
+        let failed = Some(Outcome::LocalFailure);
+        check(Error::maybe_processed(Reason::UpstreamReset, ""), failed);
+        check(Error::departed(Reason::UpstreamReset, ""), failed);
+        check(Error::new(Reason::BodyTimeout, ""), None);
+        check(Error::new(Reason::MalformedRequest, ""), None);
     }
 }

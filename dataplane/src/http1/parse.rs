@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 
+pub(crate) use self::field::length;
 pub use self::field::{Kind, kind, may_trail};
 use self::field::{Role, Special};
 pub(super) use self::lines::is_token;

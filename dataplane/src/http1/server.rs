@@ -276,6 +276,11 @@ impl Server {
             keep_alive,
             &self.caller.core.date(),
         );
+        if framing == Framing::UntilClose {
+            // Whatever ends this connection before the body has come to its end, a drain or a panic too: closed in good
+            // order, what there is would be taken for everything, and cached.
+            self.connection.borrow_mut().wire.io().reset();
+        }
         spare::put(headers);
         // An answer without a body has nothing to relay, but its exchange may have more to settle.
         let body = if bodiless { Body::Empty } else { body };
@@ -297,14 +302,16 @@ impl Server {
             return ControlFlow::Break(());
         };
         let sent = relay.send(&mut self.timer, &self.caller).await;
+        let ends_by_closing = relay.ends_by_closing();
         *slot = None;
         if let Err(unsent) = sent {
             if matches!(unsent, Unsent::Late(Late::Unread)) {
                 // Or the system would keep for it what it does not take.
                 self.connection.borrow_mut().wire.io().reset();
             }
-            // The answer's end is missing: only a closed connection can say so. What there is of it arrives, or the
-            // client might take this for a connection that was closed before its request.
+            // The answer's end is missing: only a closed connection can say so, or a broken one where closing is the end.
+            // What there is of it arrives, or the client might take this for a connection that was closed before its
+            // request.
             if matches!(unsent, Unsent::Failed(Failed::Source(_))) {
                 let (connection, timer) = (&self.connection, &mut self.timer);
                 poll_fn(|cx| match connection.borrow_mut().wire.poll_flush(cx) {
@@ -314,6 +321,9 @@ impl Server {
                 .await;
             }
             return ControlFlow::Break(());
+        }
+        if ends_by_closing {
+            self.connection.borrow_mut().wire.io().may_end();
         }
         // A bool of its own: nothing may be borrowed while we wait.
         let is_complete = self.connection.borrow().is_complete();

@@ -74,6 +74,8 @@ struct Peer {
     failed: RefCell<Option<(Error, Instant)>>,
     /// Exchanges that wait for the attempt under way, or for a stream.
     waiting: RefCell<Vec<Waker>>,
+    /// How many they are. One that was woken counts until it has looked.
+    hopeful: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,8 @@ struct Open {
     sender: SendRequest<Bytes>,
     load: Rc<Load>,
     used: Instant,
+    /// An exchange has had it.
+    taken: bool,
 }
 
 impl Open {
@@ -214,6 +218,7 @@ impl Peers {
         patience: &mut Patience,
     ) -> Result<Room, Error> {
         let peer = Rc::clone(self.peers.borrow_mut().entry(endpoint.id).or_default());
+        let _hope = Hope::new(&peer);
         let mut joined = None;
         let mut timer = Timer::new();
         poll_fn(|cx| {
@@ -271,11 +276,7 @@ impl Peers {
     pub(crate) fn relieve(&self) {
         let mut closed = 0;
         for peer in self.peers.borrow().values() {
-            peer.open.borrow_mut().retain(|open| {
-                let goes = open.load.streams.get() == 0 && open.load.wanted() > closed;
-                closed += usize::from(goes);
-                !goes
-            });
+            peer.relieve(&mut closed);
         }
     }
 
@@ -308,6 +309,7 @@ impl Peer {
         open.retain_mut(|open| open.lasts(cx));
         let found = open.iter_mut().find(|open| !open.is_full())?;
         found.used = now;
+        found.taken = true;
         Some(Room {
             sender: found.sender.clone(),
             place: Place::new(&found.load),
@@ -319,6 +321,24 @@ impl Peer {
         let failed = self.failed.borrow();
         let recent = |(_, at): &(Error, Instant)| now.duration_since(*at) < REST;
         connections > 0 && failed.as_ref().is_some_and(recent)
+    }
+
+    /// Closes idle connections whose places somebody waits for, as many as are waited for beyond `closed`.
+    ///
+    /// Not one that was opened for an exchange which has not got to it yet: that one would open another, and so on both
+    /// sides, with each closing what the other has just opened. When it has gone without a look, nothing is held for it.
+    fn relieve(&self, closed: &mut usize) {
+        let is_hoped_for = self.hopeful.get() > 0;
+        // Whoever is at them looks for room, and takes it.
+        let Ok(mut open) = self.open.try_borrow_mut() else {
+            return;
+        };
+        open.retain(|open| {
+            let is_idle = open.load.streams.get() == 0 && (open.taken || !is_hoped_for);
+            let goes = is_idle && open.load.wanted() > *closed;
+            *closed += usize::from(goes);
+            !goes
+        });
     }
 
     fn is_open(&self, cx: &mut Context<'_>) -> bool {
@@ -338,6 +358,24 @@ impl Peer {
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// An exchange that waits for room, for as long as it does.
+struct Hope<'a>(&'a Peer);
+
+impl<'a> Hope<'a> {
+    fn new(peer: &'a Peer) -> Self {
+        peer.hopeful.set(peer.hopeful.get() + 1);
+        Self(peer)
+    }
+}
+
+impl Drop for Hope<'_> {
+    fn drop(&mut self) {
+        self.0.hopeful.set(self.0.hopeful.get() - 1);
+        // It may have given up what was opened for it.
+        self.0.relieve(&mut 0);
     }
 }
 
@@ -369,7 +407,10 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 sender,
                 load: Rc::clone(&load),
                 used: Instant::now(),
+                taken: false,
             });
+            // Whoever it was opened for may have gone meanwhile.
+            peer.relieve(&mut 0);
             Some((connection, flusher, load))
         }
         Err(error) => {
@@ -584,13 +625,9 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
             false => Ok(None),
         };
     };
-    let digits = value
-        .to_str()
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match digits.and_then(|text| text.parse::<u64>().ok()) {
-        Some(length) if length <= i64::MAX as u64 => Ok(Some(length)),
-        _ => Err(broken("content-length is not a number")),
+    match parse::length(value.as_bytes()) {
+        Ok(length) => Ok(Some(length)),
+        Err(malformed) => Err(broken(malformed.rule)),
     }
 }
 

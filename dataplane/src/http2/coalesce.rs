@@ -42,6 +42,8 @@ struct Inner {
     sent: usize,
     unflushed: bool,
     received: bool,
+    /// The last read found nothing, so that it is the peer's turn.
+    awaits: bool,
     /// Bytes that the socket has taken, or the TLS layer in front of it.
     delivered: u64,
 }
@@ -65,6 +67,7 @@ impl Coalesce {
             sent: 0,
             unflushed: false,
             received: false,
+            awaits: false,
             delivered: 0,
         }));
         (Self(Rc::clone(&inner)), Flusher(inner))
@@ -98,9 +101,12 @@ impl Flusher {
         self.0.borrow().frames.count
     }
 
-    /// The head that the peer is in the middle of, if it is: a number of its own.
+    /// The head that the peer is in the middle of, if it is and has the time for it: a number of its own. None while h2 reads
+    /// nothing because it cannot write: what the peer must be told first waits for room, and the rest of the head may have
+    /// come long ago.
     pub(crate) fn open_head(&self) -> Option<u64> {
-        self.0.borrow().frames.open_head()
+        let inner = self.0.borrow();
+        inner.awaits.then(|| inner.frames.open_head()).flatten()
     }
 
     /// Says why the connection ends, which is up to whoever drives it.
@@ -185,7 +191,9 @@ impl AsyncRead for Coalesce {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.0.borrow_mut();
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut inner.io).poll_read(cx, buf));
+        let read = Pin::new(&mut inner.io).poll_read(cx, buf);
+        inner.awaits = read.is_pending();
+        let read = ready!(read);
         let is_first = !std::mem::replace(&mut inner.received, true);
         read?;
         if is_first

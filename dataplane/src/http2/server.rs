@@ -520,7 +520,6 @@ async fn finish(
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
-    let bad = |detail: String| Error::new(Reason::MalformedRequest, detail);
     let mut headers = parts.headers;
     // One look at the names instead of a search for each of these.
     let (mut cookie, mut host, mut length) = (false, false, false);
@@ -557,12 +556,8 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     };
     let length = length
         .map(|value| {
-            value
-                .to_str()
-                .ok()
-                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|text| text.parse::<u64>().ok())
-                .ok_or_else(|| bad("content-length is not a number".into()))
+            parse::length(value.as_bytes())
+                .map_err(|malformed| Error::new(malformed.reason, malformed.rule))
         })
         .transpose()?;
     Ok((

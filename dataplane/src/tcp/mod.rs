@@ -186,15 +186,11 @@ fn find<'a>(site: &'a Site, authority: Option<&Authority>) -> Result<&'a Arc<Rul
 pub(crate) fn refusal(response: &Response<RecvStream>) -> Error {
     let status = response.status();
     let code = response.headers().get(answer::REASON);
-    let reason = code.and_then(|code| {
-        Reason::ALL
-            .iter()
-            .find(|reason| reason.code().as_bytes() == code.as_bytes())
-    });
+    let reason = code.and_then(|code| Reason::from_code(code.as_bytes()));
     match reason {
         Some(reason @ (Reason::Denied | Reason::NoRoute | Reason::MethodUnsupported)) => {
             Error::new(
-                *reason,
+                reason,
                 format!(
                     "the peer's sidecar refused the tunnel: {status}, {}",
                     reason.code()
@@ -203,7 +199,7 @@ pub(crate) fn refusal(response: &Response<RecvStream>) -> Error {
         }
         // Whatever it was, nothing has reached the app.
         Some(reason) => Error::not_processed(
-            *reason,
+            reason,
             format!(
                 "the peer's sidecar could not reach its app: {status}, {}",
                 reason.code()

@@ -239,6 +239,43 @@ async fn a_call_that_is_cut_never_ends_well() {
     scene.assert_alive().await;
 }
 
+/// What an app has read it may have acted on, however it ends the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_app_has_read_and_reset_is_delivered_once() {
+    let host = Host::new();
+    let delivered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&delivered);
+    let _app = App::start(host.app(), usize::MAX, move |mut asked| {
+        let count = Arc::clone(&count);
+        async move {
+            let reason = match asked.path().as_str() {
+                "/internal" => h2::Reason::INTERNAL_ERROR,
+                "/cancel" => h2::Reason::CANCEL,
+                _ => return asked.answer(200, b"ok"),
+            };
+            asked.count().await;
+            count.fetch_add(1, Ordering::Relaxed);
+            asked.respond.send_reset(reason);
+        }
+    })
+    .await;
+    let mut scene = Scene::of_calls(host, Origin::nobody()).await;
+    let mut tasks = JoinSet::new();
+    for (door, way) in scene.doors(&["h2"]) {
+        let sender = connected(&way, 1 << 20, 1 << 24, &mut tasks).await;
+        for path in ["/internal", "/cancel"] {
+            delivered.store(0, Ordering::Relaxed);
+            let heard = call(&sender, asks(path, &[]), Bytes::from_static(&[0; 5])).await;
+            assert!(
+                heard.all("grpc-status") == [b"14"],
+                "{door} {path}: {heard:?}"
+            );
+            assert_eq!(delivered.load(Ordering::Relaxed), 1, "{door} {path}");
+        }
+    }
+    scene.assert_alive().await;
+}
+
 /// Deadlines that are over before anything can happen, and such as are none.
 #[tokio::test(flavor = "multi_thread")]
 async fn games_with_deadlines_cost_nothing_and_end_calls_everywhere() {

@@ -1,5 +1,8 @@
 //! Where messages end, through both codecs.
 
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
@@ -39,6 +42,54 @@ fn a_cut_answer_stays_cut() {
         .await;
         assert!(got.ends_with("5\r\nhello\r\n"), "no last chunk: {got}");
     });
+}
+
+#[test]
+fn a_cut_answer_stays_cut_for_a_client_that_is_too_old_for_chunks() {
+    story(async {
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        for (rest, is_cut) in [("0\r\n\r\n", false), ("", true), ("x", true)] {
+            let (origin, stage) = scene(Speaks::Http1).await;
+            let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+            endpoint.send(format!("{chunked}{rest}")).await;
+            drop(endpoint);
+            assert!(client.head().await.contains("\r\nconnection: close\r\n"));
+            assert_eq!(client.bytes(5).await, b"hello");
+            assert_eq!(client.is_reset().await, is_cut, "after {rest:?}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_which_nothing_more_comes_is_cut_for_a_client_that_is_too_old_for_chunks() {
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
+            setting.site.timeouts.stream_idle = Duration::from_millis(200);
+        })
+        .await;
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+        endpoint.send("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        client.read_to("\r\n\r\nhello").await;
+        assert!(client.is_reset().await);
+    });
+}
+
+#[test]
+fn an_answer_whose_connection_is_dropped_is_cut_for_a_client_that_is_too_old_for_chunks() {
+    let mut left = None;
+    story(async {
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let old = "GET / HTTP/1.0\r\nhost: orders\r\n\r\n";
+        let (mut client, mut endpoint) = asked(&stage, &origin, old).await;
+        endpoint.send("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        client.read_to("\r\n\r\nhello").await;
+        left = Some(client.into_std());
+    });
+    // Its task has gone with the runtime, as it goes when a drain's time or that of a permission is over.
+    let error = left.unwrap().read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -92,6 +143,8 @@ fn lengths_of_an_answer_without_a_body_are_checked_over_http2_too() {
             (&["9", "10"], 502),
             (&["+9"], 502),
             (&["9, 9"], 502),
+            (&["9223372036854775807"], 200),
+            (&["9223372036854775808"], 502),
             (&["18446744073709551615"], 502),
         ] {
             let (origin, stage) = scene_with(Speaks::Http2, |setting| {

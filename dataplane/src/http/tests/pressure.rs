@@ -1,9 +1,11 @@
 //! Whoever does not read stops whoever writes, and nobody else.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::cluster::Speaks;
-use crate::testing::{H2Client, Raw, collect, request, scene, story, until};
+use crate::testing::{H2Client, Raw, collect, request, scene, scene_with, story, until};
 
 /// What kernels hold between two sockets at most, with room to spare.
 const KERNEL: usize = 32 * 1024 * 1024;
@@ -258,5 +260,38 @@ fn answers_that_nobody_reads_stop_no_other_on_the_same_connection() {
         for writer in writers {
             writer.await.unwrap();
         }
+    });
+}
+
+#[test]
+fn a_head_that_we_do_not_read_for_want_of_room_has_not_stalled() {
+    // SETTINGS with the widest window, the same for the connection, and a request.
+    const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+        \0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\0\0\x04\x08\0\0\0\0\0\x7f\0\0\0\
+        \0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x01\x06orders";
+    // A PING, which is to be answered before anything else, and another request but for its last byte.
+    const MORE: &[u8] =
+        b"\0\0\x08\x06\0\0\0\0\0weftweft\0\0\x0b\x01\x05\0\0\0\x03\x82\x86\x84\x01\x06order";
+    let patience = Duration::from_millis(300);
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http1, |setting| {
+            setting.site.timeouts.head = patience;
+        })
+        .await;
+        let mut client = Raw::connect_narrow(stage.address).await;
+        client.send(BEGIN).await;
+        let mut endpoint = origin.accept().await;
+        endpoint.head().await;
+        endpoint.send(ENDLESS).await;
+        let sent = endpoint.send_until_stuck(2 * KERNEL).await;
+        assert!(sent < 2 * KERNEL, "nobody reads it");
+        client.send(MORE).await;
+        tokio::time::sleep(3 * patience).await;
+        assert_eq!(stage.seats(), 1);
+        client.send("s").await;
+        let reading = tokio::task::spawn_local(async move { client.drain().await });
+        let mut other = origin.accept().await;
+        assert!(other.head().await.starts_with("GET / "));
+        reading.abort();
     });
 }

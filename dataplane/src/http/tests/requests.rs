@@ -53,6 +53,30 @@ fn too_many_fields_are_refused_over_http2_too() {
     });
 }
 
+#[test]
+fn a_length_that_not_everybody_can_hold_is_refused_over_http2_too() {
+    story(async {
+        let (origin, stage) = scene(Speaks::Http1).await;
+        let mut client = stage.h2_client().await;
+        // One more than the largest, and one that is as long and much larger.
+        for length in ["9223372036854775808", "9300000000000000000"] {
+            let mut asked = request("POST", "/");
+            let value = length.parse().unwrap();
+            asked.headers_mut().insert("content-length", value);
+            let (response, _body) = client.send(asked, false).await;
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), 400);
+            assert_eq!(response.headers()["weft-reason"], "malformed_request");
+        }
+        let mut asked = request("POST", "/");
+        let value = "9223372036854775807".parse().unwrap();
+        asked.headers_mut().insert("content-length", value);
+        let _asked = client.send(asked, false).await;
+        let head = origin.accept().await.head().await;
+        assert!(head.contains("content-length: 9223372036854775807"));
+    });
+}
+
 /// What a client may claim, and is not believed.
 const CLAIMS: &str = "forwarded: for=10.0.0.1\r\nx-forwarded-for: 10.0.0.1\r\nx-forwarded-for: 10.0.0.2\r\n\
     X-Forwarded-Proto: https\r\nx-forwarded-host: admin\r\nx-forwarded-client-cert: URI=spiffe://admin\r\n\

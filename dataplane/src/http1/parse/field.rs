@@ -355,7 +355,8 @@ fn bodiless(status: StatusCode) -> bool {
 }
 
 /// `1*DIGIT` below 2^63: the rest of the world counts in signed numbers.
-fn length(value: &[u8]) -> Result<u64, Malformed> {
+/// A `content-length`, of either version of HTTP: one number, and no larger than what everybody can hold.
+pub(crate) fn length(value: &[u8]) -> Result<u64, Malformed> {
     const MALFORMED: Malformed = Malformed::new("content-length is not a number");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(MALFORMED);
