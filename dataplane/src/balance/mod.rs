@@ -234,6 +234,15 @@ impl EndpointSet {
         }
     }
 
+    /// Keeps the next set of a membership with tiers from being made, for as long as this is held.
+    #[cfg(test)]
+    pub(crate) fn hold_next(&self) -> Option<std::sync::MutexGuard<'_, impl Sized>> {
+        match &self.shape {
+            Shape::Whole(_) => None,
+            Shape::Divided(tiers) => Some(tiers.hold()),
+        }
+    }
+
     /// The endpoint for an exchange. [`EndpointSet::begin`] is what the data path wants: it picks and occupies in one go.
     pub fn pick(&self, ask: &Ask<'_>) -> Option<&Arc<Endpoint>> {
         let ways = if self.is_panicking() {
