@@ -11,8 +11,9 @@ use std::time::{Instant, SystemTime};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::dials::Dials;
 use super::limits::{Patience, Way, way_for_one_more};
@@ -110,46 +111,16 @@ pub(crate) async fn reach(
     alpn: Alpn,
 ) -> Result<Io, Error> {
     let limit = spec.connect_timeout;
-    let too_slow = |_| {
+    let until = tokio::time::Instant::now() + limit;
+    let nobody = |_| {
         Error::no_way(
             Reason::ConnectTimeout,
             format!("{address} did not accept a connection within {limit:?}"),
         )
     };
-    timeout(limit, dial(identity, dials, spec, address, alpn))
+    let stream = timeout_at(until, connect(address))
         .await
-        .map_err(too_slow)?
-}
-
-/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
-pub(crate) fn is_starved(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(24 | 23))
-}
-
-async fn dial(
-    identity: Option<&Identity>,
-    dials: Option<&Arc<Dials>>,
-    spec: &Spec,
-    address: SocketAddr,
-    alpn: Alpn,
-) -> Result<Io, Error> {
-    let stream = TcpStream::connect(address).await.map_err(|error| {
-        if is_starved(&error) {
-            // No other endpoint could be reached either, and none of them is to blame.
-            return Error::new(
-                Reason::Overloaded,
-                format!("connecting to {address}: {error}"),
-            );
-        }
-        let detail = format!("connecting to {address}: {error}");
-        match error.kind() {
-            // Somebody is there, and says so.
-            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
-                Error::not_processed(Reason::ConnectFailed, detail)
-            }
-            _ => Error::no_way(Reason::ConnectFailed, detail),
-        }
-    })?;
+        .map_err(nobody)??;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
     match alpn {
@@ -164,6 +135,51 @@ async fn dial(
     let Some(expected) = &spec.mesh else {
         return Ok(Io::plain(stream).with_dial(noted));
     };
+    // Its kernel has answered, so there is a way to it. The process itself may be stopped, or have too much to do.
+    let unfinished = |_| {
+        Error::not_processed(
+            Reason::ConnectTimeout,
+            format!(
+                "{address} accepted a connection and did not finish the TLS handshake within {limit:?}"
+            ),
+        )
+    };
+    let secured = secure(identity, spec, expected, address, stream, alpn);
+    let stream = timeout_at(until, secured).await.map_err(unfinished)??;
+    Ok(Io::tls(stream.into()).with_dial(noted))
+}
+
+/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
+pub(crate) fn is_starved(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
+    TcpStream::connect(address).await.map_err(|error| {
+        let detail = format!("connecting to {address}: {error}");
+        if is_starved(&error) {
+            // No other endpoint could be reached either, and none of them is to blame.
+            return Error::new(Reason::Overloaded, detail);
+        }
+        match error.kind() {
+            // Somebody is there, and says so.
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                Error::not_processed(Reason::ConnectFailed, detail)
+            }
+            _ => Error::no_way(Reason::ConnectFailed, detail),
+        }
+    })
+}
+
+/// Encrypts, and checks who it is.
+async fn secure(
+    identity: Option<&Identity>,
+    spec: &Spec,
+    expected: &SpiffeId,
+    address: SocketAddr,
+    stream: TcpStream,
+    alpn: Alpn,
+) -> Result<TlsStream<TcpStream>, Error> {
     let identity = identity.ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
     })?;
@@ -175,7 +191,7 @@ async fn dial(
     let connecting = TlsConnector::from(config).connect(server_name(), stream);
     let (connected, claim) = noting(connecting).await;
     match connected {
-        Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
+        Ok(stream) => Ok(stream),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
             let reason = match &problem {
@@ -233,4 +249,42 @@ fn tell(
     identity.foreigners().saw(&sighting, SystemTime::now());
     let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
     tracing::warn!(service = %spec.name, endpoint = %address, expected, cause = kind.as_str(), claim, problem = words, "the handshake with a peer failed");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::error::Retry;
+    use crate::identity::testing;
+    use crate::testing::{spec, story};
+
+    #[test]
+    fn who_accepts_and_then_says_nothing_is_reached_all_the_same() {
+        story(async {
+            // Nobody takes the connection from the kernel, which has made it.
+            let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = frozen.local_addr().unwrap();
+            let (identity, orders) = testing::good();
+            let spec = Spec {
+                mesh: Some(orders),
+                connect_timeout: Duration::from_millis(50),
+                ..spec(Speaks::Http2, &[address])
+            };
+            let reached = reach(Some(&identity), None, &spec, address, Alpn::H2).await;
+            let error = reached.unwrap_err();
+            assert_eq!(error.reason, Reason::ConnectTimeout);
+            assert_eq!(
+                error.retry,
+                Retry::NotProcessed,
+                "its family is not to blame"
+            );
+            assert!(error.detail.contains("handshake"), "{error}");
+        });
+    }
 }
