@@ -223,20 +223,21 @@ pub(crate) fn refused(
 }
 
 /// Notes an endpoint that answered in TLS to our plaintext, if that is how an exchange over HTTP/1.1 has failed. Its
-/// connections have nobody else who would note it.
+/// connections have nobody else who would note it. As every exchange may find that again, it is noted once a second.
 pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error: &Error) {
     let spec = &cluster.spec;
     if error.reason == Reason::TlsFailed
         && spec.mesh.is_none()
         && spec.speaks == Speaks::Http1
         && let Some(identity) = core.identity()
+        && endpoint.takes_note(Instant::now())
     {
         let (kind, words) = (Refusal::Plaintext.kind(), &error.detail);
         tell(identity, spec, endpoint.address, kind, words, None);
     }
 }
 
-/// Names a peer with whom something is wrong: in the log, and where the rest is read from.
+/// Names a peer with whom something is wrong: where the rest is read from, and in the log if it is not there already.
 fn tell(
     identity: &Identity,
     spec: &Spec,
@@ -246,7 +247,9 @@ fn tell(
     claim: Option<&str>,
 ) {
     let sighting = Sighting::met(kind, &spec.name, address, claim);
-    identity.foreigners().saw(&sighting, SystemTime::now());
+    if !identity.foreigners().saw(&sighting, SystemTime::now()) {
+        return;
+    }
     let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
     tracing::warn!(service = %spec.name, endpoint = %address, expected, cause = kind.as_str(), claim, problem = words, "the handshake with a peer failed");
 }
@@ -261,8 +264,9 @@ mod tests {
 
     use super::*;
     use crate::error::Retry;
+    use crate::foreign::Row;
     use crate::identity::testing;
-    use crate::testing::{spec, story};
+    use crate::testing::{Stage, spec, story};
 
     #[test]
     fn who_accepts_and_then_says_nothing_is_reached_all_the_same() {
@@ -285,6 +289,31 @@ mod tests {
                 "its family is not to blame"
             );
             assert!(error.detail.contains("handshake"), "{error}");
+        });
+    }
+
+    #[test]
+    fn an_app_that_speaks_tls_is_noted_once_a_second() {
+        story(async {
+            let app = "127.0.0.1:9".parse().unwrap();
+            let (identity, _) = testing::good();
+            let with_us = Arc::clone(&identity);
+            let stage = Stage::with(Speaks::Http1, &[app], |setting| {
+                setting.identity = Some(with_us);
+            })
+            .await;
+            let endpoint = Arc::clone(&stage.cluster.members.load().endpoints()[0]);
+            let error = Error::not_processed(Reason::TlsFailed, "it speaks TLS");
+            for _ in 0..1_000 {
+                failed(&stage.core, &stage.cluster, &endpoint, &error);
+            }
+            let rows = identity.foreigners().snapshot().rows;
+            let [Row { kind, count, .. }] = &rows[..] else {
+                panic!("one row: {rows:?}");
+            };
+            assert_eq!(*kind, Foreign::RefusedPlaintext);
+            // A machine that stands still may see seconds pass.
+            assert!((1..=60).contains(count), "{count}");
         });
     }
 }
