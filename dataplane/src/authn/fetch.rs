@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, redact_query};
 
 use crate::dial;
 
@@ -38,7 +38,7 @@ pub(super) struct Fetcher {
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fetcher({}, {})", self.authority, self.target)
+        write!(f, "Fetcher({}, {})", self.authority, self.target.path())
     }
 }
 
@@ -73,7 +73,7 @@ impl Url {
         let mut wrong = |what: &str| {
             problems.at(
                 &at,
-                format!("`{text}` {what}"),
+                format!("`{}` {what}", redact_query(text)),
                 "write a whole URL, such as `https://id.example/jwks.json`",
             );
             None

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use weft_runtime::backoff::Backoff;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, redact_query};
 
 use super::fetch::{Fetcher, MOST_BYTES, Url};
 use super::jwks::Keys;
@@ -91,6 +91,7 @@ pub struct KeySet {
 #[derive(Debug)]
 enum Place {
     File(PathBuf),
+    /// As it may be shown.
     Url(String, Fetcher),
 }
 
@@ -166,8 +167,10 @@ impl KeySet {
                 }
             }
             Some(Checked::Url(text, url)) => {
-                Fetcher::build(place, &url, source.ca.as_deref(), problems)
-                    .map(|fetcher| Self::new(Place::Url(text.to_owned(), fetcher), Pace::of_url()))
+                Fetcher::build(place, &url, source.ca.as_deref(), problems).map(|fetcher| {
+                    let shown = redact_query(text).into_owned();
+                    Self::new(Place::Url(shown, fetcher), Pace::of_url())
+                })
             }
             None => None,
         };
@@ -219,7 +222,7 @@ impl KeySet {
         let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
     }
 
-    /// Where the keys are from, for people.
+    /// Where the keys are from, for people: of a URL without its query.
     pub fn origin(&self) -> String {
         match &self.place {
             Place::File(file) => file.display().to_string(),

@@ -332,6 +332,29 @@ async fn over_https_the_issuer_must_prove_its_name() {
     assert_eq!(issuer.asked(), 1);
 }
 
+#[test]
+fn what_a_url_asks_with_is_told_to_the_issuer_and_to_nobody_else() {
+    let set = key_set("http://127.0.0.1:1/keys?token=s3cret", None, quick());
+    assert_eq!(set.origin(), "http://127.0.0.1:1/keys?REDACTED");
+    assert!(!format!("{set:?}").contains("s3cret"), "{set:?}");
+    for wrong in [
+        "ftp://id.example/keys?token=s3cret",
+        "id.example/keys?token=s3cret",
+    ] {
+        let source = Source {
+            url: Some(wrong.to_owned()),
+            ..Source::default()
+        };
+        let mut problems = Problems::new();
+        assert!(KeySet::build(&Path::root(), &source, &mut problems).is_none());
+        let said = format!("{problems:?}");
+        assert!(
+            said.contains("id.example/keys") && !said.contains("s3cret"),
+            "{said}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_issuer_that_is_not_there_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
