@@ -30,7 +30,7 @@ pub struct Source {
     /// Where the issuer publishes its key set, `https://…` or `http://…`; fetched every ten minutes.
     #[serde(default)]
     pub url: Option<String>,
-    /// With an `https` URL: a PEM file with the certificates to trust, instead of the system's.
+    /// With an `https` URL: a PEM file with the certificates to trust, instead of the system's. Read again each time.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
@@ -92,7 +92,7 @@ pub struct KeySet {
 enum Place {
     File(PathBuf),
     /// As it may be shown.
-    Url(String, Fetcher),
+    Url(String, Box<Fetcher>),
 }
 
 /// How often, and how long after what.
@@ -169,7 +169,7 @@ impl KeySet {
             Some(Checked::Url(text, url)) => {
                 Fetcher::build(place, &url, source.ca.as_deref(), problems).map(|fetcher| {
                     let shown = redact_query(text).into_owned();
-                    Self::new(Place::Url(shown, fetcher), Pace::of_url())
+                    Self::new(Place::Url(shown, Box::new(fetcher)), Pace::of_url())
                 })
             }
             None => None,

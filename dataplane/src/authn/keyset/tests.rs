@@ -330,6 +330,16 @@ async fn over_https_the_issuer_must_prove_its_name() {
     let error = attempt("127.0.0.1", &good).await.unwrap_err();
     assert!(error.contains("TLS with 127.0.0.1"), "{error}");
     assert_eq!(issuer.asked(), 1);
+
+    // What it trusts is renewed like anything else, and is not lost to a file that is broken for a moment.
+    let url = format!("https://localhost:{port}/");
+    let set = key_set(&url, Some(stranger.clone()), quick());
+    assert!(set.attempt().await.is_err());
+    std::fs::write(&stranger, root.pem()).unwrap();
+    assert_eq!(set.attempt().await, Ok(()));
+    std::fs::write(&stranger, "half a").unwrap();
+    assert_eq!(set.attempt().await, Ok(()));
+    assert_eq!(issuer.asked(), 3);
 }
 
 #[test]
