@@ -37,6 +37,8 @@ pub use config::{Config, Policy};
 use dice::Dice;
 use group::Group;
 use hashed::Hashed;
+#[cfg(test)]
+pub(crate) use least_request::SCAN;
 use tiers::{Grant, Tiers};
 
 /// What a policy may look at besides the endpoints.

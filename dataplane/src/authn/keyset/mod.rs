@@ -106,16 +106,15 @@ struct Pace {
     least: Duration,
 }
 
+/// How often an issuer is asked.
+pub(crate) const REFRESH: Duration = Duration::from_secs(600);
+
 /// Beyond the refresh that is due: how long an outage is nothing to be loud about.
-const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 impl Pace {
     fn of_url() -> Self {
-        Self::new(
-            Duration::from_secs(600),
-            Duration::from_secs(1),
-            Duration::from_secs(10),
-        )
+        Self::new(REFRESH, Duration::from_secs(1), Duration::from_secs(10))
     }
 
     /// Files are near: looked at every two seconds.
