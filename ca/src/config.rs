@@ -203,6 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_sheet() {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        let mut problems = Problems::new();
+        let rules = Config::default().build(&Path::root(), &mut problems);
+        let expected = Lifetimes {
+            leaf: DAY,
+            intermediate: 30 * DAY,
+            root: 3_650 * DAY,
+            backdate: Duration::from_secs(60),
+            token: Duration::from_secs(600),
+        };
+        assert_eq!(rules.unwrap().lifetimes, expected);
+    }
+
+    #[test]
     fn every_problem_is_found_at_its_place() {
         let check = |change: fn(&mut Config), expected: &[&str]| {
             let mut config = Config::default();

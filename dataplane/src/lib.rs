@@ -43,4 +43,6 @@ pub mod plan;
 pub mod tcp;
 
 #[cfg(test)]
+mod defaults;
+#[cfg(test)]
 mod testing;

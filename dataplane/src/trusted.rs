@@ -20,6 +20,8 @@ pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for")
 pub struct Trusted {
     /// Whoever connects is trusted, whatever its address: it is the app beside us.
     app: bool,
+    /// Others may connect too: the app is who does so from loopback or from this address.
+    host: Option<IpAddr>,
     /// Proxies, by address.
     proxies: Arc<[Network]>,
 }
@@ -41,6 +43,7 @@ impl Trusted {
         }
         Self {
             app: false,
+            host: None,
             proxies: proxies.into(),
         }
     }
@@ -50,6 +53,7 @@ impl Trusted {
     pub fn with_app(all: impl IntoIterator<Item = Self>) -> Self {
         Self {
             app: true,
+            host: None,
             proxies: all
                 .into_iter()
                 .flat_map(|trusted| trusted.proxies.to_vec())
@@ -57,9 +61,24 @@ impl Trusted {
         }
     }
 
+    /// The same where others than this host may connect: the app is who does so from loopback, or from the address that it
+    /// connects to.
+    #[must_use]
+    pub fn only_from_host(self, host: IpAddr) -> Self {
+        Self {
+            host: Some(host.to_canonical()),
+            ..self
+        }
+    }
+
     /// Whether the word of who connects from here is taken.
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.app || self.is_proxy(peer)
+        (self.app && self.is_host(peer.to_canonical())) || self.is_proxy(peer)
+    }
+
+    fn is_host(&self, peer: IpAddr) -> bool {
+        self.host
+            .is_none_or(|host| peer == host || peer.is_loopback())
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {
@@ -253,6 +272,25 @@ mod tests {
             "192.0.2.7",
         );
         check(&app, &[], "10.0.0.1");
+    }
+
+    #[test]
+    fn where_others_may_connect_the_app_is_who_is_on_the_same_host() {
+        let app = Trusted::with_app([trusted(&["10.0.0.0/8"])]);
+        let app = app.only_from_host("192.0.2.1".parse().unwrap());
+        let lines = fields(&[(FORWARDED_FOR, "203.0.113.9")]);
+        for (peer, expected) in [
+            ("127.0.0.1", "203.0.113.9"),
+            ("::1", "203.0.113.9"),
+            ("::ffff:127.0.0.2", "203.0.113.9"),
+            ("::ffff:192.0.2.1", "203.0.113.9"),
+            ("10.0.0.1", "203.0.113.9"),
+            ("192.0.2.2", "192.0.2.2"),
+            ("2001:db8::7", "2001:db8::7"),
+        ] {
+            let client = app.client(peer.parse().unwrap(), &lines);
+            assert_eq!(client.to_string(), expected, "from {peer}");
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Default for Config {
 pub struct Outbound {
     /// Where to listen. Whoever reaches it speaks with the service's identity, so it is a loopback address.
     pub address: SocketAddr,
-    /// Whether others than this host may reach it.
+    /// Whether others than this host may reach it. What they say of where a request comes from (`X-Forwarded-For`) is not
+    /// believed then: the app is who connects from loopback or from `address` itself.
     pub allow_remote: bool,
 }
 

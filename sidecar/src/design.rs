@@ -400,6 +400,11 @@ impl Design {
             is_edge: false,
             trusted: match is_mesh {
                 true => Trusted::default(),
+                // Else whoever reaches it would choose its own address.
+                false if self.settings.allow_remote => {
+                    let trusted = self.settings.trusted.clone();
+                    trusted.only_from_host(self.settings.outbound.ip())
+                }
                 false => self.settings.trusted.clone(),
             },
             timeouts: self.settings.timeouts,

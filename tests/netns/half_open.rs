@@ -180,7 +180,7 @@ fn a_host_that_vanishes_without_a_word_is_given_up_within_seconds() {
 }
 
 /// A service with two addresses of each family, and nothing comes through by IPv6 any more. Both of those that do not answer, one after
-/// the other, would be a failure.
+/// the other, would be a failure. POSTs are as good as GETs there, since nobody has seen them.
 #[test]
 fn a_family_that_does_not_come_through_fails_nothing() {
     if !ground::is_possible() {
@@ -208,11 +208,16 @@ fn a_family_that_does_not_come_through_fails_nothing() {
     let mut times = Vec::new();
     for number in 0..500 {
         let begun = Instant::now();
-        let answer = get_on(&mut stream, "orders", "/").unwrap();
-        assert_eq!(answer.status, 200, "exchange {number}: {answer:?}");
+        let what = format!("{} /{number}", ["GET", "POST"][number % 2]);
+        let answer = ask_on(&mut stream, &what, "orders").unwrap();
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
         times.push(begun.elapsed());
     }
-    assert_eq!(app.requests().len(), 500);
+    // Whatever an exchange is, it is tried again; what has arrived is not, so no POST comes twice.
+    let mut arrived = app.requests();
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!((arrived.len(), app.requests().len()), (500, 500));
     times.sort_unstable();
     // One connection in vain is all that an exchange waits for (1 s), and a few of them until the addresses are left alone.
     let slow = times

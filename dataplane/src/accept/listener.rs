@@ -112,7 +112,9 @@ pub(crate) fn listen(
         loop {
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
+                // Before the next connection: a listener that cannot accept has its error ready at each turn, and would
+                // never hear that it is to close.
+                //
                 // What a socket has in its queue when it is closed is reset, though its clients believe themselves
                 // connected, and may have sent a request already.
                 _ = &mut stopped, if last_call.is_none() => {
@@ -120,6 +122,7 @@ pub(crate) fn listen(
                     last_call = Some(Instant::now() + LAST_CALL);
                     continue;
                 }
+                accepted = listener.accept() => accepted,
                 () = async { sleep_until(last_call.unwrap_or_else(Instant::now)).await }, if last_call.is_some() => return,
             };
             let (stream, address) = match accepted {
@@ -428,5 +431,33 @@ fn cause(kind: Foreign) -> HandshakeFailure {
         Foreign::Protocol => HandshakeFailure::Protocol,
         Foreign::Closed => HandshakeFailure::Closed,
         _ => HandshakeFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::cluster::Speaks;
+    use crate::testing::{Stage, story};
+
+    #[test]
+    fn a_listener_that_cannot_accept_closes_all_the_same() {
+        story(async {
+            let stage = Stage::new(Speaks::Http1, &[]).await;
+            // One that does not listen is readable and has an error at each turn, as one has that finds no descriptor left
+            // while a client waits.
+            let deaf = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+                .unwrap();
+            deaf.set_nonblocking(true).unwrap();
+            let deaf: TcpListener = deaf.into();
+            let listening = listen(Rc::clone(&stage.core), "stage".into(), deaf).unwrap();
+            let meets_an_error = tokio::time::sleep(2 * REST);
+            meets_an_error.await;
+            let closing = timeout(Duration::from_secs(10), listening.close());
+            closing.await.expect("it hears that it is to close");
+        });
     }
 }

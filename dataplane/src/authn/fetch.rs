@@ -1,11 +1,14 @@
 //! One GET of a small document over HTTP/1.1, with or without TLS: how key sets are had.
 //!
-//! Off the path of any request, a connection each time, because it happens every ten minutes.
+//! Off the path of any request, a connection each time, because it happens every ten minutes. The certificates to trust
+//! are read each time too: they are renewed like others, and a key set outlives the reloads that do not change it.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{Request, StatusCode, Uri, header};
@@ -17,7 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, redact_query};
 
 use crate::dial;
 
@@ -33,12 +36,20 @@ pub(super) struct Fetcher {
     authority: String,
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
+}
+
+struct Tls {
+    name: ServerName<'static>,
+    /// A PEM file with the certificates to trust, instead of the system's.
+    ca: Option<PathBuf>,
+    /// With those that were read last and could be.
+    config: ArcSwap<ClientConfig>,
 }
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fetcher({}, {})", self.authority, self.target)
+        write!(f, "Fetcher({}, {})", self.authority, self.target.path())
     }
 }
 
@@ -73,7 +84,7 @@ impl Url {
         let mut wrong = |what: &str| {
             problems.at(
                 &at,
-                format!("`{text}` {what}"),
+                format!("`{}` {what}", redact_query(text)),
                 "write a whole URL, such as `https://id.example/jwks.json`",
             );
             None
@@ -119,9 +130,22 @@ impl Fetcher {
         let authority = url.uri.authority()?;
         let tls = match url.secure {
             true => {
-                let roots = roots(&place.key("ca"), ca, problems)?;
-                let connector = TlsConnector::from(Arc::new(client_config(roots)));
-                Some((connector, url.name.clone()))
+                let roots = match roots(ca) {
+                    Ok(roots) => roots,
+                    Err(what) => {
+                        problems.at(
+                            &place.key("ca"),
+                            what,
+                            "write under `ca` the path of a PEM file with the certificates to trust",
+                        );
+                        return None;
+                    }
+                };
+                Some(Tls {
+                    name: url.name.clone(),
+                    ca: ca.map(PathBuf::from),
+                    config: ArcSwap::from_pointee(client_config(roots)),
+                })
             }
             false => None,
         };
@@ -140,6 +164,9 @@ impl Fetcher {
     /// The document. Dropping the future closes the connection.
     pub(super) async fn get(&self) -> Result<Bytes, String> {
         let seconds = TIMEOUT.as_secs();
+        if let Some(tls) = &self.tls {
+            tls.read_again().await;
+        }
         tokio::time::timeout(TIMEOUT, self.connect_and_get())
             .await
             .unwrap_or_else(|_| Err(format!("no answer from {} in {seconds} s", self.authority)))
@@ -152,9 +179,9 @@ impl Fetcher {
         let (tcp, _) = dial::connect(&addresses).await.map_err(failed)?;
         match &self.tls {
             None => self.exchange(tcp).await,
-            Some((connector, name)) => {
-                let tls = connector
-                    .connect(name.clone(), tcp)
+            Some(tls) => {
+                let tls = TlsConnector::from(tls.config.load_full())
+                    .connect(tls.name.clone(), tcp)
                     .await
                     .map_err(|error| format!("TLS with {}: {error}", self.authority))?;
                 self.exchange(tls).await
@@ -198,6 +225,21 @@ impl Fetcher {
     }
 }
 
+impl Tls {
+    /// Takes the certificates that are to be trusted now. Those of last time stay where that fails.
+    async fn read_again(&self) {
+        let ca = self.ca.clone();
+        // A file may be on a disk that hangs.
+        let read = tokio::task::spawn_blocking(move || roots(ca.as_deref()));
+        match read.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(roots) => self.config.store(Arc::new(client_config(roots))),
+            Err(problem) => {
+                tracing::warn!(ca = ?self.ca, problem, "certificates to trust for a key set cannot be read; those of before stay");
+            }
+        }
+    }
+}
+
 fn client_config(roots: RootCertStore) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider)
@@ -207,40 +249,18 @@ fn client_config(roots: RootCertStore) -> ClientConfig {
         .with_no_client_auth()
 }
 
-fn roots(
-    place: &Path,
-    ca: Option<&std::path::Path>,
-    problems: &mut Problems,
-) -> Option<RootCertStore> {
+/// The certificates of this file, or else of the system.
+fn roots(ca: Option<&std::path::Path>) -> Result<RootCertStore, String> {
     let certificates: Vec<CertificateDer<'static>> = match ca {
         None => rustls_native_certs::load_native_certs().certs,
-        Some(file) => {
-            let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-            match read {
-                Ok(certificates) => certificates,
-                Err(error) => {
-                    problems.at(
-                        place,
-                        format!("`{}` cannot be read: {error}", file.display()),
-                        "write the path of a PEM file with the certificates to trust",
-                    );
-                    return None;
-                }
-            }
-        }
+        Some(file) => CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|error| format!("`{}` cannot be read: {error}", file.display()))?,
     };
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(certificates);
-    if usable == 0 {
-        problems.at(
-            place,
-            match ca {
-                Some(file) => format!("`{}` has no certificate", file.display()),
-                None => "the system has no certificates to trust".to_owned(),
-            },
-            "write under `ca` the path of a PEM file with the certificates to trust",
-        );
-        return None;
+    match (roots.add_parsable_certificates(certificates), ca) {
+        ((0, _), Some(file)) => Err(format!("`{}` has no certificate", file.display())),
+        ((0, _), None) => Err("the system has no certificates to trust".to_owned()),
+        _ => Ok(roots),
     }
-    Some(roots)
 }

@@ -30,6 +30,8 @@ use crate::principal::Claims;
 use crate::reason::Reason;
 pub use jwks::Algorithm;
 pub use keyset::{KeySet, Source as KeySource};
+#[cfg(test)]
+pub(crate) use keyset::{PATIENCE, REFRESH};
 
 /// One of `authn:`, as it stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]

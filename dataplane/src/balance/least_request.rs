@@ -17,7 +17,7 @@ use super::{Among, Ask, Dice, Group, Picker};
 use crate::endpoint::Endpoint;
 
 /// Up to so many endpoints all are looked at. More would cost more than the second choice misses.
-const SCAN: usize = 8;
+pub(crate) const SCAN: usize = 8;
 
 /// Draws for two that are fit before all are looked at. With half of them fit it fails once in some thousand picks.
 const DRAWS: usize = 16;

@@ -37,6 +37,8 @@ pub use config::{Config, Policy};
 use dice::Dice;
 use group::Group;
 use hashed::Hashed;
+#[cfg(test)]
+pub(crate) use least_request::SCAN;
 use tiers::{Grant, Tiers};
 
 /// What a policy may look at besides the endpoints.
@@ -231,6 +233,15 @@ impl EndpointSet {
         self.available.store(available, Relaxed);
         if let Shape::Divided(tiers) = &self.shape {
             tiers.recount();
+        }
+    }
+
+    /// Keeps the next set of a membership with tiers from being made, for as long as this is held.
+    #[cfg(test)]
+    pub(crate) fn hold_next(&self) -> Option<std::sync::MutexGuard<'_, impl Sized>> {
+        match &self.shape {
+            Shape::Whole(_) => None,
+            Shape::Divided(tiers) => Some(tiers.hold()),
         }
     }
 

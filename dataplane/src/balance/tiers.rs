@@ -161,6 +161,12 @@ impl Tiers {
         priorities.zip(grants.iter().copied()).collect()
     }
 
+    /// Keeps the next membership from being made, for as long as this is held. Picks go on.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, impl Sized> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An endpoint's state changed.
     pub(super) fn recount(&self) {
         let panicking = (0..self.priorities.len()).all(|tier| {

@@ -25,10 +25,10 @@ use crate::health::{self, Question, outlier};
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// How long a connection within the mesh may take to come about, unless the file says otherwise: sidecars are near each other.
-const NEAR: Duration = Duration::from_secs(1);
+pub(crate) const NEAR: Duration = Duration::from_secs(1);
 
 /// The same of one to somebody who is not of the mesh, and may be at the other end of the world.
-const FAR: Duration = Duration::from_secs(3);
+pub(crate) const FAR: Duration = Duration::from_secs(3);
 
 /// What a service's app speaks on its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

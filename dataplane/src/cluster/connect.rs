@@ -11,8 +11,9 @@ use std::time::{Instant, SystemTime};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::dials::Dials;
 use super::limits::{Patience, Way, way_for_one_more};
@@ -110,46 +111,16 @@ pub(crate) async fn reach(
     alpn: Alpn,
 ) -> Result<Io, Error> {
     let limit = spec.connect_timeout;
-    let too_slow = |_| {
+    let until = tokio::time::Instant::now() + limit;
+    let nobody = |_| {
         Error::no_way(
             Reason::ConnectTimeout,
             format!("{address} did not accept a connection within {limit:?}"),
         )
     };
-    timeout(limit, dial(identity, dials, spec, address, alpn))
+    let stream = timeout_at(until, connect(address))
         .await
-        .map_err(too_slow)?
-}
-
-/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
-pub(crate) fn is_starved(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(24 | 23))
-}
-
-async fn dial(
-    identity: Option<&Identity>,
-    dials: Option<&Arc<Dials>>,
-    spec: &Spec,
-    address: SocketAddr,
-    alpn: Alpn,
-) -> Result<Io, Error> {
-    let stream = TcpStream::connect(address).await.map_err(|error| {
-        if is_starved(&error) {
-            // No other endpoint could be reached either, and none of them is to blame.
-            return Error::new(
-                Reason::Overloaded,
-                format!("connecting to {address}: {error}"),
-            );
-        }
-        let detail = format!("connecting to {address}: {error}");
-        match error.kind() {
-            // Somebody is there, and says so.
-            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
-                Error::not_processed(Reason::ConnectFailed, detail)
-            }
-            _ => Error::no_way(Reason::ConnectFailed, detail),
-        }
-    })?;
+        .map_err(nobody)??;
     // Small messages go out at once: they are whole already.
     let _: Result<(), _> = stream.set_nodelay(true);
     match alpn {
@@ -164,6 +135,51 @@ async fn dial(
     let Some(expected) = &spec.mesh else {
         return Ok(Io::plain(stream).with_dial(noted));
     };
+    // Its kernel has answered, so there is a way to it. The process itself may be stopped, or have too much to do.
+    let unfinished = |_| {
+        Error::not_processed(
+            Reason::ConnectTimeout,
+            format!(
+                "{address} accepted a connection and did not finish the TLS handshake within {limit:?}"
+            ),
+        )
+    };
+    let secured = secure(identity, spec, expected, address, stream, alpn);
+    let stream = timeout_at(until, secured).await.map_err(unfinished)??;
+    Ok(Io::tls(stream.into()).with_dial(noted))
+}
+
+/// Whether this process, or the system, has no descriptor left (EMFILE, ENFILE).
+pub(crate) fn is_starved(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
+    TcpStream::connect(address).await.map_err(|error| {
+        let detail = format!("connecting to {address}: {error}");
+        if is_starved(&error) {
+            // No other endpoint could be reached either, and none of them is to blame.
+            return Error::new(Reason::Overloaded, detail);
+        }
+        match error.kind() {
+            // Somebody is there, and says so.
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                Error::not_processed(Reason::ConnectFailed, detail)
+            }
+            _ => Error::no_way(Reason::ConnectFailed, detail),
+        }
+    })
+}
+
+/// Encrypts, and checks who it is.
+async fn secure(
+    identity: Option<&Identity>,
+    spec: &Spec,
+    expected: &SpiffeId,
+    address: SocketAddr,
+    stream: TcpStream,
+    alpn: Alpn,
+) -> Result<TlsStream<TcpStream>, Error> {
     let identity = identity.ok_or_else(|| {
         Error::not_processed(Reason::IdentityMissing, "this process has no identity")
     })?;
@@ -175,7 +191,7 @@ async fn dial(
     let connecting = TlsConnector::from(config).connect(server_name(), stream);
     let (connected, claim) = noting(connecting).await;
     match connected {
-        Ok(stream) => Ok(Io::tls(stream.into()).with_dial(noted)),
+        Ok(stream) => Ok(stream),
         Err(error) => {
             let problem = PeerProblem::from_io_error(&error);
             let reason = match &problem {
@@ -207,20 +223,21 @@ pub(crate) fn refused(
 }
 
 /// Notes an endpoint that answered in TLS to our plaintext, if that is how an exchange over HTTP/1.1 has failed. Its
-/// connections have nobody else who would note it.
+/// connections have nobody else who would note it. As every exchange may find that again, it is noted once a second.
 pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error: &Error) {
     let spec = &cluster.spec;
     if error.reason == Reason::TlsFailed
         && spec.mesh.is_none()
         && spec.speaks == Speaks::Http1
         && let Some(identity) = core.identity()
+        && endpoint.takes_note(Instant::now())
     {
         let (kind, words) = (Refusal::Plaintext.kind(), &error.detail);
         tell(identity, spec, endpoint.address, kind, words, None);
     }
 }
 
-/// Names a peer with whom something is wrong: in the log, and where the rest is read from.
+/// Names a peer with whom something is wrong: where the rest is read from, and in the log if it is not there already.
 fn tell(
     identity: &Identity,
     spec: &Spec,
@@ -230,7 +247,73 @@ fn tell(
     claim: Option<&str>,
 ) {
     let sighting = Sighting::met(kind, &spec.name, address, claim);
-    identity.foreigners().saw(&sighting, SystemTime::now());
+    if !identity.foreigners().saw(&sighting, SystemTime::now()) {
+        return;
+    }
     let expected = spec.mesh.as_ref().map(SpiffeId::as_str);
     tracing::warn!(service = %spec.name, endpoint = %address, expected, cause = kind.as_str(), claim, problem = words, "the handshake with a peer failed");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::error::Retry;
+    use crate::foreign::Row;
+    use crate::identity::testing;
+    use crate::testing::{Stage, spec, story};
+
+    #[test]
+    fn who_accepts_and_then_says_nothing_is_reached_all_the_same() {
+        story(async {
+            // Nobody takes the connection from the kernel, which has made it.
+            let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = frozen.local_addr().unwrap();
+            let (identity, orders) = testing::good();
+            let spec = Spec {
+                mesh: Some(orders),
+                connect_timeout: Duration::from_millis(50),
+                ..spec(Speaks::Http2, &[address])
+            };
+            let reached = reach(Some(&identity), None, &spec, address, Alpn::H2).await;
+            let error = reached.unwrap_err();
+            assert_eq!(error.reason, Reason::ConnectTimeout);
+            assert_eq!(
+                error.retry,
+                Retry::NotProcessed,
+                "its family is not to blame"
+            );
+            assert!(error.detail.contains("handshake"), "{error}");
+        });
+    }
+
+    #[test]
+    fn an_app_that_speaks_tls_is_noted_once_a_second() {
+        story(async {
+            let app = "127.0.0.1:9".parse().unwrap();
+            let (identity, _) = testing::good();
+            let with_us = Arc::clone(&identity);
+            let stage = Stage::with(Speaks::Http1, &[app], |setting| {
+                setting.identity = Some(with_us);
+            })
+            .await;
+            let endpoint = Arc::clone(&stage.cluster.members.load().endpoints()[0]);
+            let error = Error::not_processed(Reason::TlsFailed, "it speaks TLS");
+            for _ in 0..1_000 {
+                failed(&stage.core, &stage.cluster, &endpoint, &error);
+            }
+            let rows = identity.foreigners().snapshot().rows;
+            let [Row { kind, count, .. }] = &rows[..] else {
+                panic!("one row: {rows:?}");
+            };
+            assert_eq!(*kind, Foreign::RefusedPlaintext);
+            // A machine that stands still may see seconds pass.
+            assert!((1..=60).contains(count), "{count}");
+        });
+    }
 }

@@ -280,13 +280,16 @@ impl Cluster {
             flight.hold(slot);
             return Ok(flight);
         }
-        // Another one, then: the least loaded that has room.
+        // Another one, then, in the order in which endpoints are picked: the least loaded that has room.
         let mut others: Vec<_> = set
             .endpoints()
             .iter()
             .filter(|other| other.places.inside() < most && other.is_available(ask.now))
             .collect();
-        others.sort_by_key(|other| (ask.tried.contains(&other.id), other.in_flight()));
+        others.sort_by_key(|other| {
+            let is_shunned = ask.shuns == Some(other.family());
+            (ask.tried.contains(&other.id), is_shunned, other.in_flight())
+        });
         for other in others {
             if let Some(slot) = self.slot_at(other, most)
                 && let Some(mut flight) = other.admit(ask.now)
@@ -452,4 +455,44 @@ pub(crate) async fn way_for_one_more(
         return Err(error.retry_after(COME_BACK));
     }
     Ok(Way::Open(Some(Box::new(Held { slots }))))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::balance::testing::ask;
+    use crate::cluster::Speaks;
+    use crate::endpoint::Family;
+    use crate::testing::spec;
+
+    #[test]
+    fn who_takes_the_place_of_a_full_endpoint_is_not_of_a_family_that_is_shunned() {
+        let addresses = ["127.0.0.1:1", "[::1]:1", "[::1]:2"];
+        let mut addresses = addresses.map(|text| text.parse::<SocketAddr>().unwrap());
+        addresses.sort_unstable();
+        let mut spec = spec(Speaks::Http1, &addresses);
+        spec.limits.endpoint.in_flight = Some(2);
+        let cluster = Cluster::new(spec, false);
+        let now = Instant::now();
+        cluster.members.apply(addresses.to_vec(), now);
+        let at = |index: usize| Arc::clone(&cluster.members.load().endpoints()[index]);
+        let begin = |session: &SocketAddr, shuns| {
+            let mut ask = ask(now, 0);
+            (ask.session, ask.shuns) = (Some(session), shuns);
+            cluster.begin_at_once(&ask).unwrap()
+        };
+        // The first of IPv6 is full, the other is half full, and that of IPv4 is idle.
+        let [v6, other_v6] = [addresses[1], addresses[2]];
+        let _full = [begin(&v6, None), begin(&v6, None)];
+        let _half = begin(&other_v6, None);
+        let (v4, other) = (at(0), at(2));
+        let begun = begin(&v6, Some(Family::V4));
+        assert_eq!(begun.endpoint().id, other.id);
+        drop(begun);
+        assert_eq!(begin(&v6, None).endpoint().id, v4.id);
+    }
 }

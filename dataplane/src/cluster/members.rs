@@ -46,8 +46,12 @@ pub struct Members {
     probes_failed: AtomicU64,
     sessions: Tally,
     /// What is known of each address. Whoever changes a membership or ejects or takes back an endpoint holds this lock,
-    /// so that no two do it at once and "never the last one" holds. Exchanges that go well never take it.
+    /// so that no two do it at once and "never the last one" holds. Exchanges that go well never take it, and others do on
+    /// the cores that carry connections: nothing is done under it that takes long.
     known: Mutex<Known>,
+    /// Held by whoever makes the next set, so that no two do. It guards nothing else; where both are taken it comes before
+    /// `known`, and no exchange takes it: a set may have tables that take tenths of a second.
+    building: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -130,6 +134,7 @@ impl Members {
                 panics: 0,
                 panic_picks: 0,
             }),
+            building: Mutex::new(()),
         }
     }
 
@@ -161,7 +166,7 @@ impl Members {
 
     /// How they are, all in all.
     pub fn summary(&self) -> Summary {
-        let known = self.lock();
+        let known = lock(&self.known);
         let set = self.set.load();
         Summary {
             endpoints: set.endpoints().len(),
@@ -182,12 +187,12 @@ impl Members {
 
     /// Whether this endpoint is one of them.
     pub fn has(&self, endpoint: &Endpoint) -> bool {
-        self.lock().of(endpoint).is_some()
+        lock(&self.known).of(endpoint).is_some()
     }
 
     /// Each endpoint, in the order of their addresses.
     pub fn view(&self) -> Vec<View> {
-        let known = self.lock();
+        let known = lock(&self.known);
         let set = self.set.load();
         let view = |endpoint: &Arc<Endpoint>| {
             let member = known.present.get(&endpoint.address);
@@ -205,14 +210,24 @@ impl Members {
         self.ejections.load(Relaxed)
     }
 
-    /// Takes over what a new configuration says; endpoints and what is known of them stay.
+    /// Takes over what a new configuration says; endpoints and what is known of them stay. May take long, like
+    /// [`Members::apply`].
     pub fn configure(&self, balance: balance::Policy, rules: Rules, now: Instant) {
-        let mut known = self.lock();
-        self.rules.store(Arc::new(rules));
-        if known.balance != balance {
+        let building = lock(&self.building);
+        let changed = {
+            let mut known = lock(&self.known);
+            self.rules.store(Arc::new(rules));
+            let is_other = known.balance != balance;
             known.balance = balance;
+            is_other.then(|| known.balance.clone())
+        };
+        let set = changed.map(|balance| {
             let endpoints = self.set.load().endpoints().to_vec();
-            self.publish(&mut known, endpoints);
+            self.build(&building, &balance, endpoints)
+        });
+        let mut known = lock(&self.known);
+        if let Some(set) = set {
+            self.publish(&mut known, set);
         }
         // Rules that became stricter about how many may be out, or that eject nothing any more, hold at once.
         self.readmit(&mut known, now);
@@ -220,7 +235,8 @@ impl Members {
 
     /// Makes these the places of the service. Order and repetition do not matter; of an address that is named more than
     /// once the lowest tier counts. What is known of an address stays when its tier, weight or zone changes. Returns
-    /// whether anything changed.
+    /// whether anything changed. May take long, and keeps no exchange from ending meanwhile: not to be called on a core
+    /// that carries connections.
     pub fn apply<P: Into<Place>>(&self, places: Vec<P>, now: Instant) -> bool {
         let mut places: Vec<Place> = places.into_iter().map(Into::into).collect();
         places.sort_unstable();
@@ -234,7 +250,7 @@ impl Members {
             );
             places.truncate(MOST_ENDPOINTS);
         }
-        let mut known = self.lock();
+        let building = lock(&self.building);
         let unchanged = {
             let current = self.set.load();
             let current = current.endpoints();
@@ -248,6 +264,9 @@ impl Members {
             return false;
         }
 
+        // From here until the set is there, what is known is ahead of it. That is as if exchanges that end meanwhile had
+        // ended before: what they have led to is seen to again when the set is swapped.
+        let mut known = lock(&self.known);
         let mut before = std::mem::take(&mut known.present);
         let mut endpoints = Vec::with_capacity(places.len());
         let mut added = 0_usize;
@@ -270,6 +289,8 @@ impl Members {
         }
         let removed = before.len();
         known.leave(before, now);
+        let balance = known.balance.clone();
+        drop(known);
 
         tracing::info!(
             service = %self.service,
@@ -278,7 +299,9 @@ impl Members {
             removed,
             "endpoints changed"
         );
-        self.publish(&mut known, endpoints);
+        let set = self.build(&building, &balance, endpoints);
+        let mut known = lock(&self.known);
+        self.publish(&mut known, set);
         // The others may have been the ones that were well.
         self.readmit(&mut known, now);
         true
@@ -299,7 +322,7 @@ impl Members {
             return;
         }
         if let Some(trip) = self.rules.load().trips(&endpoint.recent(now)) {
-            let mut known = self.lock();
+            let mut known = lock(&self.known);
             // While we waited for the lock, somebody else's failure may have done it.
             if !endpoint.is_ejected() {
                 self.eject(&mut known, endpoint, trip, now, random);
@@ -321,7 +344,7 @@ impl Members {
             Err(_) => &self.probes_failed,
         };
         count.fetch_add(1, Relaxed);
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         // Gone from the membership while it was asked: what is remembered of it waits for its return.
         let Some(member) = known.of(endpoint) else {
             return;
@@ -352,7 +375,7 @@ impl Members {
 
     /// Nobody probes any more: what probes have said counts no longer.
     pub fn forget_probes(&self) {
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         let known = &mut *known;
         let gone = known.gone.values_mut().map(|gone| &mut gone.member);
         for member in known.present.values_mut().chain(gone) {
@@ -366,7 +389,7 @@ impl Members {
     /// Marks an endpoint as about to stop, or not so any more: it gets nothing new while others are left. Returns whether
     /// that is news.
     pub fn set_draining(&self, address: SocketAddr, draining: bool) -> bool {
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         let Some(member) = known.present.get(&address) else {
             return false;
         };
@@ -380,7 +403,7 @@ impl Members {
 
     /// The probe is back.
     fn conclude(&self, endpoint: &Arc<Endpoint>, outcome: Outcome, now: Instant, random: u64) {
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         if !endpoint.is_ejected() {
             // Taken back meanwhile because others went; then this was an exchange like any other.
             return;
@@ -493,9 +516,20 @@ impl Members {
         self.changed(known);
     }
 
-    fn publish(&self, known: &mut Known, endpoints: Vec<Arc<Endpoint>>) {
-        let seed = fastrand::u64(..);
-        let set = self.set.load().next(&known.balance, endpoints, seed);
+    /// The set of these endpoints that comes after the one that is there. Only one may be under way, and never under the
+    /// lock of what is known.
+    fn build(
+        &self,
+        _building: &MutexGuard<'_, ()>,
+        balance: &balance::Policy,
+        endpoints: Vec<Arc<Endpoint>>,
+    ) -> EndpointSet {
+        self.set.load().next(balance, endpoints, fastrand::u64(..))
+    }
+
+    fn publish(&self, known: &mut Known, set: EndpointSet) {
+        // While it was built, endpoints may have been ejected or have begun to drain.
+        set.recount();
         let before = self.set.swap(Arc::new(set));
         known.panic_picks += before.panic_picks();
         self.generation.fetch_add(1, Relaxed);
@@ -518,11 +552,11 @@ impl Members {
             }
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // What it guards is whole between any two statements; a panic elsewhere is no reason to stop steering.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these guard is whole between any two statements; a panic elsewhere is no reason to stop steering.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Known {

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 /// How often absence must be said in a row to be believed.
-const ABSENT_TIMES: u32 = 3;
+pub(crate) const ABSENT_TIMES: u32 = 3;
 
 /// How long absence must have lasted to be believed.
 pub const ABSENT_FOR: Duration = Duration::from_secs(10);

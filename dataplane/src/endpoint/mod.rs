@@ -31,6 +31,9 @@ pub const FULL_WEIGHT: u32 = 1024;
 /// The least weight, a tenth: a new endpoint must be tried at all to warm up.
 const MIN_WEIGHT: u32 = FULL_WEIGHT / 10;
 
+/// Between two notes of something that every exchange may find, in milliseconds.
+const NOTE_EVERY: u64 = 1_000;
+
 /// In [`Endpoint::health`]: the one exchange that may probe is under way.
 const PROBING: u64 = 1 << 63;
 
@@ -143,6 +146,8 @@ pub struct Endpoint {
     remote_failures: AtomicU64,
     ejections: AtomicU64,
     window: Window,
+    /// When something was noted last that every exchange may find, as a stamp; zero when nothing was.
+    noted: AtomicU64,
     /// How long it takes to answer, where somebody measures that.
     pub latency: Latency,
     /// Exchanges, where there is a limit on them.
@@ -191,6 +196,7 @@ impl Endpoint {
             remote_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
             window: Window::default(),
+            noted: AtomicU64::new(0),
             latency: Latency::default(),
             places: Gate::new(NO_LIMIT, 0),
             connections: Gate::new(NO_LIMIT, 0),
@@ -378,6 +384,18 @@ impl Endpoint {
     /// Marks it as failing the probes of its health, or not so any more.
     pub fn set_unhealthy(&self, unhealthy: bool) {
         self.withdraw(UNHEALTHY, unhealthy);
+    }
+
+    /// Whether something that every exchange may find is to be noted now: once a second over all cores, so that noting it,
+    /// which takes a lock, is not done as often as exchanges end.
+    pub(crate) fn takes_note(&self, now: Instant) -> bool {
+        let (now, last) = (stamp(now), self.noted.load(Relaxed));
+        let is_due = last == 0 || now >= last + NOTE_EVERY;
+        is_due
+            && self
+                .noted
+                .compare_exchange(last, now, Relaxed, Relaxed)
+                .is_ok()
     }
 
     fn withdraw(&self, why: u8, so: bool) {

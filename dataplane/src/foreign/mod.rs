@@ -3,7 +3,8 @@
 //!
 //! Log, metric, admin page and report all use these words, at both ends of a connection: the one that found fault with
 //! the other, and the one that learns from an alert that fault was found with it. The table is written where a handshake
-//! has failed or plaintext came, which is never the path of an exchange, so one lock for all cores is good enough.
+//! has failed or plaintext came. One lock for all cores is good enough for that: it is once for a connection, and where
+//! every exchange may find the same (an app that speaks TLS and is spoken to in plaintext) once a second for an endpoint.
 
 mod table;
 

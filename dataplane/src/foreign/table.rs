@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{End, Foreign, Peer, clean};
 
@@ -16,6 +16,8 @@ use super::{End, Foreign, Peer, clean};
 pub const MAX_PEERS: usize = 256;
 /// Combinations of end, kind and service that are counted apart.
 pub const MAX_COUNTS: usize = 256;
+/// How long a line in the log about a peer stands for those that would say the same.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// The service of those that came after that.
 pub const OTHER: &str = "other";
 
@@ -167,14 +169,17 @@ struct Seen {
     count: u64,
     first: SystemTime,
     last: SystemTime,
+    /// When whoever noted it was asked to say so.
+    told: Option<SystemTime>,
     /// Which sighting of all it was last: clocks stand still and go back.
     turn: u64,
 }
 
 impl Foreigners {
-    /// Notes that somebody was seen at this time.
-    pub fn saw(&self, sighting: &Sighting<'_>, now: SystemTime) {
-        self.table().saw(sighting, now);
+    /// Notes that somebody was seen at this time. Returns whether that is worth a line in the log: the first time, and
+    /// then once a minute.
+    pub fn saw(&self, sighting: &Sighting<'_>, now: SystemTime) -> bool {
+        self.table().saw(sighting, now)
     }
 
     /// The table now.
@@ -210,7 +215,7 @@ impl Foreigners {
 }
 
 impl Table {
-    fn saw(&mut self, sighting: &Sighting<'_>, now: SystemTime) {
+    fn saw(&mut self, sighting: &Sighting<'_>, now: SystemTime) -> bool {
         let turn = self.count(sighting);
         let key = RowKey {
             end: sighting.end,
@@ -227,6 +232,7 @@ impl Table {
             Entry::Vacant(new) => new.insert(Seen::first(now)),
         };
         seen.again(sighting, now, turn);
+        seen.tell(now)
     }
 
     /// Counts it, and says how many there were in all.
@@ -261,8 +267,20 @@ impl Seen {
             count: 0,
             first: now,
             last: now,
+            told: None,
             turn: 0,
         }
+    }
+
+    /// Whether it is to be told, from when on it is told.
+    fn tell(&mut self, now: SystemTime) -> bool {
+        // A clock that has gone back says nothing about how long ago it was.
+        let ago = self.told.map(|told| now.duration_since(told));
+        let is_news = !matches!(ago, Some(Ok(ago)) if ago < TELL_AGAIN);
+        if is_news {
+            self.told = Some(now);
+        }
+        is_news
     }
 
     fn again(&mut self, sighting: &Sighting<'_>, now: SystemTime, turn: u64) {

@@ -224,3 +224,16 @@ fn words_are_unique_and_lead_back() {
     }
     assert_eq!(Foreign::from_name("of tomorrow"), Foreign::Other);
 }
+
+#[test]
+fn a_peer_that_comes_all_the_time_is_a_line_in_the_log_once_a_minute() {
+    let (foreigners, orders) = (Foreigners::default(), orders());
+    let saw = |address, seconds| foreigners.saw(&from(&orders, address), at(seconds));
+    let told: Vec<u64> = (100..300)
+        .filter(|&second| saw("10.0.0.7", second))
+        .collect();
+    assert_eq!(told, [100, 160, 220, 280]);
+    assert!(saw("10.0.0.8", 299), "another one");
+    // By a clock that was set back nobody knows how long ago it was.
+    assert!(saw("10.0.0.7", 50) && !saw("10.0.0.7", 51));
+}

@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_defaults_sheet_and_valid() {
+    fn nothing_written_is_the_defaults_and_valid() {
         let mut problems = Problems::new();
         let config: Config = serde_json::from_str("{}").unwrap();
         assert_eq!(config, Config::default());

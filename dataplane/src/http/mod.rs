@@ -29,6 +29,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 
 pub use hop::Settled;
+#[cfg(test)]
+pub(crate) use replay::KEPT;
 pub use replay::Replayed;
 
 use crate::cluster::departure::DRAINING;

@@ -12,7 +12,7 @@ use crate::body::{Body, Frame, Length};
 use crate::error::Error;
 
 /// What is kept of a body at most. Linkerd's and Envoy's figure.
-const KEPT: usize = 64 * 1024;
+pub(crate) const KEPT: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Shared {

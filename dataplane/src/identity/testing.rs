@@ -91,6 +91,11 @@ pub(crate) fn ended() -> (Arc<Identity>, SpiffeId) {
     (Identity::new(material), service("orders"))
 }
 
+/// Ours, and that of the service that we call.
+pub(crate) fn good() -> (Arc<Identity>, SpiffeId) {
+    (Ca::new().identity("storefront"), service("orders"))
+}
+
 /// A certificate with its key, good or bad.
 pub(super) struct Leaf {
     pub(super) chain: Vec<CertificateDer<'static>>,

@@ -35,7 +35,7 @@ struct State {
     clusters: HashMap<Arc<str>, KeptCluster>,
     authenticators: HashMap<String, Arc<Authenticator>>,
     /// By where the keys are: what is demanded of tokens may change without losing them.
-    key_sets: HashMap<KeySource, Kept<KeySet>>,
+    key_sets: HashMap<KeySource, KeptKeys>,
     limiters: HashMap<String, Arc<Limiter>>,
 }
 
@@ -47,23 +47,17 @@ struct KeptCluster {
     probing: Option<Alive>,
 }
 
-/// Something with a task of its own.
-struct Kept<T> {
-    value: Arc<T>,
-    alive: Alive,
+/// Keys and the task that keeps them fresh, which starts when the plan is made.
+#[derive(Clone)]
+struct KeptKeys {
+    value: Arc<KeySet>,
+    /// Of the authenticator that they were wanted for first.
+    name: String,
+    alive: Option<Alive>,
 }
 
 /// Ends a task when the last of its clones is dropped.
 type Alive = Arc<watch::Sender<bool>>;
-
-impl<T> Clone for Kept<T> {
-    fn clone(&self) -> Self {
-        Self {
-            value: Arc::clone(&self.value),
-            alive: Arc::clone(&self.alive),
-        }
-    }
-}
 
 impl Carried {
     /// Nothing yet. Tasks are started in this group. The identity is the one to probe members of the mesh with.
@@ -143,6 +137,11 @@ impl Carried {
                 ));
             }
         }
+        for kept in self.state.key_sets.values_mut() {
+            if kept.alive.is_none() {
+                kept.alive = Some(keep(&self.tasks, &kept.name, &kept.value));
+            }
+        }
     }
 
     /// Makes these the authenticators of the process. Keys are kept as long as anybody wants them from the same place.
@@ -166,9 +165,10 @@ impl Carried {
                     let Some(keys) = KeySet::build(&at, source, problems).map(Arc::new) else {
                         continue;
                     };
-                    let kept = Kept {
-                        alive: self.keep(name, &keys),
+                    let kept = KeptKeys {
                         value: Arc::clone(&keys),
+                        name: name.clone(),
+                        alive: None,
                     };
                     self.state.key_sets.insert(source.clone(), kept);
                     keys
@@ -185,17 +185,6 @@ impl Carried {
             }
         }
         self.state.authenticators.clone()
-    }
-
-    /// Keeps these keys fresh until the handle is dropped.
-    fn keep(&self, name: &str, keys: &Arc<KeySet>) -> Alive {
-        let (alive, shutdown) = watch::channel(false);
-        let keys = Arc::clone(keys);
-        self.tasks.spawn(format!("keys of {name}"), async move {
-            keys.keep(shutdown).await;
-            Ok::<_, std::convert::Infallible>(())
-        });
-        Arc::new(alive)
     }
 
     /// The keys that authenticators go by, with their names.
@@ -268,6 +257,17 @@ fn discover(tasks: &Group, cluster: &Cluster, resolver: &Arc<Resolver>) -> Alive
             members.apply(places, Instant::now());
         };
         follow(&source, &resolver, &status, publish, shutdown).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Arc::new(alive)
+}
+
+/// Keeps these keys fresh until the handle is dropped.
+fn keep(tasks: &Group, name: &str, keys: &Arc<KeySet>) -> Alive {
+    let (alive, shutdown) = watch::channel(false);
+    let keys = Arc::clone(keys);
+    tasks.spawn(format!("keys of {name}"), async move {
+        keys.keep(shutdown).await;
         Ok::<_, std::convert::Infallible>(())
     });
     Arc::new(alive)
@@ -521,6 +521,31 @@ mod tests {
         assert!(Arc::ptr_eq(first.keys(), ask("shop", 1, true).keys()));
         assert!(!Arc::ptr_eq(first.keys(), ask("shop", 2, true).keys()));
         assert_eq!(carried.state.key_sets.len(), 1, "nobody wants the old ones");
+    }
+
+    #[tokio::test]
+    async fn an_issuer_is_asked_when_the_plan_has_been_made_and_not_before() {
+        let issuer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = issuer.local_addr().unwrap();
+        let config = format!(
+            r#"{{"users": {{"jwt": {{"issuer": "https://id.example", "audience": ["shop"],
+                "jwks": {{"url": "http://{address}/keys"}}}}}}}}"#
+        );
+        let configs: BTreeMap<String, authn::Config> = serde_json::from_str(&config).unwrap();
+        let mut carried = carried();
+        let ask = |carried: &mut Carried, good: bool| {
+            let mut problems = Problems::new();
+            carried.attempt(|carried| {
+                let found = carried.authenticators(&Path::root(), &configs, &mut problems);
+                assert!(found.contains_key("users"), "{problems:?}");
+                good.then_some(())
+            });
+        };
+        ask(&mut carried, false);
+        assert!(carried.tasks.is_empty(), "nobody asks");
+        ask(&mut carried, true);
+        let asked = tokio::time::timeout(Duration::from_secs(20), issuer.accept());
+        asked.await.unwrap().unwrap();
     }
 
     #[tokio::test]

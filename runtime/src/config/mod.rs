@@ -32,6 +32,7 @@ pub use address::overlap;
 pub use document::Document;
 pub use network::{Network, NoNetwork};
 pub use problem::{Path, Position, Problem, Problems};
+pub use show::redact_query;
 pub use status::Status;
 pub use suggest::nearest;
 pub use together::{Fingerprint, Look, Together};

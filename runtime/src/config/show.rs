@@ -3,6 +3,7 @@
 //! It is a good file again and means the same, but for what could be a secret. Those stand elsewhere by design
 //! (`secret.rs`); what is left is the query of a URL, where some issuers want a key to be.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::document::Document;
@@ -11,6 +12,14 @@ use super::scalar::{Meaning, meaning};
 
 /// Stands in a URL for what was in its query.
 const REDACTED: &str = "REDACTED";
+
+/// A URL as it may be shown and logged: without its query, where some issuers want a key to be.
+pub fn redact_query(url: &str) -> Cow<'_, str> {
+    match url.split_once('?') {
+        Some((before, query)) if !query.is_empty() => format!("{before}?{REDACTED}").into(),
+        _ => url.into(),
+    }
+}
 
 impl Document {
     /// The document as YAML, in block style.
@@ -46,7 +55,11 @@ fn write(text: &mut String, node: &Node, depth: usize) {
             }
         }
         Kind::Scalar { text: value, plain } => {
-            let value = redacted(value);
+            // Elsewhere a question mark is a question mark.
+            let value = match value.split_once('?') {
+                Some((before, _)) if before.contains("://") => redact_query(value),
+                _ => value.as_str().into(),
+            };
             let bare = *plain && !matches!(meaning(&value), Meaning::Text(_) | Meaning::Absent);
             let _ = match bare {
                 true => writeln!(text, " {value}"),
@@ -68,15 +81,6 @@ fn scalar(text: &str, plain: bool) -> String {
         true => text.to_owned(),
         // What JSON escapes, YAML reads the same way.
         false => serde_json::Value::from(text).to_string(),
-    }
-}
-
-fn redacted(text: &str) -> String {
-    match text.split_once('?') {
-        Some((before, query)) if before.contains("://") && !query.is_empty() => {
-            format!("{before}?{REDACTED}")
-        }
-        _ => text.to_owned(),
     }
 }
 

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use weft_runtime::backoff::Backoff;
-use weft_runtime::config::{Path, Problems};
+use weft_runtime::config::{Path, Problems, redact_query};
 
 use super::fetch::{Fetcher, MOST_BYTES, Url};
 use super::jwks::Keys;
@@ -30,7 +30,7 @@ pub struct Source {
     /// Where the issuer publishes its key set, `https://…` or `http://…`; fetched every ten minutes.
     #[serde(default)]
     pub url: Option<String>,
-    /// With an `https` URL: a PEM file with the certificates to trust, instead of the system's.
+    /// With an `https` URL: a PEM file with the certificates to trust, instead of the system's. Read again each time.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
@@ -91,7 +91,8 @@ pub struct KeySet {
 #[derive(Debug)]
 enum Place {
     File(PathBuf),
-    Url(String, Fetcher),
+    /// As it may be shown.
+    Url(String, Box<Fetcher>),
 }
 
 /// How often, and how long after what.
@@ -105,16 +106,15 @@ struct Pace {
     least: Duration,
 }
 
+/// How often an issuer is asked.
+pub(crate) const REFRESH: Duration = Duration::from_secs(600);
+
 /// Beyond the refresh that is due: how long an outage is nothing to be loud about.
-const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 impl Pace {
     fn of_url() -> Self {
-        Self::new(
-            Duration::from_secs(600),
-            Duration::from_secs(1),
-            Duration::from_secs(10),
-        )
+        Self::new(REFRESH, Duration::from_secs(1), Duration::from_secs(10))
     }
 
     /// Files are near: looked at every two seconds.
@@ -166,8 +166,10 @@ impl KeySet {
                 }
             }
             Some(Checked::Url(text, url)) => {
-                Fetcher::build(place, &url, source.ca.as_deref(), problems)
-                    .map(|fetcher| Self::new(Place::Url(text.to_owned(), fetcher), Pace::of_url()))
+                Fetcher::build(place, &url, source.ca.as_deref(), problems).map(|fetcher| {
+                    let shown = redact_query(text).into_owned();
+                    Self::new(Place::Url(shown, Box::new(fetcher)), Pace::of_url())
+                })
             }
             None => None,
         };
@@ -219,7 +221,7 @@ impl KeySet {
         let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
     }
 
-    /// Where the keys are from, for people.
+    /// Where the keys are from, for people: of a URL without its query.
     pub fn origin(&self) -> String {
         match &self.place {
             Place::File(file) => file.display().to_string(),

@@ -330,6 +330,39 @@ async fn over_https_the_issuer_must_prove_its_name() {
     let error = attempt("127.0.0.1", &good).await.unwrap_err();
     assert!(error.contains("TLS with 127.0.0.1"), "{error}");
     assert_eq!(issuer.asked(), 1);
+
+    // What it trusts is renewed like anything else, and is not lost to a file that is broken for a moment.
+    let url = format!("https://localhost:{port}/");
+    let set = key_set(&url, Some(stranger.clone()), quick());
+    assert!(set.attempt().await.is_err());
+    std::fs::write(&stranger, root.pem()).unwrap();
+    assert_eq!(set.attempt().await, Ok(()));
+    std::fs::write(&stranger, "half a").unwrap();
+    assert_eq!(set.attempt().await, Ok(()));
+    assert_eq!(issuer.asked(), 3);
+}
+
+#[test]
+fn what_a_url_asks_with_is_told_to_the_issuer_and_to_nobody_else() {
+    let set = key_set("http://127.0.0.1:1/keys?token=s3cret", None, quick());
+    assert_eq!(set.origin(), "http://127.0.0.1:1/keys?REDACTED");
+    assert!(!format!("{set:?}").contains("s3cret"), "{set:?}");
+    for wrong in [
+        "ftp://id.example/keys?token=s3cret",
+        "id.example/keys?token=s3cret",
+    ] {
+        let source = Source {
+            url: Some(wrong.to_owned()),
+            ..Source::default()
+        };
+        let mut problems = Problems::new();
+        assert!(KeySet::build(&Path::root(), &source, &mut problems).is_none());
+        let said = format!("{problems:?}");
+        assert!(
+            said.contains("id.example/keys") && !said.contains("s3cret"),
+            "{said}"
+        );
+    }
 }
 
 #[tokio::test]

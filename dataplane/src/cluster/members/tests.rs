@@ -597,6 +597,66 @@ fn when_the_healthy_ones_go_the_ejected_come_back() {
     assert!(!second.is_ejected());
 }
 
+/// Three of one tier and one of the next.
+fn two_tiers() -> Vec<Place> {
+    let mut places: Vec<Place> = addresses(4).into_iter().map(Place::new).collect();
+    places[3].priority = 1;
+    places
+}
+
+/// Does something while the set of these places is being made, which it is for as long as that takes.
+fn while_building(members: &Members, next: Vec<Place>, now: Instant, act: impl FnOnce() + Send) {
+    let (set, left) = (Arc::clone(&members.load()), next.len());
+    let held = set.hold_next().expect("it has tiers");
+    std::thread::scope(|scope| {
+        scope.spawn(|| members.apply(next, now));
+        let (done, is_done) = std::sync::mpsc::sync_channel(1);
+        scope.spawn(move || {
+            while lock(&members.known).present.len() != left {
+                std::thread::yield_now();
+            }
+            act();
+            done.send(()).unwrap();
+        });
+        let ended = is_done.recv_timeout(Duration::from_secs(10));
+        drop(held);
+        assert!(ended.is_ok(), "it waited for the set");
+    });
+}
+
+#[test]
+fn exchanges_end_and_endpoints_drain_while_a_set_is_being_made() {
+    let (members, now) = (members(), Instant::now());
+    members.apply(two_tiers(), now);
+    let (sick, leaving) = (endpoint(&members, 0), endpoint(&members, 1));
+    let (before, later) = (members.generation(), now + SLOW_START);
+    while_building(&members, two_tiers()[..3].to_vec(), later, || {
+        fail(&members, &sick, 5, later);
+        assert!(sick.is_ejected());
+        assert!(members.set_draining(leaving.address, true));
+        assert_eq!(members.summary().available, 2);
+        assert_eq!(members.generation(), before, "it is still being made");
+    });
+    assert_eq!(members.generation(), before + 1);
+    assert!(sick.is_ejected());
+    let summary = members.summary();
+    assert_eq!((summary.endpoints, summary.available), (3, 1));
+    assert!(summary.panicking, "one of three is well");
+}
+
+#[test]
+fn who_was_ejected_while_a_set_was_made_where_it_is_the_last_comes_back() {
+    let (members, now) = (members(), Instant::now());
+    members.apply(two_tiers(), now);
+    let (sick, later) = (endpoint(&members, 0), now + SLOW_START);
+    while_building(&members, two_tiers()[..1].to_vec(), later, || {
+        fail(&members, &sick, 5, later);
+        assert!(sick.is_ejected(), "three others are well");
+    });
+    assert!(!sick.is_ejected());
+    assert_eq!(members.load().available(), 1);
+}
+
 #[test]
 fn a_probe_under_way_when_its_endpoint_is_taken_back_harms_nobody() {
     for outcome in [Outcome::Success, Outcome::LocalFailure] {
@@ -727,15 +787,15 @@ fn no_more_than_a_thousand_and_some_are_remembered_the_ejected_before_all() {
     fail(&members, &sick, 5, now);
     assert!(sick.is_ejected());
     members.apply(Vec::<Place>::new(), now);
-    assert_eq!(members.lock().gone.len(), MOST_GONE);
+    assert_eq!(lock(&members.known).gone.len(), MOST_GONE);
     members.apply(addresses(MOST_GONE + 500), now);
     assert_eq!(endpoint(&members, MOST_GONE + 499).id, sick.id);
-    assert_eq!(members.lock().gone.len(), 0);
+    assert_eq!(lock(&members.known).gone.len(), 0);
     // And nobody for longer than ten minutes.
     members.apply(addresses(1), now);
     members.apply(addresses(2), now + REMEMBER_GONE);
     members.apply(addresses(1), now + REMEMBER_GONE);
-    assert_eq!(members.lock().gone.len(), 1);
+    assert_eq!(lock(&members.known).gone.len(), 1);
 }
 
 #[test]
@@ -747,7 +807,7 @@ fn churn_of_addresses_does_not_grow_memory() {
         let address = SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + round), 80));
         members.apply(vec![address], now);
     }
-    let known = members.lock();
+    let known = lock(&members.known);
     assert_eq!(known.present.len(), 1);
     assert_eq!(known.gone.len(), MOST_GONE);
 }
