@@ -381,6 +381,7 @@ impl node::Design for Design {
                 ),
                 tells_identity: false,
                 is_edge: true,
+                paces_uploads: true,
                 trusted: trusted(listener, &at, problems),
                 timeouts,
                 http1: Limits::default(),

@@ -392,6 +392,7 @@ impl Design {
             ),
             tells_identity: is_mesh,
             is_edge: false,
+            paces_uploads: false,
             trusted: match is_mesh {
                 true => Trusted::default(),
                 false => self.settings.trusted.clone(),

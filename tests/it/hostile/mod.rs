@@ -19,7 +19,7 @@ mod hoarding;
 mod http2;
 mod letter;
 mod origins;
-mod requests;
+pub(crate) mod requests;
 mod restarts;
 mod sick;
 mod tcp;
