@@ -274,6 +274,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         identity: "".into(),
         tells_identity: false,
         is_edge: true,
+        paces_uploads: true,
         trusted: Trusted::default(),
         timeouts: Timeouts::default(),
         http1: Limits::default(),

@@ -385,6 +385,7 @@ impl node::Design for Design {
                 ),
                 tells_identity: false,
                 is_edge: true,
+                paces_uploads: true,
                 trusted: trusted(listener, &at, problems),
                 timeouts: timeouts(listener, &at, problems),
                 http1: Limits::default(),

@@ -398,6 +398,7 @@ impl Design {
             ),
             tells_identity: is_mesh,
             is_edge: false,
+            paces_uploads: false,
             trusted: match is_mesh {
                 true => Trusted::default(),
                 // Else whoever reaches it would choose its own address.

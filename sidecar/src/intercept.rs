@@ -97,6 +97,8 @@ fn inbound(
         // So that the app is not told what a caller claims to be.
         tells_identity: true,
         http2: Http2::EDGE,
+        // Whoever comes in here has shown nobody who it is.
+        paces_uploads: true,
         ..site
     })
 }

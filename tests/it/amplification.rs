@@ -15,6 +15,9 @@ const CHAIN: [&str; 5] = ["a", "b", "c", "d", "leaf"];
 /// Enough for a fifth of them to be more than what a quiet service may have anyway.
 const OFFERED: usize = 400;
 
+/// How long a leaf has that never answers. So many callers make of it that all is asked within one window of the budget.
+const SILENCE: &str = "timeout: 200ms";
+
 /// What a quiet service may try again in this time: three a second, and those of one window at once.
 fn quiet(time: Duration) -> usize {
     3 * (time + Duration::from_secs(10)).as_secs() as usize
@@ -29,6 +32,17 @@ pub(crate) enum App {
     Closes,
     /// It hands all fields on, in both directions.
     HandsOn,
+}
+
+/// How the leaf is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dead {
+    /// It reads a request and closes the connection.
+    Breaks,
+    /// It answers 503, which is among what is tried again.
+    Refuses,
+    /// It takes requests and never says a word.
+    Silent,
 }
 
 /// Asks the next service through the sidecar for whatever was asked of this one.
@@ -81,13 +95,17 @@ pub(crate) async fn relay(mut wire: Wire<TcpStream>, outbound: SocketAddr, next:
     }
 }
 
-/// All five, each ready to try again three times, also after an app's own 502.
-async fn chain(app: App) -> Mesh {
+/// All five, each ready to try again three times, also after an app's own 502. The leaf may be given this more.
+async fn chain(app: App, leaf: &str) -> Mesh {
     let mut mesh = Mesh::new()
         .with("defaults: { retry: { attempts: 3, statuses: [502, 503, 504] } }")
         .route("/*", "a");
     for name in CHAIN {
-        mesh = mesh.service(Service::new(name));
+        let service = Service::new(name);
+        mesh = mesh.service(match name == "leaf" && !leaf.is_empty() {
+            true => service.with(leaf),
+            false => service,
+        });
     }
     let mesh = mesh.start().await;
     for pair in CHAIN.windows(2) {
@@ -102,12 +120,22 @@ async fn chain(app: App) -> Mesh {
     mesh
 }
 
-async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
-    let mesh = chain(app).await;
+async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App, dead: Dead) {
+    // Whoever calls a silent leaf has no time left to try again, which is what all attempts share. The next in front has, and
+    // is told 502 by its app: one hop all the same.
+    let (timeout, callers, [tries, again]) = match dead {
+        Dead::Silent => (SILENCE, 32, ["c", "d"]),
+        Dead::Breaks | Dead::Refuses => ("", 8, ["d", "leaf"]),
+    };
+    let mesh = chain(app, timeout).await;
     let leaf = mesh.origin("leaf", 0);
-    leaf.does(Behaviour::Close);
+    leaf.does(match dead {
+        Dead::Breaks => Behaviour::Close,
+        Dead::Refuses => Behaviour::Status(503),
+        Dead::Silent => Behaviour::Hang,
+    });
     let begun = Instant::now();
-    let load = Load::start(&mesh.client, &mesh.url("/dead"), 8, Duration::ZERO);
+    let load = Load::start(&mesh.client, &mesh.url("/dead"), callers, Duration::ZERO);
     load.more(OFFERED).await;
     // On a machine that takes its time over these, a quiet service's due is more than a fifth of them: more is offered, then,
     // until it is not.
@@ -132,9 +160,9 @@ async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
     );
     let retried = mesh
         .metric(
-            mesh.replica("d", 0).host,
+            mesh.replica(tries, 0).host,
             "weft_retries_total",
-            &["destination=\"leaf\""],
+            &[&format!("destination=\"{again}\"")],
         )
         .await as usize;
     assert_eq!(seen - offered, retried, "{app:?}: nobody else did");
@@ -142,22 +170,32 @@ async fn a_dead_leaf_sees_hardly_more_than_was_offered(app: App) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_know_nothing_of_it() {
-    a_dead_leaf_sees_hardly_more_than_was_offered(App::KnowsNothing).await;
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::KnowsNothing, Dead::Breaks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_break_off() {
-    a_dead_leaf_sees_hardly_more_than_was_offered(App::Closes).await;
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::Closes, Dead::Breaks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_leaf_sees_a_fifth_more_at_most_behind_apps_that_hand_fields_on() {
-    a_dead_leaf_sees_hardly_more_than_was_offered(App::HandsOn).await;
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::HandsOn, Dead::Breaks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_answers_503_sees_a_fifth_more_at_most() {
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::KnowsNothing, Dead::Refuses).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_never_answers_sees_a_fifth_more_at_most() {
+    a_dead_leaf_sees_hardly_more_than_was_offered(App::KnowsNothing, Dead::Silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_tried_again_in_front_is_not_tried_again_behind() {
-    let mesh = chain(App::HandsOn).await;
+    let mesh = chain(App::HandsOn, "").await;
     // The first try of `b` breaks off by itself, after its call; the second comes marked.
     let leaf = mesh.origin("leaf", 0);
     leaf.forget();

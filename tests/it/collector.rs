@@ -2,13 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
-use http::Request;
 use rustix::process::Signal;
 
-use crate::harness::client::whole;
-use crate::harness::{Load, Mesh, Service, eventually};
+use crate::faults::{Traffic, unfelt};
+use crate::harness::{Mesh, Service, eventually};
 
 /// `storefront` beside `orders`, reporting to the ingress.
 async fn reporting() -> Mesh {
@@ -34,16 +31,16 @@ async fn edge(mesh: &Mesh) -> Option<u64> {
     edge["requests"].as_u64()
 }
 
-/// A load from the app beside `storefront` to `orders`.
-fn load(mesh: &Mesh) -> Load {
-    let url = format!("http://{}/orders/1", mesh.outbound("storefront", 0));
-    let request = move || {
-        Request::get(&url)
-            .header("host", "orders")
-            .body(whole(""))
-            .unwrap()
-    };
-    Load::of(&mesh.client, request, 4, Duration::from_millis(5))
+/// Traffic from the app beside `storefront` to `orders`.
+fn traffic(mesh: &Mesh) -> Traffic {
+    Traffic::through(mesh, mesh.outbound("storefront", 0), "orders", 4)
+}
+
+/// Every exchange went well, none waited, and no POST came twice.
+async fn felt_nothing(mesh: &Mesh, traffic: Traffic) {
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(unfelt());
+    outcome.assert_nothing_twice(mesh, "orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,14 +69,14 @@ async fn the_collector_counts_every_exchange_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_collector_exchanges_go_on_and_totals_never_go_back() {
     let mut mesh = reporting().await;
-    let load = load(&mesh);
-    load.more(50).await;
+    let traffic = traffic(&mesh);
+    traffic.more(50).await;
     let counted = eventually("the collector counts", async || {
         edge(&mesh).await.filter(|count| *count >= 50)
     })
     .await;
     mesh.ingress.as_mut().unwrap().kill();
-    load.more(100).await;
+    traffic.more(100).await;
     mesh.restart_ingress().await;
     // It remembers nothing, but a report says everything since its sidecar's start.
     let mut before = counted + 100;
@@ -87,32 +84,26 @@ async fn without_the_collector_exchanges_go_on_and_totals_never_go_back() {
         let now = eventually("the collector counts again", async || edge(&mesh).await).await;
         assert!(now >= before, "{now} after {before}");
         before = now;
-        load.more(5).await;
+        traffic.more(5).await;
     }
-    load.stop().await.assert_all_answered();
+    felt_nothing(&mesh, traffic).await;
 }
 
 /// It takes connections and reports, and says nothing: reports are late, and nothing else is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_slows_no_exchange_and_fails_none() {
     let mesh = reporting().await;
-    let load = load(&mesh);
-    load.more(50).await;
-    load.slowest();
-    load.more(300).await;
-    let calm = load.slowest();
+    let traffic = traffic(&mesh);
+    traffic.more(50).await;
     let caller = mesh.replica("storefront", 0).host;
     let (failed, of) = ("weft_reports_total", ["result=\"failed\""]);
     mesh.ingress().signal(Signal::STOP);
     // Long enough for reports to be given up, one after the other.
     mesh.metric_reaches(caller, failed, &of, 2.0).await;
-    let hung = load.slowest();
     mesh.ingress().signal(Signal::CONT);
-    // Whoever waited for a report would have waited for seconds.
-    let most = Duration::from_secs(1).max(calm * 4);
-    assert!(hung < most, "{hung:?}, and {calm:?} before");
     eventually("the collector counts again", async || edge(&mesh).await).await;
-    load.stop().await.assert_all_answered();
+    // Whoever waited for a report would have waited for seconds.
+    felt_nothing(&mesh, traffic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

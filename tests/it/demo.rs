@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -32,14 +32,21 @@ struct Demo {
 
 impl Demo {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_by(None, arguments)
+    }
+
+    /// By `script` of bsdutils, if this is where that is: with a terminal for its output, which is handed on.
+    fn start_by(script: Option<&Path>, arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("weft-it-demo-")
             .tempdir()
             .unwrap();
         let path = directory.path();
-        let mut command = if rustix::process::geteuid().is_root() {
+        let is_root = rustix::process::geteuid().is_root();
+        let mut weft = PathBuf::from(WEFT.as_str());
+        let mut command = if is_root {
             // Where the binary is, others may have no access.
-            let weft = path.join("weft");
+            weft = path.join("weft");
             std::fs::copy(WEFT.as_str(), &weft).unwrap();
             std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
             let nobody = NOBODY.to_string();
@@ -47,11 +54,17 @@ impl Demo {
             command
                 .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
                 .args(["--no-new-privs", "--"])
-                .arg(weft);
+                .arg(script.unwrap_or(&weft));
             command
         } else {
-            Command::new(WEFT.as_str())
+            Command::new(script.unwrap_or(&weft))
         };
+        if script.is_some() {
+            let words = format!("'{}' demo {}", weft.display(), arguments.join(" "));
+            command.args(["--quiet", "--return", "--command", &words, "/dev/null"]);
+        } else {
+            command.arg("demo").args(arguments);
+        }
         std::fs::create_dir(path.join("tmp")).unwrap();
         std::fs::set_permissions(
             path.join("tmp"),
@@ -59,8 +72,6 @@ impl Demo {
         )
         .unwrap();
         let mut child = command
-            .arg("demo")
-            .args(arguments)
             .current_dir(path)
             .env("HOME", path)
             .env("TMPDIR", path.join("tmp"))
@@ -80,17 +91,22 @@ impl Demo {
 
     /// Reads on until a line begins with this, and gives it.
     async fn line(&mut self, start: &str) -> String {
+        self.line_that(start, |line| line.starts_with(start)).await
+    }
+
+    /// Reads on until a line is so, and gives it.
+    async fn line_that(&mut self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         let reading = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 self.said.push_str(&line);
                 self.said.push('\n');
-                if line.starts_with(start) {
+                if is_so(&line) {
                     return line;
                 }
             }
-            panic!("it ended without {start:?}:\n{}", self.said);
+            panic!("it ended without {what:?}:\n{}", self.said);
         };
-        tokio::time::timeout(WHOLE, reading).await.expect(start)
+        tokio::time::timeout(WHOLE, reading).await.expect(what)
     }
 
     /// Reads on to its end.
@@ -144,6 +160,34 @@ async fn an_unattended_demo_shows_everything_and_leaves_nothing_behind() {
     for mark in marks {
         assert!(mark.starts_with("yes"), "{}", demo.said);
     }
+    // What is no terminal gets no colours, and nothing that moves a cursor.
+    assert!(!demo.said.contains('\x1b'), "{}", demo.said);
+    demo.assert_nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_on_a_terminal_draws_its_table_over_the_last_one() {
+    let Some(script) = program("script", "bsdutils") else {
+        return;
+    };
+    let mut demo = Demo::start_by(Some(&script), &[]);
+    // Up by as many lines as there were, and everything below goes.
+    let redraws = |line: &str| {
+        let up = line.split("A\r\x1b[J").next().unwrap_or_default();
+        up.strip_prefix("\x1b[")
+            .is_some_and(|lines| up.len() < line.len() && lines.parse::<usize>().is_ok())
+    };
+    for _ in 0..3 {
+        demo.line_that("a table over the last one", redraws).await;
+    }
+    let is_demo = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.ends_with(b"/weft\0demo\0")
+    };
+    let pid = demo.processes().into_iter().find(is_demo).expect("a demo");
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+    let status = demo.end().await;
+    assert_eq!(status.code(), Some(0), "{}", demo.said);
     demo.assert_nothing_is_left();
 }
 

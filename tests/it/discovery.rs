@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::alone::{Host, Way};
+use crate::faults::{Traffic, unfelt};
 use crate::harness::told::at_most;
 use crate::harness::{Load, Mesh, Mood, Origin, Service, eventually, within};
 
@@ -26,6 +27,26 @@ async fn under_load(replicas: u8) -> (Mesh, Load) {
     (mesh, load)
 }
 
+/// The same with GETs and POSTs that are told apart, twice.
+async fn under_traffic() -> (Mesh, Traffic) {
+    let mesh = Mesh::new()
+        .service(Service::new("orders").replicas(2))
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    let traffic = Traffic::start(&mesh, 4);
+    traffic.more(20).await;
+    (mesh, traffic)
+}
+
+/// Every exchange went well, none waited, and no POST came twice.
+async fn felt_nothing(mesh: &Mesh, traffic: Traffic) {
+    traffic.more(50).await;
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(unfelt());
+    outcome.assert_nothing_twice(mesh, "orders");
+}
+
 /// Waits until the resolvers have asked so many times more.
 async fn asked(mesh: &Mesh, times: usize) {
     let wanted = mesh.dns.asked() + times;
@@ -37,7 +58,7 @@ async fn asked(mesh: &Mesh, times: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dns_server_that_fails_for_half_a_minute_fails_nothing() {
-    let (mesh, load) = under_load(2).await;
+    let (mesh, traffic) = under_traffic().await;
     mesh.dns.mood(Mood::ServFail);
     let begun = Instant::now();
     within(
@@ -48,32 +69,30 @@ async fn a_dns_server_that_fails_for_half_a_minute_fails_nothing() {
         },
     )
     .await;
-    load.more(50).await;
+    traffic.more(50).await;
     mesh.dns.mood(Mood::Answer);
     asked(&mesh, 4).await;
-    load.stop().await.assert_all_answered();
+    felt_nothing(&mesh, traffic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dns_server_that_says_nothing_fails_nothing() {
-    let (mesh, load) = under_load(2).await;
+    let (mesh, traffic) = under_traffic().await;
     mesh.dns.mood(Mood::Silent);
     asked(&mesh, 12).await;
-    load.more(50).await;
-    load.stop().await.assert_all_answered();
+    felt_nothing(&mesh, traffic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_vanishes_for_a_moment_fails_nothing() {
-    let (mesh, load) = under_load(2).await;
+    let (mesh, traffic) = under_traffic().await;
     for mood in [Mood::NxDomain, Mood::Empty, Mood::NxDomain] {
         mesh.dns.mood(mood);
         asked(&mesh, 4).await;
         mesh.dns.mood(Mood::Answer);
         asked(&mesh, 12).await;
     }
-    load.more(50).await;
-    load.stop().await.assert_all_answered();
+    felt_nothing(&mesh, traffic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

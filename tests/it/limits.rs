@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::client::Reply;
 use crate::harness::client::whole;
+use crate::harness::told::at_most;
 use crate::harness::{Behaviour, Client, Mesh, Service, Wire, eventually, soon};
 
 /// An app that holds every request until it is let go, and counts how many it holds.
@@ -145,7 +146,8 @@ async fn nobody_waits_longer_than_half_a_second() {
         is_refused(&reply, "overloaded");
         assert!(reply.text().contains("500ms"), "{}", reply.text());
         assert!(waited >= Duration::from_millis(490), "{waited:?}");
-        assert!(waited < Duration::from_secs(5), "{waited:?}");
+        let most = at_most(Duration::from_millis(700), Duration::from_secs(5));
+        assert!(waited < most, "{waited:?}");
     }
     app.open.send_replace(true);
     assert_eq!(first.join_next().await.unwrap().unwrap().0.text(), "ok");
@@ -241,7 +243,9 @@ async fn each_endpoint_has_only_so_many_connections() {
     }
     for (reply, waited) in ask(&mesh, 4).join_all().await {
         is_refused(&reply, "too_many_connections");
-        assert!(waited < Duration::from_secs(5), "{waited:?}");
+        // They may wait for 300 ms.
+        let most = at_most(Duration::from_millis(500), Duration::from_secs(5));
+        assert!(waited < most, "{waited:?}");
     }
     for app in &apps {
         assert_eq!(app.connections.load(SeqCst), 2);

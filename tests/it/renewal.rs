@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually, soon, within};
+use crate::faults::{Traffic, unfelt};
+use crate::harness::{Behaviour, Mesh, Service, Wire, eventually, soon, within};
 
 /// A number of the certificate in use.
 async fn certificate(mesh: &Mesh, host: IpAddr, key: &str) -> u64 {
@@ -34,13 +35,8 @@ async fn a_ca_that_is_away_for_half_a_certificates_life_fails_nothing() {
         .ca("leaf_lifetime: 40s")
         .start()
         .await;
-    let load = Load::start(
-        &mesh.client,
-        &mesh.url("/orders/1"),
-        4,
-        Duration::from_millis(10),
-    );
-    load.more(10).await;
+    let traffic = Traffic::start(&mesh, 4);
+    traffic.more(10).await;
     let killed = Instant::now();
     mesh.ca.as_mut().unwrap().kill();
     all(&mesh, "a renewal fails", "renewal_failures", 1).await;
@@ -50,8 +46,10 @@ async fn a_ca_that_is_away_for_half_a_certificates_life_fails_nothing() {
     .await;
     mesh.start_ca().await;
     all(&mesh, "is renewed", "renewals", 1).await;
-    load.more(10).await;
-    load.stop().await.assert_all_answered();
+    traffic.more(10).await;
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(unfelt());
+    outcome.assert_nothing_twice(&mesh, "orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,12 +77,7 @@ async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
         .write("GET /ticks HTTP/1.1\r\nHost: shop\r\n\r\n")
         .await;
     assert_eq!(soon("a head", stream.head()).await.unwrap().status(), 200);
-    let load = Load::start(
-        &mesh.client,
-        &mesh.url("/orders/1"),
-        4,
-        Duration::from_millis(10),
-    );
+    let traffic = Traffic::start(&mesh, 4);
     let read = async {
         loop {
             assert_eq!(
@@ -98,8 +91,10 @@ async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
         () = all(&mesh, "is renewed twice", "renewals", 2) => {}
         () = read => {}
     }
-    load.more(10).await;
-    load.stop().await.assert_all_answered();
+    traffic.more(10).await;
+    let outcome = traffic.stop().await;
+    outcome.assert_all_within(unfelt());
+    outcome.assert_nothing_twice(&mesh, "orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]

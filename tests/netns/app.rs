@@ -29,6 +29,8 @@ pub(crate) enum Does {
     Call,
     /// Answers a request with so many bytes.
     Large(usize),
+    /// Takes what comes, and never says a word.
+    Listen,
 }
 
 /// A listening app. It ends with the test process.
@@ -118,6 +120,7 @@ impl Does {
                 }
                 Ok(())
             }
+            Self::Listen => std::io::copy(&mut stream, &mut std::io::sink()).map(drop),
             Self::Large(length) => {
                 read_head(&mut BufReader::new(stream.try_clone()?))?;
                 write!(

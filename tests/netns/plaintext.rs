@@ -1,7 +1,7 @@
 //! Who comes in plaintext from outside of the mesh.
 
-use std::io::{Read, Write};
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -9,6 +9,11 @@ use super::app::{App, Does, breaks, connect, get, get_on, get_on_admin, take};
 use super::ground;
 use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either, until, weft_says};
 use crate::faults::clock::faked;
+use crate::harness::told::at_most;
+use crate::hostile::frames::{
+    DATA, END_HEADERS, HEADERS, block, frame, opening, request as request_fields,
+};
+use crate::hostile::requests::{CHUNKS, SMUGGLED, bad_heads};
 
 const NAME: &str = "weft_redirected_connections_total";
 
@@ -271,4 +276,148 @@ fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress
         let name = "weft_mesh_foreign_peers_total";
         assert_eq!(world.metric(&world.outside, name, &meshwide), count);
     }
+}
+
+/// What a stranger is told at orders' port until the connection ends.
+fn says(world: &World, bytes: &[u8]) -> String {
+    let mut stream = connect(&world.outside, &format!("{ORDERS_FROM_OUTSIDE}:8080")).unwrap();
+    // It may answer and end before it has read everything, and what it said has come all the same.
+    let _: std::io::Result<()> = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _: std::io::Result<usize> = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A port that is open to strangers for a while is a door like any other.
+#[test]
+fn hostile_requests_are_refused_where_plaintext_is_permitted() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("    mtls: { permissive: { until: 2999-12-31 } }\n", "");
+    let app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
+    let address = format!("{ORDERS_FROM_OUTSIDE}:8080");
+    assert_eq!(get(&world.outside, &address, "orders").unwrap().status, 200);
+    let before = (app.callers().len(), app.requests().len());
+    for (bytes, status) in bad_heads() {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        let text = says(&world, &[&bytes, SMUGGLED].concat());
+        let refused = text.starts_with(&format!("HTTP/1.1 {status} "))
+            && text.contains("\r\nconnection: close\r\n")
+            && text.matches("\r\nweft-reason: ").count() == 1
+            && !text.contains("HTTP/1.1 200");
+        assert!(refused, "{shown:?} got {text:?}");
+        let after = (app.callers().len(), app.requests().len());
+        assert_eq!(after, before, "{shown:?} was forwarded");
+    }
+    assert_eq!(get(&world.outside, &address, "orders").unwrap().status, 200);
+}
+
+/// Sends `start`, then `drop` every half second until `is_enough` of what was said. How long that took.
+fn drip(
+    world: &World,
+    start: &[u8],
+    drop: &[u8],
+    is_enough: impl Fn(&[u8]) -> bool,
+) -> (Duration, Vec<u8>) {
+    let address = format!("{ORDERS_FROM_OUTSIDE}:8080");
+    let mut stream = connect(&world.outside, &address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let begun = Instant::now();
+    stream.write_all(start).unwrap();
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    while !is_enough(&said) {
+        assert!(
+            begun.elapsed() < crate::harness::PATIENCE,
+            "it may go on for ever"
+        );
+        match stream.read(&mut piece) {
+            Ok(length @ 1..) => said.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                // The next read says so if it has ended meanwhile.
+                let _: std::io::Result<()> = stream.write_all(drop);
+            }
+            Ok(0) | Err(_) => break,
+        }
+    }
+    (begun.elapsed(), said)
+}
+
+/// The first field block of an answer of HTTP/2.
+fn answered_head(mut said: &[u8]) -> Option<&[u8]> {
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = said {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let (payload, next) = rest.split_at_checked(length)?;
+        if *kind == HEADERS {
+            return Some(payload);
+        }
+        said = next;
+    }
+    None
+}
+
+/// Who is let in without showing who it is has no more time than a stranger at the gateway.
+#[test]
+fn bodies_that_are_none_and_what_drips_are_given_up_where_plaintext_is_permitted() {
+    if !ground::is_possible() {
+        return;
+    }
+    let world = World::new("    mtls: { permissive: { until: 2999-12-31 } }\n", "");
+    // An app that answers at once would have done so before the end of what drips.
+    let app = App::start(&world.orders, "127.0.0.1:8080", Does::Listen);
+    for chunks in CHUNKS {
+        let shown = String::from_utf8_lossy(chunks);
+        let head = b"POST /body HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n";
+        let text = says(&world, &[head, *chunks, SMUGGLED].concat());
+        let refused = text.starts_with("HTTP/1.1 400 ") && text.matches("HTTP/1.1 ").count() == 1;
+        assert!(refused, "{shown:?} got {text:?}");
+    }
+    let head_time = at_most(Duration::from_secs(12), Duration::from_secs(20));
+    let upload_time = at_most(Duration::from_secs(32), Duration::from_secs(40));
+    let cases: [(&[u8], &str, Duration); 3] = [
+        (
+            b"GET / HTTP/1.1\r\nhost: orders\r\nx: ",
+            "head_timeout",
+            head_time,
+        ),
+        (
+            b"POST /drip HTTP/1.1\r\nhost: orders\r\ncontent-length: 100000\r\n\r\n",
+            "body_timeout",
+            upload_time,
+        ),
+        (
+            b"POST /drip HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n186a0\r\n",
+            "body_timeout",
+            upload_time,
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for (start, reason, most) in cases {
+            let world = &world;
+            scope.spawn(move || {
+                let (took, said) = drip(world, start, b"y", |_| false);
+                let said = String::from_utf8_lossy(&said);
+                assert!(said.starts_with("HTTP/1.1 408 "), "{reason}: {said}");
+                assert!(said.contains(reason), "{reason}: {said}");
+                assert!(took < most, "{reason}: {took:?}");
+            });
+        }
+        scope.spawn(|| {
+            let head = frame(HEADERS, END_HEADERS, 1, &block(&request_fields()));
+            let start = [opening(), head].concat();
+            let byte = frame(DATA, 0, 1, b"y");
+            let (took, said) = drip(&world, &start, &byte, |said| answered_head(said).is_some());
+            let answer = answered_head(&said).expect("an answer");
+            // Behind what it may say of the size of its table: not the status 200 of the static one.
+            let status = answer.iter().find(|byte| **byte & 0xe0 != 0x20);
+            assert_ne!(status, Some(&0x88), "{said:?}");
+            assert!(took < upload_time, "{took:?}");
+        });
+    });
+    // It was told that nothing more comes, by an end of each connection.
+    until("the app is left alone", || {
+        app.ended() == app.callers().len()
+    });
 }

@@ -167,7 +167,7 @@ impl Server {
             framing => {
                 let body = Incoming::new(self.connection.clone(), framing);
                 // Calls may stream as slowly as they like, and members of the mesh are no strangers.
-                Body::Http1(match site.is_edge && !head.is_grpc() {
+                Body::Http1(match site.paces_uploads && !head.is_grpc() {
                     true => body.paced(),
                     false => body,
                 })

@@ -269,7 +269,7 @@ fn received(
     let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
     let body = if body.is_end() {
         Body::Empty
-    } else if !head.is_grpc() && caller.site().is_edge {
+    } else if !head.is_grpc() && caller.site().paces_uploads {
         Body::Http2(body.paced())
     } else {
         Body::Http2(body)

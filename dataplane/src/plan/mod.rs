@@ -159,6 +159,8 @@ pub struct Site {
     pub tells_identity: bool,
     /// Whether clients are outsiders: what they say of where a request comes from is replaced, and routes are counted.
     pub is_edge: bool,
+    /// Whether clients are strangers, whose uploads have to keep a pace. The app and members of the mesh may take their time.
+    pub paces_uploads: bool,
     /// Whose word for where a request comes from is taken all the same.
     pub trusted: Trusted,
     /// Times.

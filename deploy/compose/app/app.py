@@ -18,6 +18,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--calls", metavar="URL", help="the next service; the id is added")
+    parser.add_argument("--host", default="", help="the address to listen at; every one where this is not given")
     parser.add_argument("--port", type=int, default=8080)
     return parser.parse_args()
 
@@ -75,7 +76,7 @@ class Server(ThreadingHTTPServer):
 
 def main():
     wanted = arguments()
-    server = Server(("", wanted.port), Handler)
+    server = Server((wanted.host, wanted.port), Handler)
     server.name, server.calls = wanted.name, wanted.calls
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,7 @@ use http::{Method, Request};
 use tokio::task::JoinSet;
 
 use crate::harness::client::whole;
+use crate::harness::told::at_most;
 use crate::harness::{Mesh, Reply, eventually};
 
 /// What was asked, and what became of it.
@@ -36,8 +37,13 @@ impl Exchange {
     }
 }
 
+/// How long an exchange may take while something is away that no exchange needs.
+pub(crate) fn unfelt() -> Duration {
+    at_most(Duration::from_secs(1), Duration::from_secs(2))
+}
+
 /// GETs and POSTs through a door, one after the other by each of so many callers, until told to stop.
-struct Traffic {
+pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     callers: JoinSet<Vec<Exchange>>,
@@ -45,11 +51,16 @@ struct Traffic {
 
 impl Traffic {
     /// By the gateway.
-    fn start(mesh: &Mesh, callers: usize) -> Self {
+    pub(crate) fn start(mesh: &Mesh, callers: usize) -> Self {
         Self::through(mesh, mesh.public(), "shop", callers)
     }
 
-    fn through(mesh: &Mesh, door: SocketAddr, host: &'static str, callers: usize) -> Self {
+    pub(crate) fn through(
+        mesh: &Mesh,
+        door: SocketAddr,
+        host: &'static str,
+        callers: usize,
+    ) -> Self {
         let (stop, done) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let mut set = JoinSet::new();
         for caller in 0..callers {
@@ -88,7 +99,7 @@ impl Traffic {
     }
 
     /// Waits until so many more exchanges have ended.
-    async fn more(&self, exchanges: usize) {
+    pub(crate) async fn more(&self, exchanges: usize) {
         let wanted = self.done.load(Relaxed) + exchanges;
         eventually("more exchanges end", async || {
             (self.done.load(Relaxed) >= wanted).then_some(())
@@ -97,7 +108,7 @@ impl Traffic {
     }
 
     /// Lets the exchanges under way end.
-    async fn stop(self) -> Outcome {
+    pub(crate) async fn stop(self) -> Outcome {
         self.stop.store(true, Relaxed);
         Outcome(
             self.callers
@@ -112,7 +123,7 @@ impl Traffic {
 
 /// All that was asked.
 #[derive(Debug)]
-struct Outcome(Vec<Exchange>);
+pub(crate) struct Outcome(Vec<Exchange>);
 
 impl Outcome {
     /// Those that failed, in words.
@@ -122,7 +133,7 @@ impl Outcome {
     }
 
     /// Nothing failed, and nothing took longer.
-    fn assert_all_within(&self, limit: Duration) {
+    pub(crate) fn assert_all_within(&self, limit: Duration) {
         for method in [Method::GET, Method::POST] {
             let failed = self.failed(&method);
             assert!(failed.is_empty(), "{failed:#?}");
@@ -136,7 +147,7 @@ impl Outcome {
     }
 
     /// A POST that was answered well came to one app once; one that was not, to one app at most.
-    fn assert_nothing_twice(&self, mesh: &Mesh, service: &str) {
+    pub(crate) fn assert_nothing_twice(&self, mesh: &Mesh, service: &str) {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for origin in mesh.origins(service) {
             for (target, times) in origin.by_target("POST") {

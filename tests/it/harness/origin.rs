@@ -99,7 +99,7 @@ pub(crate) struct Origin {
 }
 
 /// Requests that are remembered; further ones are only counted.
-const REMEMBERED: usize = 10_000;
+const REMEMBERED: usize = 50_000;
 
 impl Origin {
     /// Listens and answers.

@@ -44,14 +44,14 @@ async fn uploads_through_two_proxies_are_not_held_and_stop_no_other() {
             assert!(begun.elapsed() < 2 * *SLOWEST, "{:?}", begun.elapsed());
         }
     };
-    scene.under_attack("unread uploads", &public, attack).await;
+    let good = scene.doors(&["http/1.1"]);
+    scene.under_attack("unread uploads", &good, attack).await;
 }
 
 /// 1,500 connections of HTTP/1.1 that ask for a megabyte each and do not take it.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_do_not_read_are_not_held() {
     let (mut scene, _app, sent) = stage().await;
-    let public = Way::Plain(scene.host.public());
     let address = scene.host.public();
     let attack = async {
         let mut held = Vec::new();
@@ -69,8 +69,9 @@ async fn connections_that_do_not_read_are_not_held() {
         }
         settled(&sent).await;
     };
+    let good = scene.doors(&["http/1.1"]);
     scene
-        .under_attack("unread connections", &public, attack)
+        .under_attack("unread connections", &good, attack)
         .await;
 }
 
@@ -117,7 +118,8 @@ async fn answers_of_an_app_of_http2_are_not_held_and_stop_no_other() {
         }
         settled(&sent).await;
     };
-    scene.under_attack("unread calls", &public, attack).await;
+    let good = scene.doors(&["http/1.1"]);
+    scene.under_attack("unread calls", &good, attack).await;
 }
 
 /// A reader of a byte now and then is given up in the end, and told from everybody else: by the listener's
@@ -159,7 +161,7 @@ async fn readers_that_drip_are_given_up() {
             ended.unwrap();
         }
     };
-    let good = Way::Plain(scene.host.public());
+    let good = scene.doors(&["http/1.1"]);
     scene.under_attack("drips", &good, attack).await;
     for (running, listeners) in [
         (&scene.ingress, ["public", "secure"]),

@@ -1,16 +1,14 @@
 //! No descriptor left: that is said, costs no processor time, and is over when it is over.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Scene, good};
-use crate::alone::{PATIENCE, Running, Way, fine, until};
-use crate::harness::Wire;
+use crate::alone::{PATIENCE, Running, Stream, Way, fine, until};
 
 /// How many descriptors a process has.
 fn open(id: u32) -> usize {
@@ -33,33 +31,61 @@ const REQUEST: &str = "GET /good HTTP/1.1\r\nhost: plain\r\n\r\n";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lack_of_descriptors_is_said_sheds_and_is_got_over() {
     let mut scene = Scene::set(|_| fine()).await;
-    starves(&scene.ingress, "public", scene.host.public()).await;
-    starves(&scene.sidecar, "outbound", scene.host.outbound()).await;
+    let [(_, public), _, (_, outbound), (_, mesh)] = scene.doors(&["http/1.1"]);
+    starves(&scene.ingress, "public", &public).await;
+    starves(&scene.sidecar, "outbound", &outbound).await;
+    starves(&scene.sidecar, "inbound", &mesh).await;
     scene.assert_alive().await;
 }
 
+/// A client, handshake included where there is one. `None`: it was turned away in the middle of it.
+async fn connected(way: &Way) -> Option<Stream> {
+    let connecting = timeout(PATIENCE, way.connect()).await;
+    connecting.expect("an end of the handshake").ok()
+}
+
+/// One exchange on a connection that is kept.
+async fn is_served(kept: &mut Stream) {
+    kept.write_all(REQUEST.as_bytes()).await.unwrap();
+    kept.flush().await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nok") {
+        let read = timeout(PATIENCE, kept.read_buf(&mut answer)).await;
+        assert!(matches!(read, Ok(Ok(1..))), "{read:?} after {answer:?}");
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{answer:?}");
+}
+
+/// Whether a client that says nothing was turned away, and had not to wait for a timeout to learn it.
+async fn is_turned_away(client: &mut Option<Stream>) -> bool {
+    let Some(client) = client else {
+        return true;
+    };
+    let read = timeout(PATIENCE, client.read(&mut [0])).await.unwrap();
+    !matches!(read, Ok(1..))
+}
+
 /// Takes all descriptors of a process away, by clients of this listener of its.
-async fn starves(process: &Running, listener: &str, door: SocketAddr) {
-    let way = Way::Plain(door);
+async fn starves(process: &Running, listener: &str, way: &Way) {
     // Who is in, and what is open for it behind.
-    let mut kept = Wire::connect(door).await;
-    let (head, _) = kept.exchange(REQUEST).await;
-    assert_eq!(head.status(), 200);
+    let mut kept = way.connect().await.unwrap();
+    is_served(&mut kept).await;
     let id = process.id();
     limit(id, open(id) + 10);
     let mut clients = Vec::new();
     for _ in 0..40 {
-        clients.push(way.connect().await.unwrap());
+        clients.push(connected(way).await);
     }
     process
-        .logged(&[("message", "cannot accept connections")])
+        .logged(&[
+            ("message", "cannot accept connections"),
+            ("listener", listener),
+        ])
         .await;
     // Who came too late is told so, and need not wait for a timeout.
     let mut turned_away = 0;
     for client in &mut clients[20..] {
-        let mut byte = [0];
-        let read = timeout(PATIENCE, client.read(&mut byte)).await.unwrap();
-        turned_away += usize::from(!matches!(read, Ok(1..)));
+        turned_away += usize::from(is_turned_away(client).await);
     }
     assert_eq!(turned_away, 20);
     let (start, before) = (Instant::now(), process.processor());
@@ -67,13 +93,11 @@ async fn starves(process: &Running, listener: &str, door: SocketAddr) {
     let share = (process.processor() - before).as_secs_f64() / start.elapsed().as_secs_f64();
     assert!(share < COST, "{listener}: {share} of a core");
     for _ in 0..20 {
-        let (head, content) = kept.exchange(REQUEST).await;
-        assert_eq!((head.status(), &*content.bytes), (200, &b"ok"[..]));
+        is_served(&mut kept).await;
     }
     // Still in the middle of it: nobody new gets in.
-    let mut late = way.connect().await.unwrap();
-    let read = timeout(PATIENCE, late.read(&mut [0])).await.unwrap();
-    assert!(!matches!(read, Ok(1..)), "{read:?}");
+    let mut late = connected(way).await;
+    assert!(is_turned_away(&mut late).await, "{listener}");
     drop(clients);
     until("a client to be served again", async || {
         let request = b"GET /good HTTP/1.1\r\nhost: plain\r\nconnection: close\r\n\r\n";
@@ -82,10 +106,13 @@ async fn starves(process: &Running, listener: &str, door: SocketAddr) {
     })
     .await;
     process
-        .logged(&[("message", "accepting connections again")])
+        .logged(&[
+            ("message", "accepting connections again"),
+            ("listener", listener),
+        ])
         .await;
     for _ in 0..10 {
-        good(&way).await;
+        good(way).await;
     }
     let refused = process
         .metric("weft_connections_refused_total", &[("listener", listener)])

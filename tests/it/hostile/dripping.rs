@@ -83,7 +83,6 @@ fn goodbye(mut said: &[u8]) -> Option<u32> {
 async fn heads_and_bodies_that_drip_are_given_up() {
     let mut scene = Scene::set(|_| fine()).await;
     let doors = scene.doors(&["http/1.1"]);
-    let good = doors[0].1.clone();
     let attack = async {
         let mut drips = JoinSet::new();
         for (door, way) in &doors {
@@ -124,7 +123,7 @@ async fn heads_and_bodies_that_drip_are_given_up() {
             ended.unwrap();
         }
     };
-    scene.under_attack("drips", &good, attack).await;
+    scene.under_attack("drips", &doors, attack).await;
     let posts = scene
         .origin
         .requests()
@@ -139,7 +138,7 @@ async fn heads_and_bodies_that_drip_are_given_up() {
 async fn heads_that_drip_over_http2_end_the_connection_and_bodies_the_stream() {
     let mut scene = Scene::set(|_| fine()).await;
     let doors = scene.doors(&["h2"]);
-    let good = scene.doors(&["http/1.1"])[0].1.clone();
+    let good = scene.doors(&["http/1.1"]);
     let attack = async {
         let mut drips = JoinSet::new();
         for (door, way) in &doors {

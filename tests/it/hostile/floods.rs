@@ -90,18 +90,15 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
 async fn floods_are_cut_and_cost_little_while_others_are_served() {
     let mut scene = Scene::set(|_| fine()).await;
     let floods = floods();
-    let ways = scene
-        .doors(&["h2"])
-        .into_iter()
-        .zip(scene.doors(&["http/1.1"]));
-    for ((door, way), (_, h1)) in ways {
+    for (door, way) in scene.doors(&["h2"]) {
         let attack = async {
             for (what, bytes) in &floods {
                 let heard = flood(&way, bytes).await;
                 assert!(heard.goaway || heard.ended, "{door}: {what}: {heard:?}");
             }
         };
-        scene.under_attack(door, &h1, attack).await;
+        let good = scene.good_ways(&[door]);
+        scene.under_attack(door, &good, attack).await;
         let seen = scene.origin.requests();
         let forwarded = seen.iter().filter(|seen| seen.target() == "/two").count();
         assert!(
@@ -247,12 +244,8 @@ async fn resets_are_cut_however_slowly_they_come() {
                 "{door}: {sent} resets were taken"
             );
         };
-        let (_, h1) = scene
-            .doors(&["http/1.1"])
-            .into_iter()
-            .find(|(other, _)| *other == door)
-            .unwrap();
-        scene.under_attack(door, &h1, attack).await;
+        let good = scene.good_ways(&[door]);
+        scene.under_attack(door, &good, attack).await;
         // Never more than the connection's streams at the same time, with the last ones on their way out.
         assert!(
             scene.origin.most_open() < 400,

@@ -49,9 +49,9 @@ pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     bytes
 }
 
-pub(super) type Fields = Vec<(&'static [u8], &'static [u8])>;
+pub(crate) type Fields = Vec<(&'static [u8], &'static [u8])>;
 
-pub(super) fn request() -> Fields {
+pub(crate) fn request() -> Fields {
     vec![
         (b":method", b"POST"),
         (b":scheme", b"http"),

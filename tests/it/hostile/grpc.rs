@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::app::{App, Asked, fields, send_all};
 use super::hoarding::connected;
 use super::{Scene, good};
-use crate::alone::{Host, Origin, PATIENCE, Way, until};
+use crate::alone::{Host, Origin, PATIENCE, until};
 
 type Fields = &'static [(&'static str, &'static [u8])];
 
@@ -280,7 +280,6 @@ async fn a_call_that_the_app_has_read_and_reset_is_delivered_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn games_with_deadlines_cost_nothing_and_end_calls_everywhere() {
     let (mut scene, app) = stage().await;
-    let good = Way::Plain(scene.host.public());
     for (door, way) in scene.doors(&["h2"]) {
         let attack = async {
             let mut tasks = JoinSet::new();
@@ -319,6 +318,7 @@ async fn games_with_deadlines_cost_nothing_and_end_calls_everywhere() {
                 }
             }
         };
+        let good = scene.good_ways(&[door]);
         scene.under_attack(door, &good, attack).await;
         until("the app to be left alone", async || {
             (app.open.load(Ordering::Relaxed) == 0).then_some(())
@@ -331,7 +331,6 @@ async fn games_with_deadlines_cost_nothing_and_end_calls_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_calls_that_are_cancelled_is_cut_and_reaches_the_app_as_cancels() {
     let (mut scene, app) = stage().await;
-    let good = Way::Plain(scene.host.public());
     for (door, way) in scene.doors(&["h2"]) {
         let attack = async {
             let (mut tasks, mut cut) = (JoinSet::new(), 0);
@@ -364,6 +363,7 @@ async fn a_flood_of_calls_that_are_cancelled_is_cut_and_reaches_the_app_as_cance
             }
             assert_eq!(cut, 4, "{door}: connections that were cut");
         };
+        let good = scene.good_ways(&[door]);
         scene.under_attack(door, &good, attack).await;
         until("the app to be left alone", async || {
             (app.open.load(Ordering::Relaxed) == 0).then_some(())
@@ -429,7 +429,6 @@ async fn calls_have_no_limit_of_size_and_are_not_held() {
     });
     let _app = app.await;
     let mut scene = Scene::of_calls(host, Origin::nobody()).await;
-    let public = Way::Plain(scene.host.public());
     let (_, way) = scene.doors(&["h2"]).into_iter().next().unwrap();
     let attack = async {
         let mut tasks = JoinSet::new();
@@ -474,5 +473,6 @@ async fn calls_have_no_limit_of_size_and_are_not_held() {
         );
         assert_eq!(answer, SIZE.to_string().as_bytes());
     };
-    scene.under_attack("a long call", &public, attack).await;
+    let good = scene.doors(&["http/1.1"]);
+    scene.under_attack("a long call", &good, attack).await;
 }

@@ -71,7 +71,10 @@ async fn handshakes_that_stall_are_given_up_and_take_nobodys_place() {
                 // 5 seconds, on a machine that has other things to do.
                 assert!(took < Duration::from_secs(20), "{name}, {part}: {took:?}");
             };
-            scene.under_attack("stalled handshakes", good, attack).await;
+            let good = scene.good_ways(&[name]);
+            scene
+                .under_attack("stalled handshakes", &good, attack)
+                .await;
         }
     }
 }
@@ -106,15 +109,6 @@ async fn again_and_again(way: &Way, asks: bool) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_are_refused_and_begin_again_cost_nobody_else() {
     let mut scene = Scene::set(|_| fine()).await;
-    let doors = scene.doors(H1);
-    let good = |name: &str| {
-        doors
-            .iter()
-            .find(|(door, _)| *door == name)
-            .unwrap()
-            .1
-            .clone()
-    };
     let (mesh, secure) = (scene.host.mesh(), scene.host.secure());
     let storefront = service("storefront");
     let shown = [
@@ -139,7 +133,8 @@ async fn handshakes_that_are_refused_and_begin_again_cost_nobody_else() {
             let tried = again_and_again(&way, true).await;
             assert!(tried >= ATTACKERS, "{what}: {tried}");
         };
-        scene.under_attack(what, &good("mesh"), attack).await;
+        let good = scene.good_ways(&["mesh"]);
+        scene.under_attack(what, &good, attack).await;
     }
     // Who is asked for no certificate can only make us work: handshakes that nothing follows.
     let way = Way::Tls(secure, nobody(ALL_VERSIONS, H1));
@@ -147,8 +142,9 @@ async fn handshakes_that_are_refused_and_begin_again_cost_nobody_else() {
         let tried = again_and_again(&way, false).await;
         assert!(tried >= ATTACKERS, "{tried}");
     };
+    let good = scene.good_ways(&["secure"]);
     scene
-        .under_attack("handshakes for nothing", &good("secure"), attack)
+        .under_attack("handshakes for nothing", &good, attack)
         .await;
     let seen = scene.origin.requests();
     assert!(seen.iter().all(|seen| !seen.head.contains("/attack")));

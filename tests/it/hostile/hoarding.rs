@@ -142,9 +142,8 @@ async fn answers_that_nobody_reads_are_not_held_and_stop_nobody() {
         }
         drop((held, senders));
     };
-    scene
-        .under_attack("unread answers", &Way::Plain(scene.host.public()), attack)
-        .await;
+    let good = scene.doors(&["http/1.1"]);
+    scene.under_attack("unread answers", &good, attack).await;
 }
 
 pub(super) async fn read(mut body: h2::RecvStream) -> usize {
@@ -184,7 +183,7 @@ async fn promises_to_read_are_not_believed_at_any_door() {
             }
             settled(&sent).await;
         };
-        let good = Way::Plain(scene.host.public());
+        let good = scene.good_ways(&[door]);
         scene.under_attack(door, &good, attack).await;
     }
 }
@@ -209,7 +208,7 @@ async fn uploads_that_nobody_reads_are_not_held() {
             }
             sleep(Duration::from_secs(2)).await;
         };
-        let good = Way::Plain(scene.host.public());
+        let good = scene.good_ways(&[door]);
         scene.under_attack(door, &good, attack).await;
     }
 }

@@ -678,9 +678,10 @@ async fn floods_of_origins_are_cut_and_hurt_nobody() {
         )
     });
     for (path, way, host, act, cut) in ways {
-        let good = stage.scene.doors(&["http/1.1"]);
-        // Beside it, by the process that is flooded or by one that is not.
-        let good = &good[if path.starts_with("gateway") { 0 } else { 2 }].1;
+        let good = match path.starts_with("gateway") {
+            true => stage.scene.good_ways(&["public"]),
+            false => stage.scene.good_ways(&["outbound"]),
+        };
         let attack = async {
             for (what, flood) in &floods {
                 let before = cut.load(Ordering::Relaxed);
@@ -719,7 +720,7 @@ async fn floods_of_origins_are_cut_and_hurt_nobody() {
                 }
             }
         };
-        timeout(PATIENCE * 4, stage.scene.under_attack(path, good, attack))
+        timeout(PATIENCE * 4, stage.scene.under_attack(path, &good, attack))
             .await
             .unwrap();
         *act.lock().unwrap() = Act::Say(well());

@@ -5,7 +5,7 @@ use super::{Scene, good};
 use crate::alone::{Reply, Then, fine};
 
 /// Follows each hostile request on its connection: whoever takes a message for shorter than it is serves this.
-const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nhost: plain\r\n\r\n";
+pub(crate) const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nhost: plain\r\n\r\n";
 
 /// Request lines before a good `host`, and the status that each gets.
 #[rustfmt::skip] // a row a line
@@ -213,7 +213,7 @@ const WHOLE: &[(&[u8], u16)] = &[
 /// Bodies after `transfer-encoding: chunked` that are none: the head is fine, so the origin may have seen it, but never a
 /// whole request.
 #[rustfmt::skip] // a row a line
-const CHUNKS: &[&[u8]] = &[
+pub(crate) const CHUNKS: &[&[u8]] = &[
     b"x\r\n", b"\r\n\r\n", b"-1\r\n\r\n", b"+1\r\na\r\n0\r\n\r\n", b"0x1\r\na\r\n0\r\n\r\n", b" 1\r\na\r\n0\r\n\r\n", b"1 \r\na\r\n0\r\n\r\n",
     b"1\na\n0\n\n", b"1\r\na\n0\r\n\r\n", b"1\r\na0\r\n\r\n", b"1\r\nab\r\n0\r\n\r\n", b"1\r\na\r\r\n0\r\n\r\n", b"1\ra\r\n0\r\n\r\n",
     b"g\r\n", b"1g\r\na\r\n0\r\n\r\n", b"10000000000000000\r\n", b"ffffffffffffffff\r\na", b"8000000000000000\r\na", b"00000000000000001\r\na\r\n0\r\n\r\n",
@@ -222,7 +222,7 @@ const CHUNKS: &[&[u8]] = &[
 ];
 
 /// Every request that is refused by its head.
-fn bad_heads() -> Vec<(Vec<u8>, u16)> {
+pub(crate) fn bad_heads() -> Vec<(Vec<u8>, u16)> {
     let mut all = Vec::new();
     for (line, status) in LINES {
         all.push(([*line, b"host: plain\r\n\r\n"].concat(), *status));

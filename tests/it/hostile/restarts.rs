@@ -14,6 +14,11 @@ fn gap() -> Duration {
     at_most(Duration::from_millis(200), Duration::from_secs(3))
 }
 
+/// The same where the machine had something else to do just then.
+fn worst_gap() -> Duration {
+    at_most(Duration::from_secs(1), Duration::from_secs(10))
+}
+
 /// Asks until an answer comes; how long that took.
 async fn back(way: &Way) -> Duration {
     let begun = Instant::now();
@@ -32,12 +37,14 @@ async fn back(way: &Way) -> Duration {
     }
 }
 
-/// The shortest of three is what the restart costs; the others are what the machine had to do besides.
-async fn shortest(scene: &mut Scene, which: &str) -> Duration {
+/// Kills and starts it anew so many times. The median is what a restart costs, and one of them may be what the machine had to
+/// do besides.
+async fn is_back_at_once(scene: &mut Scene, which: &str) {
+    const TIMES: usize = 5;
     let public = Way::Plain(scene.host.public());
     back(&public).await;
-    let mut shortest = Duration::MAX;
-    for _ in 0..3 {
+    let mut gaps = Vec::new();
+    for _ in 0..TIMES {
         match which {
             "ingress" => {
                 scene.ingress.killed().await;
@@ -49,16 +56,17 @@ async fn shortest(scene: &mut Scene, which: &str) -> Duration {
                 scene.sidecar = scene.host.start(&arguments, &[]);
             }
         }
-        shortest = back(&public).await.min(shortest);
+        gaps.push(back(&public).await);
     }
-    shortest
+    gaps.sort();
+    assert!(gaps[TIMES / 2] < gap(), "{which}: {gaps:?}");
+    assert!(gaps[TIMES - 1] < worst_gap(), "{which}: {gaps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_killed_is_back_at_once() {
     let mut scene = Scene::set(|_| fine()).await;
-    let took = shortest(&mut scene, "ingress").await;
-    assert!(took < gap(), "{took:?}");
+    is_back_at_once(&mut scene, "ingress").await;
     scene.assert_alive().await;
 }
 
@@ -66,7 +74,6 @@ async fn a_gateway_that_is_killed_is_back_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_is_killed_is_back_at_once() {
     let mut scene = Scene::set(|_| fine()).await;
-    let took = shortest(&mut scene, "sidecar").await;
-    assert!(took < gap(), "{took:?}");
+    is_back_at_once(&mut scene, "sidecar").await;
     scene.assert_alive().await;
 }
