@@ -68,10 +68,9 @@ fn the_compiler_reads_the_profile() {
     let out = tempfile::tempdir().unwrap();
     let source = out.path().join("some.rs");
     std::fs::write(&source, "pub fn twice(number: u32) -> u32 { number * 2 }").unwrap();
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(release().join("rustc"))
         .env_remove("WEFT_COUNT")
-        .arg(rustc)
+        .arg("rustc")
         .args([
             "--crate-type=lib",
             "--edition=2024",

@@ -354,8 +354,8 @@ fn bodiless(status: StatusCode) -> bool {
         || status == StatusCode::NOT_MODIFIED
 }
 
-/// `1*DIGIT` below 2^63: the rest of the world counts in signed numbers.
-/// A `content-length`, of either version of HTTP: one number, and no larger than what everybody can hold.
+/// A `content-length`, of either version of HTTP: `1*DIGIT` below 2^63, because the rest of the world counts in signed
+/// numbers.
 pub(crate) fn length(value: &[u8]) -> Result<u64, Malformed> {
     const MALFORMED: Malformed = Malformed::new("content-length is not a number");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
