@@ -354,3 +354,24 @@ fn every_row_names_a_test(page: &str, least: usize) {
 fn every_event_of_operations_names_the_test_that_shows_it() {
     every_row_names_a_test("docs/operations.md", 50);
 }
+
+/// A row behind an empty line is in no table, and is shown as it was typed.
+#[test]
+fn every_row_stands_in_a_table() {
+    let mut pages = pages();
+    for name in ["tests/bench/README.md"] {
+        pages.push((name.to_owned(), read(name)));
+    }
+    for (page, text) in pages {
+        let mut lines: Vec<_> = text.split("```").step_by(2).flat_map(str::lines).collect();
+        lines.insert(0, "");
+        for three in lines.windows(3) {
+            let is_head = three[1].starts_with('|') && !three[0].starts_with('|');
+            assert!(
+                !is_head || three[2].starts_with("|--"),
+                "{page}: no table has this row: {}",
+                three[1]
+            );
+        }
+    }
+}

@@ -103,7 +103,7 @@ reasons! {
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, 14, "Check the service's DNS name and that replicas run.";
     /// The endpoint refused the connection or could not be reached.
     ConnectFailed = "connect_failed", BAD_GATEWAY, 14, "Check that the endpoint runs, listens on this port and is not firewalled.";
-    /// The endpoint did not accept the connection in time.
+    /// The endpoint did not accept the connection, or end its TLS handshake, in time.
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, 14, "Check the network between the hosts and the endpoint's load.";
     /// The TLS handshake with the peer failed.
     TlsFailed = "tls_failed", BAD_GATEWAY, 14, "Check that the peer runs a sidecar and trusts the same CA.";
