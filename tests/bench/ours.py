@@ -40,7 +40,7 @@ class Weft:
         c.mtls_ports = peers
         ingress_certificate(c)
         # Opaque TCP has a port of its own in its callers' sidecar, which is where the load goes then.
-        way_out, http_out = ({"listen": f"127.0.0.1:{c.port}"}, c.port + 4) if o.get("tcp") else ({"hosts": ["127.0.0.1", "bench"]}, c.port)
+        way_out, http_out = ({"listen": f"127.0.0.1:{c.port}"}, c.port + 4) if o.get("tcp") else ({"hosts": ["127.0.0.1", "bench", "gw.bench"]}, c.port)
         app = {"protocol": "tcp" if o.get("tcp") else "grpc" if o["proto"] == "h2" else "http", "port": c.app[1], **way_out}
         services = {"client": {"identity": "spiffe://bench.local/ns/default/sa/client", "endpoints": ["127.0.0.1:9"]},
                     "server": {"identity": "spiffe://bench.local/ns/default/sa/server", "endpoints": [f"{ip}:{port}" for ip, port in peers],
