@@ -3,12 +3,13 @@
 //! Retries help one exchange and hurt the service: when everything fails, each of them is one more failure, and a chain of
 //! hops multiplies them. So beside the limit per exchange there is one [`Budget`] for each service in the whole proxy,
 //! always on: retries may be a share of the requests of the last ten seconds, or a few per second so that a quiet service
-//! has some at all.
+//! has some at all. The same holds for the whole time since retries began, so that an outage of any length adds no more.
 //!
 //! What is tried again: what failed on the way, by itself ([`crate::error::Retry`] says when that is harmless), and an
 //! endpoint's own answer where the configuration lists its status. An endpoint that says when to come back is believed.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -82,7 +83,7 @@ const GRPC_WORTH: [&str; 7] = [
 pub struct Config {
     /// How often one exchange is tried again, each time at another endpoint while there is one. `0` turns retries off.
     pub attempts: u32,
-    /// Retries of the whole proxy as a share of its requests to the service in the last ten seconds.
+    /// Retries of the whole proxy as a share of its requests to the service, in the last ten seconds and since retries began.
     pub budget: Percent,
     /// Retries per second that are allowed where that share is less.
     pub min_per_second: u32,
@@ -365,13 +366,43 @@ pub struct Limits {
     per_second: u32,
 }
 
-/// The requests and retries of the last ten seconds, of all cores.
+impl Limits {
+    /// How many retries this many requests in this time allow. The tolerance keeps 20% of 10 at 2, however a fraction is
+    /// rounded.
+    fn allow(&self, retries: u64, requests: u64, time: Duration) -> bool {
+        let allowed =
+            (requests as f64 * self.share).max(f64::from(self.per_second) * time.as_secs_f64());
+        retries as f64 <= allowed + 1e-9
+    }
+}
+
+/// The requests and retries of all cores: those of the last ten seconds, and those since retries began.
 #[derive(Debug, Default)]
 pub struct Budget {
     requests: Window,
-    /// The retries. The lock makes looking and taking one step, so that cores do not overdraw together; it is held for
-    /// some ten loads, and only by exchanges that have failed already.
-    retries: Mutex<Window>,
+    /// All requests there ever were.
+    total: AtomicU64,
+    /// The lock makes looking and taking one step, so that cores do not overdraw together; it is held for some ten loads, and
+    /// only by exchanges that have failed already.
+    retries: Mutex<Retries>,
+}
+
+/// What was granted.
+#[derive(Debug, Default)]
+struct Retries {
+    recent: Window,
+    trouble: Option<Trouble>,
+}
+
+/// A time in which retries were asked for, never more than ten seconds apart. What a window lets go in its first moment it
+/// would let go again each time that moment leaves it; so the limits hold for the whole of this time, too.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    began: Instant,
+    last: Instant,
+    /// All requests that are not among those of this time: until ten seconds before it.
+    before: u64,
+    granted: u64,
 }
 
 impl Budget {
@@ -383,23 +414,38 @@ impl Budget {
     /// Counts a request, once, however often it is tried.
     pub fn request(&self, now: Instant) {
         self.requests.add(now, false);
+        self.total.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes one retry, if there is one left. It is spent when granted, before any backoff, so retries that still wait
     /// count.
     pub fn take(&self, limits: &Limits, now: Instant) -> bool {
-        let requests = self.requests.sums(now).total;
-        let allowed = (f64::from(requests) * limits.share)
-            .max(f64::from(limits.per_second) * SPAN.as_secs_f64());
-        let retries = self
+        let recent = u64::from(self.requests.sums(now).total);
+        let total = self.total.load(Ordering::Relaxed);
+        let mut retries = self
             .retries
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The tolerance keeps 20% of 10 at 2, however a fraction is rounded.
-        let granted = f64::from(retries.sums(now).total) + 1.0 <= allowed + 1e-9;
+        let mut trouble = retries
+            .trouble
+            .filter(|trouble| now.saturating_duration_since(trouble.last) <= SPAN)
+            .unwrap_or(Trouble {
+                began: now,
+                last: now,
+                before: total.saturating_sub(recent),
+                granted: 0,
+            });
+        let lasts = now.saturating_duration_since(trouble.began).max(SPAN);
+        let since = total.saturating_sub(trouble.before);
+        let spent = u64::from(retries.recent.sums(now).total);
+        let granted = limits.allow(spent + 1, recent, SPAN)
+            && limits.allow(trouble.granted + 1, since, lasts);
+        trouble.last = now.max(trouble.last);
         if granted {
-            retries.add(now, false);
+            retries.recent.add(now, false);
+            trouble.granted += 1;
         }
+        retries.trouble = Some(trouble);
         granted
     }
 }
@@ -499,7 +545,9 @@ mod tests {
         let (budget, now) = (Budget::new(), Instant::now());
         assert_eq!(take_all(&budget, now), 30);
         assert_eq!(take_all(&budget, now + Duration::from_secs(9)), 0);
-        assert_eq!(take_all(&budget, now + Duration::from_secs(10)), 30);
+        // Where it is asked for all the time it comes back bit by bit, else as it was.
+        assert_eq!(take_all(&budget, now + Duration::from_secs(11)), 3);
+        assert_eq!(take_all(&budget, now + Duration::from_secs(22)), 30);
     }
 
     #[test]
@@ -535,6 +583,55 @@ mod tests {
             (11_900..=60_000 / 5).contains(&retries),
             "{retries} retries of 60,000 requests"
         );
+    }
+
+    /// At 27 a second the first thirty retries are gone after a second, and leave the window ten seconds later.
+    #[test]
+    fn the_first_burst_of_an_outage_does_not_come_again() {
+        let (budget, start) = (Budget::new(), Instant::now());
+        let (mut requests, mut retries) = (0_u64, 0_u64);
+        for number in 0..27 * 120 {
+            let now = start + Duration::from_secs(number) / 27;
+            requests += 1;
+            budget.request(now);
+            retries += u64::from(budget.take(&limits(), now));
+            assert!(
+                retries * 5 <= requests.max(150),
+                "{retries} of {requests} after {:?}",
+                now - start
+            );
+        }
+        assert!(retries * 5 > requests - 10, "{retries} of {requests}");
+    }
+
+    #[test]
+    fn a_quiet_service_keeps_three_a_second_however_long_an_outage_lasts() {
+        let (budget, start) = (Budget::new(), Instant::now());
+        let retries: usize = (0..60)
+            .map(|second| start + Duration::from_secs(second))
+            .map(|now| {
+                budget.request(now);
+                take_all(&budget, now)
+            })
+            .sum();
+        assert_eq!(retries, 3 * 59);
+    }
+
+    #[test]
+    fn what_came_before_an_outage_counts_for_ten_seconds_and_a_new_one_starts_afresh() {
+        let (budget, start) = (Budget::new(), Instant::now());
+        let mut now = start;
+        for _ in 0..2 {
+            for second in 0..60 {
+                now += Duration::from_secs(1);
+                (0..100).for_each(|_| budget.request(now));
+                // An exchange that fails now and then hoards nothing.
+                assert!(second % 20 != 0 || budget.take(&limits(), now));
+            }
+            // Of ten seconds, at once, when a replica dies.
+            assert!((195..=200).contains(&take_all(&budget, now)));
+            now += 2 * SPAN;
+        }
     }
 
     #[test]
