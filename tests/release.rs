@@ -62,6 +62,25 @@ fn an_optimised_build_is_given_the_profile_and_no_other_is() {
     );
 }
 
+/// Functions are found by names that this word of cargo's is in: with another target, flag or dependency it would be another.
+#[test]
+fn names_are_the_same_however_a_version_is_built() {
+    let said = |metadata: &str| {
+        let asked = [&OPTIMISED[..], &["-C", metadata, "-C", "extra-filename=-1"]].concat();
+        called_with(&asked, None)
+    };
+    assert_eq!(said("metadata=0123456789abcdef"), said("metadata=other"));
+    // Of this package, which is what cargo runs the test in.
+    let metadata = format!(
+        "metadata={}-{} -C extra-filename=-1",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(said("metadata=other").contains(&metadata));
+    // A debug build keeps what cargo says.
+    assert!(called_with(&["-C", "metadata=other"], None).contains("metadata=other"));
+}
+
 /// One that it cannot read would fail an optimised build, which no other test makes.
 #[test]
 fn the_compiler_reads_the_profile() {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use crate::http1::Handle;
 
@@ -22,7 +23,8 @@ const CLOSING: u64 = 2;
 /// Idle connections.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
+    /// One lies in the table itself: where endpoints are many, each has one, and it is cold by the time it is used again.
+    idle: RefCell<HashMap<u64, SmallVec<[Idle; 1]>, RandomState>>,
     /// Exchanges that wait for one because there may not be one more.
     waiting: RefCell<Vec<(u64, Waker)>>,
     /// How often it was swept, which is how it tells the time: asking the clock would cost every exchange.

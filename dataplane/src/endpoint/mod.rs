@@ -120,40 +120,41 @@ pub struct Recent {
 }
 
 /// One address of a service.
-// Aligned so that two busy endpoints never share a cache line (x86 fetches them in pairs).
+// Aligned so that two busy endpoints never share a cache line (x86 fetches them in pairs), and in this order so that an
+// exchange needs one such pair: where endpoints are many, each is cold by the time it is picked again.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct Endpoint {
-    /// Unique in this process.
-    pub id: u64,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// What discovery says of it now. Read where a set is built, not for each exchange.
-    place: ArcSwap<Place>,
-    in_flight: AtomicU32,
-    local_in_a_row: AtomicU32,
-    remote_in_a_row: AtomicU32,
-    /// Zero when it takes exchanges, else why not: [`DRAINING`], [`UNHEALTHY`]. One word, because each pick reads it.
-    withdrawn: AtomicU8,
     /// Zero when healthy, else the stamp until when it is ejected, and [`PROBING`].
     health: AtomicU64,
+    in_flight: AtomicU32,
+    /// Zero when it takes exchanges, else why not: [`DRAINING`], [`UNHEALTHY`]. One word, because each pick reads it.
+    withdrawn: AtomicU8,
     /// When it was new or came back, as a stamp; zero when that is long ago.
     warm_from: AtomicU64,
+    /// Unique in this process.
+    pub id: u64,
     picks: AtomicU64,
     successes: AtomicU64,
-    pushbacks: AtomicU64,
-    local_failures: AtomicU64,
-    remote_failures: AtomicU64,
-    ejections: AtomicU64,
+    local_in_a_row: AtomicU32,
+    remote_in_a_row: AtomicU32,
     window: Window,
-    /// When something was noted last that every exchange may find, as a stamp; zero when nothing was.
-    noted: AtomicU64,
     /// How long it takes to answer, where somebody measures that.
     pub latency: Latency,
+    /// When something was noted last that every exchange may find, as a stamp; zero when nothing was.
+    noted: AtomicU64,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// Exchanges, where there is a limit on them.
     pub(crate) places: Arc<Gate>,
     /// Connections, where there is a limit on them.
     pub(crate) connections: Arc<Gate>,
+    /// What discovery says of it now. Read where a set is built, not for each exchange.
+    place: ArcSwap<Place>,
+    pushbacks: AtomicU64,
+    local_failures: AtomicU64,
+    remote_failures: AtomicU64,
+    ejections: AtomicU64,
 }
 
 impl Family {
