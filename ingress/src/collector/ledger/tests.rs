@@ -419,6 +419,30 @@ fn largest_counts_of_many_runs_do_not_overflow() {
 }
 
 #[test]
+fn a_sum_may_be_larger_than_any_count_and_its_reporter_is_heard_all_the_same() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    for (run, sum) in [(1, MAX_COUNT + 1), (2, u64::MAX), (3, u64::MAX)] {
+        let long = Edge {
+            latency_sum_us: sum,
+            request_bytes: sum,
+            response_bytes: sum,
+            ..edge("orders", "inventory", 1)
+        };
+        let report = request(run, 1, vec![long]);
+        assert_eq!(ledger.take(&peer("orders"), report, now), TAKEN);
+    }
+    let totals = ledger.series().remove(0).totals;
+    assert_eq!(totals.requests(), 3);
+    let sums = [
+        totals.latency_sum_us,
+        totals.request_bytes,
+        totals.response_bytes,
+    ];
+    assert_eq!(sums, [u64::MAX; 3]);
+}
+
+#[test]
 fn when_full_only_a_silent_run_makes_room_and_its_return_doubles_nothing() {
     let mut ledger = Ledger::default();
     let start = Instant::now();
