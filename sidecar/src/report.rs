@@ -64,6 +64,8 @@ pub struct Settings {
     pub address: String,
     /// Time between two reports, give or take a tenth.
     pub interval: Duration,
+    /// The service that we stand beside, by its name in the configuration.
+    pub service: String,
     /// Where we are, for people: our admin address.
     pub instance: String,
     /// Names this run of this process; see [`draw_run`].
@@ -344,6 +346,7 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
         endpoints: endpoints.iter().map(endpoint).collect(),
         certificate: registry.certificate().as_ref().map(certificate),
         foreign: Some(foreign(&registry.foreign())),
+        service: short(&settings.service),
     };
     slim(request)
 }
@@ -485,6 +488,7 @@ mod tests {
         Settings {
             address: "127.0.0.1:15010".into(),
             interval: INTERVAL,
+            service: "storefront".into(),
             instance: "127.0.1.1:15000".into(),
             run: 7,
         }
@@ -600,6 +604,7 @@ mod tests {
         let report = compose(&registry, &settings(), 3);
         assert_eq!((report.run, report.sequence), (7, 3));
         assert_eq!(report.instance, "127.0.1.1:15000");
+        assert_eq!(report.service, "storefront");
         let edge = &report.edges[0];
         assert_eq!(
             (edge.source.as_str(), edge.destination.as_str()),

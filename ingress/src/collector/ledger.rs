@@ -57,8 +57,18 @@ const MAX_BUCKETS: usize = 64;
 pub struct Peer {
     /// Its SPIFFE ID.
     pub identity: Arc<str>,
-    /// The service that the identity belongs to: the only one it may speak for.
-    pub service: Arc<str>,
+    /// The services whose identity that is: the only ones it may speak for.
+    pub services: Arc<[Arc<str>]>,
+}
+
+impl Peer {
+    /// The service for which it reports, if it may. Who does not say has one only.
+    fn speaks_for(&self, named: &str) -> Option<&Arc<str>> {
+        match named.is_empty() {
+            true => self.services.first(),
+            false => self.services.iter().find(|service| &***service == named),
+        }
+    }
 }
 
 /// What became of a report that was well formed.
@@ -81,6 +91,9 @@ pub enum Refusal {
     /// It is not what a sidecar of ours sends.
     #[error("malformed report: {0}")]
     Malformed(&'static str),
+    /// It is from somebody who may not report for the service that it names.
+    #[error("the identity is not of the service that the report is for")]
+    Foreign,
     /// There is no room for another reporter.
     #[error("too many reporters")]
     Full,
@@ -152,6 +165,7 @@ impl Ledger {
         now: Instant,
     ) -> Result<Outcome, Refusal> {
         check(&request)?;
+        let service = peer.speaks_for(&request.service).ok_or(Refusal::Foreign)?;
         let key = RunKey {
             identity: Arc::clone(&peer.identity),
             instance: Arc::from(request.instance.as_str()),
@@ -164,6 +178,7 @@ impl Ledger {
             Some(run) => {
                 run.sequence = request.sequence;
                 run.seen = now;
+                run.service = Arc::clone(service);
             }
             None => {
                 if self.runs.len() >= MAX_RUNS && !self.forget_silent(now) {
@@ -171,7 +186,7 @@ impl Ledger {
                 }
                 begins_here = self.forgotten.contains(&self.hasher.hash_one(&key));
                 let run = Run {
-                    service: Arc::clone(&peer.service),
+                    service: Arc::clone(service),
                     seen: now,
                     endpoints: Vec::new(),
                     certificate: None,
@@ -185,7 +200,7 @@ impl Ledger {
         let mut refused_edges = 0;
         let mut named = HashSet::new();
         for edge in &request.edges {
-            let taken = own(edge, &peer.service).is_some_and(|edge_key| {
+            let taken = own(edge, service).is_some_and(|edge_key| {
                 let counted = self.make_room(&key, &edge_key, now)
                     && self.count(&key, &edge_key, edge, begins_here, now);
                 named.insert(edge_key);
@@ -402,6 +417,7 @@ fn check(request: &ReportRequest) -> Result<(), Refusal> {
         }
     };
     rule(fits(&request.instance), "the instance's name is too long")?;
+    rule(fits(&request.service), "the service's name is too long")?;
     rule(request.edges.len() <= MAX_EDGES, "too many edges")?;
     rule(
         request.endpoints.len() <= MAX_ENDPOINTS,

@@ -270,6 +270,7 @@ impl Session {
             Err(refusal @ Refusal::Malformed(_)) => {
                 Err(Status::invalid_argument(refusal.to_string()))
             }
+            Err(refusal @ Refusal::Foreign) => Err(Status::permission_denied(refusal.to_string())),
             Err(refusal @ Refusal::Full) => Err(Status::resource_exhausted(refusal.to_string())),
         })
     }

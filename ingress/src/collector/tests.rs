@@ -50,7 +50,7 @@ impl Authority {
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let peer = Peer {
             identity: Arc::from(identity),
-            service: Arc::from(service),
+            services: Arc::from([Arc::from(service)]),
         };
         self.issued.insert(leaf.to_vec(), peer);
         (
@@ -101,7 +101,7 @@ impl Authority {
     fn identify(&self) -> Identify {
         let issued = self.issued.clone();
         Arc::new(move |chain| match issued.get(&chain[0].to_vec()) {
-            Some(peer) if &*peer.service != "ingress" => Ok(peer.clone()),
+            Some(peer) if &*peer.services[0] != "ingress" => Ok(peer.clone()),
             Some(_) => Err("it is no sidecar".into()),
             None => Err("it is unknown".into()),
         })
@@ -181,6 +181,7 @@ impl Reporting {
         let settings = reporter::Settings {
             address: "the collector".into(),
             interval,
+            service: "storefront".into(),
             instance: "127.0.1.1:15000".into(),
             run: reporter::draw_run(),
         };
@@ -627,7 +628,7 @@ fn take_certificate(collector: &Collector, instance: &str, run: u64, ends: i64) 
     };
     let peer = Peer {
         identity: Arc::from("spiffe://shop.internal/service/orders"),
-        service: Arc::from("orders"),
+        services: Arc::from([Arc::from("orders")]),
     };
     collector.take(&peer, request, Instant::now()).unwrap();
 }

@@ -10,7 +10,7 @@ use weft_proto::report::{ForeignCount, ForeignPeer, ReportRequest};
 fn peer(service: &str) -> Peer {
     Peer {
         identity: Arc::from(format!("spiffe://shop.internal/service/{service}")),
-        service: Arc::from(service),
+        services: Arc::from([Arc::from(service)]),
     }
 }
 

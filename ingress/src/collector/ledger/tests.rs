@@ -7,7 +7,7 @@ use weft_proto::report::Edge;
 fn peer(service: &str) -> Peer {
     Peer {
         identity: Arc::from(format!("spiffe://shop.internal/service/{service}")),
-        service: Arc::from(service),
+        services: Arc::from([Arc::from(service)]),
     }
 }
 
@@ -209,6 +209,42 @@ fn a_sidecar_speaks_for_its_own_service_only() {
         (good(&ledger, "inventory"), good(&ledger, "orders")),
         (1, 2)
     );
+}
+
+#[test]
+fn whoever_shares_an_identity_speaks_for_the_service_that_its_report_names() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let both = Peer {
+        identity: Arc::from("spiffe://shop.internal/ns/shop/sa/all"),
+        services: Arc::from([Arc::from("audit"), Arc::from("reports")]),
+    };
+    let mut take = |run, service: &str| {
+        let report = ReportRequest {
+            service: service.into(),
+            ..request(
+                run,
+                1,
+                vec![edge("audit", "orders", 1), edge("reports", "stock", 2)],
+            )
+        };
+        let outcome = ledger.take(&both, report, now);
+        (outcome, good(&ledger, "orders"), good(&ledger, "stock"))
+    };
+    let one_refused = Ok(Outcome::Taken {
+        refused_edges: 1,
+        foreign_left_out: 0,
+    });
+    assert_eq!(take(1, "reports"), (one_refused, 0, 2));
+    // A reporter of before names none.
+    assert_eq!(take(2, ""), (one_refused, 1, 2));
+    assert_eq!(take(3, "orders"), (Err(Refusal::Foreign), 1, 2));
+    let mut services: Vec<_> = ledger
+        .reporters(now)
+        .map(|(_, _, run)| &*run.service)
+        .collect();
+    services.sort_unstable();
+    assert_eq!(services, ["audit", "reports"]);
 }
 
 #[test]
