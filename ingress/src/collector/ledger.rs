@@ -530,8 +530,9 @@ fn totals(edge: &report::Edge) -> Totals {
         *bucket = bucket.saturating_add(*count);
     }
     for (code, count) in &edge.reasons {
-        let place = Reason::ALL.iter().position(|reason| reason.code() == code);
-        let slot = &mut totals.reasons[place.unwrap_or(Reason::ALL.len())];
+        let known = Reason::from_code(code.as_bytes());
+        let place = known.map_or(Reason::ALL.len(), |reason| reason as usize);
+        let slot = &mut totals.reasons[place];
         *slot = slot.saturating_add(*count);
     }
     totals
