@@ -73,6 +73,15 @@ pub struct Said {
     counts: HashMap<Key, u64>,
 }
 
+/// Counts of one report that were not taken.
+#[derive(Debug, Default)]
+pub(super) struct Uncounted {
+    /// Those that do not say who went to whom.
+    pub(super) refused: u64,
+    /// Those for which there was no room.
+    pub(super) left_out: u64,
+}
+
 /// The mesh's counts, and how much is remembered for them.
 #[derive(Debug, Default)]
 pub struct Strangers {
@@ -83,25 +92,25 @@ pub struct Strangers {
 
 impl Strangers {
     /// Adds what is new in these counts of the sidecar of `service`. `begins_here`: what it counted before is known.
-    /// Gives how many there was no room for; they count when there is, because the next report says them again.
+    /// Those for which there is no room count when there is, because the next report says them again.
     pub(super) fn count(
         &mut self,
         said: &mut Said,
         service: &Arc<str>,
         counts: &[report::ForeignCount],
         begins_here: bool,
-    ) -> u64 {
-        let mut left_out = 0;
+    ) -> Uncounted {
+        let mut uncounted = Uncounted::default();
         for count in counts {
             let Some(end) = end(count.direction()) else {
-                left_out += 1;
+                uncounted.refused += 1;
                 continue;
             };
             let kind = Foreign::from_name(&count.kind);
             let key = Key::of(service, end, kind, &clean(&count.service));
             if !said.counts.contains_key(&key) {
                 if self.counts >= MAX_COUNTS_REMEMBERED {
-                    left_out += 1;
+                    uncounted.left_out += 1;
                     continue;
                 }
                 self.counts += 1;
@@ -114,7 +123,7 @@ impl Strangers {
             *last = count.count.max(*last);
             self.add(key, new);
         }
-        left_out
+        uncounted
     }
 
     fn add(&mut self, key: Key, new: u64) {

@@ -74,15 +74,30 @@ impl Peer {
 /// What became of a report that was well formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was added.
-    Taken {
-        /// Edges that the reporter may not speak for, or for which there was no room.
-        refused_edges: usize,
-        /// Foreign peers and counts of them for which there was no room.
-        foreign_left_out: u64,
-    },
+    /// It was added, but for this.
+    Taken(Missing),
     /// It was no newer than the last one of its run.
     Stale,
+}
+
+/// What of a report was not added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Edges that the reporter may not speak for, and whatever does not say at which end it was counted.
+    pub refused: u64,
+    /// Edges for which there was no room.
+    pub edges_left_out: u64,
+    /// Endpoints for which there was no room.
+    pub endpoints_left_out: u64,
+    /// Foreign peers and counts of them for which there was no room.
+    pub foreign_left_out: u64,
+}
+
+impl Missing {
+    /// Whether there was too little room for something.
+    pub fn has_no_room(&self) -> bool {
+        self.edges_left_out + self.endpoints_left_out + self.foreign_left_out > 0
+    }
 }
 
 /// Why a report was refused as a whole.
@@ -197,16 +212,17 @@ impl Ledger {
                 self.runs.insert(key.clone(), run);
             }
         }
-        let mut refused_edges = 0;
+        let mut missing = Missing::default();
         let mut named = HashSet::new();
         for edge in &request.edges {
-            let taken = own(edge, service).is_some_and(|edge_key| {
-                let counted = self.make_room(&key, &edge_key, now)
-                    && self.count(&key, &edge_key, edge, begins_here, now);
-                named.insert(edge_key);
-                counted
-            });
-            refused_edges += usize::from(!taken);
+            let Some(edge_key) = own(edge, service) else {
+                missing.refused += 1;
+                continue;
+            };
+            let counted = self.make_room(&key, &edge_key, now)
+                && self.count(&key, &edge_key, edge, begins_here, now);
+            missing.edges_left_out += u64::from(!counted);
+            named.insert(edge_key);
         }
         if let Some(run) = self.runs.get_mut(&key) {
             let before = run.edges.len();
@@ -217,13 +233,10 @@ impl Ledger {
         request
             .endpoints
             .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
-        self.state(&key, request.endpoints, request.certificate, now);
+        missing.endpoints_left_out = self.state(&key, request.endpoints, request.certificate, now);
         let foreign = request.foreign.unwrap_or_default();
-        let foreign_left_out = self.foreign(&key, foreign, begins_here, now);
-        Ok(Outcome::Taken {
-            refused_edges,
-            foreign_left_out,
-        })
+        self.foreign(&key, foreign, begins_here, now, &mut missing);
+        Ok(Outcome::Taken(missing))
     }
 
     /// Whether an edge of this run is remembered or can be.
@@ -297,42 +310,47 @@ impl Ledger {
         }
     }
 
-    /// Replaces what a run says of the present.
+    /// Replaces what a run says of the present. Gives how many endpoints there was no room for: the last ones, because
+    /// sidecars name the sick ones first.
     fn state(
         &mut self,
         run: &RunKey,
-        endpoints: Vec<report::Endpoint>,
+        mut endpoints: Vec<report::Endpoint>,
         certificate: Option<report::Certificate>,
         now: Instant,
-    ) {
+    ) -> u64 {
         let had = self.runs.get(run).map_or(0, |run| run.endpoints.len());
-        while self.endpoints - had + endpoints.len() > MAX_ENDPOINTS_REMEMBERED {
-            if !self.forget_silent(now) {
-                return;
-            }
-        }
-        if let Some(run) = self.runs.get_mut(run) {
-            self.endpoints = self.endpoints - had + endpoints.len();
-            run.endpoints = endpoints;
-            run.certificate = certificate;
-        }
+        let said = endpoints.len();
+        while self.endpoints - had + said > MAX_ENDPOINTS_REMEMBERED && self.forget_silent(now) {}
+        let Some(run) = self.runs.get_mut(run) else {
+            return 0;
+        };
+        let others = self.endpoints - had;
+        endpoints.truncate(MAX_ENDPOINTS_REMEMBERED - others);
+        self.endpoints = others + endpoints.len();
+        let left_out = said - endpoints.len();
+        run.endpoints = endpoints;
+        run.certificate = certificate;
+        left_out as u64
     }
 
-    /// Takes the foreign peers of a run; gives how many there was no room for.
+    /// Takes the foreign peers of a run.
     fn foreign(
         &mut self,
         run: &RunKey,
         foreign: report::Foreign,
         begins_here: bool,
         now: Instant,
-    ) -> u64 {
+        missing: &mut Missing,
+    ) {
         while self.foreign.is_full() && self.forget_silent(now) {}
         let Some(run) = self.runs.get_mut(run) else {
-            return 0;
+            return;
         };
         let (said, all) = (&mut run.foreign, &mut self.foreign);
-        let uncounted = all.count(said, &run.service, &foreign.counts, begins_here);
-        uncounted + all.show(said, foreign)
+        let counted = all.count(said, &run.service, &foreign.counts, begins_here);
+        missing.refused += counted.refused;
+        missing.foreign_left_out = counted.left_out + all.show(said, foreign);
     }
 
     /// Forgets the run that has been silent longest, if that is long enough.

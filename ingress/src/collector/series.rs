@@ -64,8 +64,14 @@ impl Collector {
         for result in ["taken", "stale", "refused"] {
             counter!(names::COLLECTOR_REPORTS, "result" => result).increment(0);
         }
-        counter!(names::COLLECTOR_REFUSED_EDGES).increment(0);
-        counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(0);
+        for name in [
+            names::COLLECTOR_REFUSED_EDGES,
+            names::COLLECTOR_EDGES_LEFT_OUT,
+            names::COLLECTOR_ENDPOINTS_LEFT_OUT,
+            names::COLLECTOR_FOREIGN_LEFT_OUT,
+        ] {
+            counter!(name).increment(0);
+        }
     }
 
     /// Writes the mesh's latencies, endpoints, certificates and reporters onto the page.

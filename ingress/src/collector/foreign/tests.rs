@@ -67,9 +67,7 @@ fn sum(ledger: &Ledger, kind: Foreign) -> u64 {
 
 fn left_out(outcome: Result<Outcome, Refusal>) -> u64 {
     match outcome.unwrap() {
-        Outcome::Taken {
-            foreign_left_out, ..
-        } => foreign_left_out,
+        Outcome::Taken(missing) => missing.foreign_left_out,
         Outcome::Stale => panic!("it was stale"),
     }
 }
@@ -128,7 +126,12 @@ fn a_reporter_speaks_for_itself_and_in_our_words() {
     loud.kind = "<b>".into();
     loud.identity = "spiffe://x/\r\n\x1b[31m".into();
     let report = request(1, 1, counts, vec![loud]);
-    assert_eq!(left_out(ledger.take(&peer("orders"), report, now)), 1);
+    let outcome = ledger.take(&peer("orders"), report, now);
+    let Ok(Outcome::Taken(missing)) = outcome else {
+        panic!("{outcome:?}")
+    };
+    // One does not say who went to whom.
+    assert_eq!((missing.refused, missing.foreign_left_out), (1, 0));
     let series = ledger.strangers().series().iter();
     let series: Vec<_> = series
         .map(|(key, count)| (&*key.source, &*key.destination, key.kind.as_str(), *count))

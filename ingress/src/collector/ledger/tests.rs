@@ -46,10 +46,19 @@ fn good(ledger: &Ledger, destination: &str) -> u64 {
         .sum()
 }
 
-const TAKEN: Result<Outcome, Refusal> = Ok(Outcome::Taken {
-    refused_edges: 0,
+const TAKEN: Result<Outcome, Refusal> = missing(NOTHING);
+
+const NOTHING: Missing = Missing {
+    refused: 0,
+    edges_left_out: 0,
+    endpoints_left_out: 0,
     foreign_left_out: 0,
-});
+};
+
+/// It was taken but for this.
+const fn missing(missing: Missing) -> Result<Outcome, Refusal> {
+    Ok(Outcome::Taken(missing))
+}
 
 /// One process in the model: what it has counted, and the reports that are on their way.
 struct Process {
@@ -199,11 +208,11 @@ fn a_sidecar_speaks_for_its_own_service_only() {
         },
     ];
     let outcome = ledger.take(&peer("orders"), request(1, 1, edges), Instant::now());
-    let refused = Outcome::Taken {
-        refused_edges: 4,
-        foreign_left_out: 0,
+    let refused = Missing {
+        refused: 4,
+        ..NOTHING
     };
-    assert_eq!(outcome, Ok(refused));
+    assert_eq!(outcome, missing(refused));
     assert_eq!(ledger.series().len(), 2);
     assert_eq!(
         (good(&ledger, "inventory"), good(&ledger, "orders")),
@@ -231,9 +240,9 @@ fn whoever_shares_an_identity_speaks_for_the_service_that_its_report_names() {
         let outcome = ledger.take(&both, report, now);
         (outcome, good(&ledger, "orders"), good(&ledger, "stock"))
     };
-    let one_refused = Ok(Outcome::Taken {
-        refused_edges: 1,
-        foreign_left_out: 0,
+    let one_refused = missing(Missing {
+        refused: 1,
+        ..NOTHING
     });
     assert_eq!(take(1, "reports"), (one_refused, 0, 2));
     // A reporter of before names none.
@@ -540,13 +549,11 @@ fn edges_that_cannot_be_remembered_are_refused_until_there_is_room() {
         assert_eq!(ledger.take(&peer("orders"), full(run), start), TAKEN);
     }
     let outcome = ledger.take(&peer("orders"), full(runs), start);
-    assert_eq!(
-        outcome,
-        Ok(Outcome::Taken {
-            refused_edges: MAX_EDGES,
-            foreign_left_out: 0,
-        })
-    );
+    let no_room = Missing {
+        edges_left_out: MAX_EDGES as u64,
+        ..NOTHING
+    };
+    assert_eq!(outcome, missing(no_room));
     assert_eq!(ledger.remembered, MAX_REMEMBERED);
     let later = start + SILENT;
     assert_eq!(ledger.take(&peer("orders"), full(runs + 1), later), TAKEN);
@@ -577,30 +584,62 @@ fn series_beyond_the_bound_are_counted_as_other() {
     );
 }
 
-#[test]
-fn endpoints_are_bounded_over_all_runs() {
-    let mut ledger = Ledger::default();
-    let start = Instant::now();
-    let many = |run| ReportRequest {
-        endpoints: vec![
-            report::Endpoint {
-                service: "inventory".into(),
-                address: "127.0.0.1:1".into(),
-                state: "ejected".into(),
-                ..report::Endpoint::default()
-            };
-            MAX_ENDPOINTS
-        ],
-        ..request(run, 1, vec![])
+/// A report with so many endpoints, the first of them ejected, and a certificate that ends then.
+fn with_endpoints(run: u64, sequence: u64, count: usize, ends: i64) -> ReportRequest {
+    let endpoint = |n: usize| report::Endpoint {
+        service: "inventory".into(),
+        address: format!("127.0.0.1:{n}"),
+        state: if n == 0 { "ejected" } else { "healthy" }.into(),
+        ..report::Endpoint::default()
     };
-    let runs = (MAX_ENDPOINTS_REMEMBERED / MAX_ENDPOINTS) as u64;
-    for run in 0..runs + 3 {
-        assert_eq!(ledger.take(&peer("orders"), many(run), start), TAKEN);
-        assert!(ledger.endpoints <= MAX_ENDPOINTS_REMEMBERED);
+    ReportRequest {
+        endpoints: (0..count).map(endpoint).collect(),
+        certificate: Some(report::Certificate {
+            not_after_unix: ends,
+            ..report::Certificate::default()
+        }),
+        ..request(run, sequence, vec![])
     }
-    assert_eq!(ledger.endpoints, MAX_ENDPOINTS_REMEMBERED);
-    let counted: usize = ledger.runs.values().map(|run| run.endpoints.len()).sum();
-    assert_eq!(ledger.endpoints, counted);
+}
+
+#[test]
+fn when_endpoints_are_too_many_the_first_are_kept_and_the_certificate_is_always() {
+    let mut ledger = Ledger::default();
+    let (start, orders) = (Instant::now(), peer("orders"));
+    let runs = (MAX_ENDPOINTS_REMEMBERED / MAX_ENDPOINTS) as u64;
+    for run in 0..runs - 1 {
+        let report = with_endpoints(run, 1, MAX_ENDPOINTS, 1);
+        assert_eq!(ledger.take(&orders, report, start), TAKEN);
+    }
+    let mut last = |run, sequence, count: usize, kept: usize| {
+        let ends = i64::try_from(sequence).unwrap();
+        let report = with_endpoints(run, sequence, count, ends);
+        let left_out = missing(Missing {
+            endpoints_left_out: (count - kept) as u64,
+            ..NOTHING
+        });
+        assert_eq!(ledger.take(&orders, report, start), left_out);
+        let shown = ledger
+            .runs
+            .iter()
+            .find(|(key, _)| key.run == run)
+            .unwrap()
+            .1;
+        assert_eq!(shown.endpoints.len(), kept);
+        assert!(kept == 0 || shown.endpoints[0].state == "ejected");
+        assert_eq!(shown.certificate.as_ref().unwrap().not_after_unix, ends);
+        let counted: usize = ledger.runs.values().map(|run| run.endpoints.len()).sum();
+        assert_eq!(ledger.endpoints, counted);
+    };
+    last(runs, 1, MAX_ENDPOINTS - 3, MAX_ENDPOINTS - 3);
+    last(runs + 1, 1, MAX_ENDPOINTS, 3);
+    // It has renewed its certificate, and its room is what it was.
+    last(runs + 1, 2, MAX_ENDPOINTS, 3);
+    last(runs + 2, 1, 5, 0);
+    last(runs + 2, 2, 5, 0);
+    // Somebody has fewer now.
+    last(runs, 2, 1, 1);
+    last(runs + 1, 3, MAX_ENDPOINTS, MAX_ENDPOINTS - 1);
 }
 
 #[test]
