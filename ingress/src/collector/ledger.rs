@@ -6,8 +6,8 @@
 //! and says so by its life, for there need not have been a report in between. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
 //! much room. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
 //! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
-//! silent longest is forgotten; should it come back after all, its first report is where counting starts again, because
-//! to count it whole would count it twice.
+//! silent longest is forgotten; should it come back after all, what it reports first of each edge is where counting starts
+//! again, because to count it whole would count it twice.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -135,6 +135,9 @@ pub struct Run {
     /// The foreign peers that it saw.
     pub foreign: Said,
     sequence: u64,
+    /// It was forgotten and has come back, and there was not room yet for all that it says: what is heard of it for the
+    /// first time may have been counted before.
+    returned: bool,
     /// What each edge said last.
     edges: HashMap<EdgeKey, Last>,
 }
@@ -186,8 +189,6 @@ impl Ledger {
             instance: Arc::from(request.instance.as_str()),
             run: request.run,
         };
-        // A run that was forgotten begins at what it reports first.
-        let mut begins_here = false;
         match self.runs.get_mut(&key) {
             Some(run) if request.sequence <= run.sequence => return Ok(Outcome::Stale),
             Some(run) => {
@@ -199,7 +200,6 @@ impl Ledger {
                 if self.runs.len() >= MAX_RUNS && !self.forget_silent(now) {
                     return Err(Refusal::Full);
                 }
-                begins_here = self.forgotten.contains(&self.hasher.hash_one(&key));
                 let run = Run {
                     service: Arc::clone(service),
                     seen: now,
@@ -207,6 +207,7 @@ impl Ledger {
                     certificate: None,
                     foreign: Said::default(),
                     sequence: request.sequence,
+                    returned: self.forgotten.contains(&self.hasher.hash_one(&key)),
                     edges: HashMap::new(),
                 };
                 self.runs.insert(key.clone(), run);
@@ -219,8 +220,8 @@ impl Ledger {
                 missing.refused += 1;
                 continue;
             };
-            let counted = self.make_room(&key, &edge_key, now)
-                && self.count(&key, &edge_key, edge, begins_here, now);
+            let counted =
+                self.make_room(&key, &edge_key, now) && self.count(&key, &edge_key, edge, now);
             missing.edges_left_out += u64::from(!counted);
             named.insert(edge_key);
         }
@@ -235,7 +236,7 @@ impl Ledger {
             .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
         missing.endpoints_left_out = self.state(&key, request.endpoints, request.certificate, now);
         let foreign = request.foreign.unwrap_or_default();
-        self.foreign(&key, foreign, begins_here, now, &mut missing);
+        self.foreign(&key, foreign, now, &mut missing);
         Ok(Outcome::Taken(missing))
     }
 
@@ -254,14 +255,7 @@ impl Ledger {
     }
 
     /// Adds what is new of one edge.
-    fn count(
-        &mut self,
-        run: &RunKey,
-        edge: &EdgeKey,
-        said: &report::Edge,
-        begins_here: bool,
-        now: Instant,
-    ) -> bool {
+    fn count(&mut self, run: &RunKey, edge: &EdgeKey, said: &report::Edge, now: Instant) -> bool {
         let Some(run) = self.runs.get_mut(run) else {
             return false;
         };
@@ -272,7 +266,7 @@ impl Ledger {
                 self.remembered += 1;
                 place.insert(Last {
                     life: said.life,
-                    totals: match begins_here {
+                    totals: match run.returned {
                         true => totals.clone(),
                         false => Totals::default(),
                     },
@@ -339,7 +333,6 @@ impl Ledger {
         &mut self,
         run: &RunKey,
         foreign: report::Foreign,
-        begins_here: bool,
         now: Instant,
         missing: &mut Missing,
     ) {
@@ -348,7 +341,8 @@ impl Ledger {
             return;
         };
         let (said, all) = (&mut run.foreign, &mut self.foreign);
-        let counted = all.count(said, &run.service, &foreign.counts, begins_here);
+        let counted = all.count(said, &run.service, &foreign.counts, run.returned);
+        run.returned &= missing.edges_left_out + counted.left_out > 0;
         missing.refused += counted.refused;
         missing.foreign_left_out = counted.left_out + all.show(said, foreign);
     }

@@ -563,6 +563,60 @@ fn edges_that_cannot_be_remembered_are_refused_until_there_is_room() {
 }
 
 #[test]
+fn a_run_that_returns_while_there_is_no_room_doubles_nothing_when_there_is() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let both = |run, sequence, count| {
+        let edges = [
+            edge("orders", "inventory", count),
+            edge("orders", "stock", count),
+        ];
+        request(run, sequence, edges.to_vec())
+    };
+    let one = |sequence, count| both(0, sequence, count);
+    let full = |run, sequence, so_many| {
+        let edges = (0..so_many).map(|n| edge("orders", &format!("service-{n}"), 1));
+        request(run, sequence, edges.collect())
+    };
+    let orders = peer("orders");
+    assert_eq!(ledger.take(&orders, one(1, 10), start), TAKEN);
+    let later = start + SILENT;
+    // Another one keeps the series, and the rest take all that is left.
+    let runs = (MAX_REMEMBERED / MAX_EDGES) as u64;
+    assert_eq!(ledger.take(&orders, both(runs + 1, 1, 0), later), TAKEN);
+    for run in 1..runs {
+        assert_eq!(ledger.take(&orders, full(run, 1, MAX_EDGES), later), TAKEN);
+    }
+    let rest = MAX_EDGES - 2;
+    assert_eq!(ledger.take(&orders, full(runs, 1, rest), later), TAKEN);
+    assert!(ledger.runs.keys().all(|key| key.run != 0));
+    assert_eq!(ledger.remembered, MAX_REMEMBERED);
+
+    let mut returns = |sequence, count, left_out, room: Option<usize>| {
+        if let Some(room) = room {
+            let smaller = full(runs, sequence, rest - room);
+            assert_eq!(ledger.take(&orders, smaller, later), TAKEN);
+        }
+        let outcome = ledger.take(&orders, one(sequence, count), later);
+        let left_out = Missing {
+            edges_left_out: left_out,
+            ..NOTHING
+        };
+        assert_eq!(outcome, missing(left_out), "report {sequence}");
+        (good(&ledger, "inventory"), good(&ledger, "stock"))
+    };
+    // What it counted before it was forgotten stays counted, and nothing of that counts again.
+    assert_eq!(returns(2, 12, 2, None), (10, 10));
+    assert_eq!(returns(3, 14, 1, Some(1)), (10, 10));
+    assert_eq!(returns(4, 16, 0, Some(2)), (12, 10));
+    // From there on it is as any other: what it names anew is new.
+    assert_eq!(returns(5, 20, 0, Some(3)), (16, 14));
+    let new = request(0, 6, vec![edge("orders", "billing", 3)]);
+    assert_eq!(ledger.take(&orders, new, later), TAKEN);
+    assert_eq!(good(&ledger, "billing"), 3);
+}
+
+#[test]
 fn series_beyond_the_bound_are_counted_as_other() {
     let mut ledger = Ledger::default();
     let now = Instant::now();
