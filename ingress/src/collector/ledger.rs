@@ -155,6 +155,26 @@ struct Series {
     seen: Instant,
 }
 
+/// What there is only so much room for, and runs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Held {
+    Place,
+    Edges,
+    Endpoints,
+    Foreign(foreign::Table),
+}
+
+impl Held {
+    fn by(self, run: &Run) -> bool {
+        match self {
+            Self::Place => true,
+            Self::Edges => !run.edges.is_empty(),
+            Self::Endpoints => !run.endpoints.is_empty(),
+            Self::Foreign(table) => run.foreign.is_in(table),
+        }
+    }
+}
+
 /// The mesh's series, and what is needed to keep them right.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -167,8 +187,8 @@ pub struct Ledger {
     /// Sum over all runs' endpoints.
     endpoints: usize,
     foreign: Strangers,
-    /// When no run was silent long enough to be forgotten.
-    looked_in_vain: Option<Instant>,
+    /// When no run that holds this was silent long enough to be forgotten.
+    looked_in_vain: HashMap<Held, Instant>,
     forgotten: HashSet<u64>,
     forgotten_order: VecDeque<u64>,
     hasher: RandomState,
@@ -197,7 +217,7 @@ impl Ledger {
                 run.service = Arc::clone(service);
             }
             None => {
-                if self.runs.len() >= MAX_RUNS && !self.forget_silent(now) {
+                if self.runs.len() >= MAX_RUNS && !self.forget_silent(Held::Place, now) {
                     return Err(Refusal::Full);
                 }
                 let run = Run {
@@ -247,7 +267,7 @@ impl Ledger {
             return true;
         }
         while self.remembered >= MAX_REMEMBERED {
-            if !self.forget_silent(now) {
+            if !self.forget_silent(Held::Edges, now) {
                 return false;
             }
         }
@@ -315,7 +335,9 @@ impl Ledger {
     ) -> u64 {
         let had = self.runs.get(run).map_or(0, |run| run.endpoints.len());
         let said = endpoints.len();
-        while self.endpoints - had + said > MAX_ENDPOINTS_REMEMBERED && self.forget_silent(now) {}
+        while self.endpoints - had + said > MAX_ENDPOINTS_REMEMBERED
+            && self.forget_silent(Held::Endpoints, now)
+        {}
         let Some(run) = self.runs.get_mut(run) else {
             return 0;
         };
@@ -336,7 +358,12 @@ impl Ledger {
         now: Instant,
         missing: &mut Missing,
     ) {
-        while self.foreign.is_full() && self.forget_silent(now) {}
+        if let Some(run) = self.runs.get(run) {
+            let needs = run.foreign.needs(&run.service, &foreign);
+            while let Some(table) = self.foreign.lacks(&needs)
+                && self.forget_silent(Held::Foreign(table), now)
+            {}
+        }
         let Some(run) = self.runs.get_mut(run) else {
             return;
         };
@@ -347,31 +374,36 @@ impl Ledger {
         missing.foreign_left_out = counted.left_out + all.show(said, foreign);
     }
 
-    /// Forgets the run that has been silent longest, if that is long enough.
-    fn forget_silent(&mut self, now: Instant) -> bool {
+    /// Forgets, of the runs that hold this, the one that has been silent longest, if that is long enough.
+    fn forget_silent(&mut self, what: Held, now: Instant) -> bool {
         // Looking costs a walk over all runs; when it was in vain, it is so for a while.
-        if self
-            .looked_in_vain
-            .is_some_and(|then| now.saturating_duration_since(then) < LOOK_AGAIN)
+        if (self.looked_in_vain.get(&what))
+            .is_some_and(|then| now.saturating_duration_since(*then) < LOOK_AGAIN)
         {
             return false;
         }
-        let oldest = self.runs.iter().min_by_key(|(_, run)| run.seen);
-        let Some((key, run)) = oldest else {
-            return false;
-        };
-        if !is_silent(run, now) {
-            self.looked_in_vain = Some(now);
-            return false;
+        let holding = self.runs.iter().filter(|(_, run)| what.by(run));
+        let oldest = holding.min_by_key(|(_, run)| run.seen);
+        match oldest.filter(|(_, run)| is_silent(run, now)) {
+            Some((key, _)) => {
+                let key = key.clone();
+                self.forget(&key);
+                true
+            }
+            None => {
+                self.looked_in_vain.insert(what, now);
+                false
+            }
         }
-        let (key, name) = (key.clone(), self.hasher.hash_one(key));
-        if let Some(run) = self.runs.remove(&key) {
+    }
+
+    fn forget(&mut self, key: &RunKey) {
+        if let Some(run) = self.runs.remove(key) {
             self.remembered -= run.edges.len();
             self.endpoints -= run.endpoints.len();
             self.foreign.forget(&run.foreign);
+            self.note_forgotten(self.hasher.hash_one(key));
         }
-        self.note_forgotten(name);
-        true
     }
 
     fn note_forgotten(&mut self, name: u64) {

@@ -216,6 +216,39 @@ fn what_is_remembered_is_bounded_and_the_silent_make_room() {
 }
 
 #[test]
+fn a_full_table_costs_the_silent_nothing_unless_somebody_needs_their_room() {
+    let (mut ledger, start) = (Ledger::default(), Instant::now());
+    let peers = |count| (0..count).map(stranger).collect::<Vec<_>>();
+    let runs = (MAX_PEERS_REMEMBERED / MAX_PEERS) as u64;
+    let orders = peer("orders");
+    // The oldest holds nothing foreign, and the second oldest some of it.
+    for (run, count) in [(runs, 0), (0, MAX_PEERS)] {
+        let at = start + Duration::from_secs(1 - run.min(1));
+        ledger
+            .take(&orders, request(run, 1, vec![], peers(count)), at)
+            .unwrap();
+    }
+    let later = start + SILENT + Duration::from_secs(2);
+    for run in 1..runs {
+        let report = request(run, 1, vec![], peers(MAX_PEERS));
+        assert_eq!(left_out(ledger.take(&orders, report, later)), 0);
+    }
+    // All is taken. The same again, and less, needs nobody's.
+    for (sequence, count) in [(2, MAX_PEERS), (3, MAX_PEERS - 1), (4, MAX_PEERS)] {
+        let report = request(1, sequence, came(1), peers(count));
+        assert_eq!(left_out(ledger.take(&orders, report, later)), 0);
+        assert_eq!(ledger.runs(), runs as usize + 1);
+    }
+    let one_more = request(runs + 1, 1, vec![], peers(1));
+    assert_eq!(left_out(ledger.take(&orders, one_more, later)), 0);
+    assert_eq!(ledger.runs(), runs as usize + 1);
+    assert_eq!(
+        ledger.strangers().peers,
+        MAX_PEERS_REMEMBERED - MAX_PEERS + 1
+    );
+}
+
+#[test]
 fn counts_beyond_the_bounds_are_others_or_wait_for_room() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
     let outbound = report::Direction::Outbound;
