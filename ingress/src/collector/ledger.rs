@@ -6,7 +6,7 @@
 //! and says so by its life, for there need not have been a report in between. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
 //! much room. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
 //! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
-//! silent longest is forgotten; should it come back after all, what it reports first of each edge is where counting starts
+//! silent longest is forgotten, or one of an identity that has more than its share; should it come back after all, what it reports first of each edge is where counting starts
 //! again, because to count it whole would count it twice.
 
 use std::collections::hash_map::Entry;
@@ -28,6 +28,8 @@ use super::foreign::{self, Said, Strangers};
 pub const SILENT: Duration = Duration::from_secs(600);
 /// Runs remembered.
 pub const MAX_RUNS: usize = 4_096;
+/// An identity with more runs than this makes room for others when all places are taken.
+const CROWD: usize = MAX_RUNS / 8;
 /// Edges in one report.
 pub const MAX_EDGES: usize = 1_024;
 /// Edges remembered over all runs, about 700 bytes each.
@@ -179,6 +181,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: HashMap<RunKey, Run>,
+    /// How many of them each identity has.
+    by_identity: HashMap<Arc<str>, usize>,
     series: HashMap<EdgeKey, Series>,
     /// When it was last looked for series to forget.
     tidied: Option<Instant>,
@@ -217,7 +221,10 @@ impl Ledger {
                 run.service = Arc::clone(service);
             }
             None => {
-                if self.runs.len() >= MAX_RUNS && !self.forget_silent(Held::Place, now) {
+                if self.runs.len() >= MAX_RUNS
+                    && !self.forget_silent(Held::Place, now)
+                    && !self.thin_out(&peer.identity)
+                {
                     return Err(Refusal::Full);
                 }
                 let run = Run {
@@ -231,6 +238,10 @@ impl Ledger {
                     edges: HashMap::new(),
                 };
                 self.runs.insert(key.clone(), run);
+                *self
+                    .by_identity
+                    .entry(Arc::clone(&key.identity))
+                    .or_default() += 1;
             }
         }
         let mut missing = Missing::default();
@@ -397,12 +408,36 @@ impl Ledger {
         }
     }
 
+    /// Forgets a run of the identity that has most of them, for one of an identity that has fewer: whoever makes up runs
+    /// keeps nobody out but itself. Two that have as many take none from each other.
+    fn thin_out(&mut self, newcomer: &Arc<str>) -> bool {
+        let own = self.by_identity.get(newcomer).copied().unwrap_or(0);
+        let most = self.by_identity.iter().max_by_key(|(_, count)| **count);
+        let crowd = most.filter(|(_, count)| **count > CROWD.max(own + 1));
+        let Some((crowd, _)) = crowd else {
+            return false;
+        };
+        let theirs = self.runs.iter().filter(|(key, _)| key.identity == *crowd);
+        let oldest = theirs.min_by_key(|(_, run)| run.seen);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
+            return false;
+        };
+        self.forget(&key);
+        true
+    }
+
     fn forget(&mut self, key: &RunKey) {
         if let Some(run) = self.runs.remove(key) {
             self.remembered -= run.edges.len();
             self.endpoints -= run.endpoints.len();
             self.foreign.forget(&run.foreign);
             self.note_forgotten(self.hasher.hash_one(key));
+            if let Entry::Occupied(mut count) = self.by_identity.entry(Arc::clone(&key.identity)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
     }
 

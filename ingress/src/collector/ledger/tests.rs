@@ -524,6 +524,63 @@ fn when_full_only_a_silent_run_makes_room_and_its_return_doubles_nothing() {
 }
 
 #[test]
+fn whoever_makes_up_runs_keeps_out_nobody_but_itself() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let mut take = |service: &str, run, sequence, count| {
+        let report = request(run, sequence, vec![edge(service, "inventory", count)]);
+        let outcome = ledger.take(&peer(service), report, now);
+        let of = |name| ledger.by_identity.get(&peer(name).identity).copied();
+        let runs = [of("orders"), of("billing"), of("stock")];
+        assert_eq!(runs.iter().flatten().sum::<usize>(), ledger.runs());
+        (outcome, runs.map(Option::unwrap_or_default))
+    };
+    let (all, crowd) = (MAX_RUNS as u64, CROWD as u64);
+    for run in 0..crowd {
+        assert_eq!(take("billing", run, 1, 1).0, TAKEN);
+    }
+    for run in 0..all - crowd {
+        assert_eq!(take("orders", run, 1, 1).0, TAKEN);
+    }
+    let refused = Err(Refusal::Full);
+    let (orders, billing) = (MAX_RUNS - CROWD, CROWD);
+    // One more of its own gets no place, and one of another has it.
+    assert_eq!(take("orders", all, 1, 1), (refused, [orders, billing, 0]));
+    assert_eq!(take("stock", 0, 1, 1), (TAKEN, [orders - 1, billing, 1]));
+    assert_eq!(
+        take("billing", crowd, 1, 1),
+        (TAKEN, [orders - 2, billing + 1, 1])
+    );
+    // They are as many as may be, and all go on.
+    for run in 1..all {
+        let _ = take("stock", run, 1, 1);
+        let _ = take("billing", crowd + run, 1, 1);
+    }
+    let (outcome, mut runs) = take("orders", all, 1, 1);
+    assert_eq!(outcome, refused);
+    runs.sort_unstable();
+    assert!(runs[2] - runs[0] <= 1, "{runs:?}");
+}
+
+#[test]
+fn nobody_makes_room_where_each_has_its_share() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    for run in 0..MAX_RUNS as u64 {
+        let service = format!("service-{}", run % 8);
+        assert_eq!(
+            ledger.take(&peer(&service), request(run, 1, vec![]), now),
+            TAKEN
+        );
+    }
+    let newcomer = request(0, 1, vec![]);
+    assert_eq!(
+        ledger.take(&peer("orders"), newcomer, now),
+        Err(Refusal::Full)
+    );
+}
+
+#[test]
 fn a_run_that_was_cut_off_for_long_goes_on_where_it_was() {
     let mut ledger = Ledger::default();
     let start = Instant::now();
