@@ -50,7 +50,7 @@ pub async fn run(
         tracing::info!(%address, "collecting reports");
         let foreigners = Arc::clone(identity.foreigners());
         let identity = Arc::clone(identity);
-        let tls: collector::Tls = Arc::new(move || Some(identity.server_config()));
+        let tls: collector::Tls = Arc::new(move || identity.server_config());
         let drain = process.drain.clone();
         process.tasks.spawn("collector", async move {
             // By the plan in force when it connects: whoever is a service of its own only since then connects anew.

@@ -57,6 +57,10 @@ const MAX_FOREIGN: usize = 64;
 const MAX_REPORT: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
 
+/// What became of a report, as the metric has it.
+const TAKEN: &str = "taken";
+const FAILED: &str = "failed";
+
 /// Where and how often to report.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -96,6 +100,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) {
     registry.begin_reporting();
+    // Both are there from the start, so that the first failure already is an increase.
+    for result in [TAKEN, FAILED] {
+        counter!(names::REPORTS, "result" => result).increment(0);
+    }
     let mut reporter = Reporter {
         settings,
         registry,
@@ -148,14 +156,14 @@ impl Reporter {
     }
 
     fn taken(&mut self) {
-        counter!(names::REPORTS, "result" => "taken").increment(1);
+        counter!(names::REPORTS, "result" => TAKEN).increment(1);
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!(collector = self.settings.address, "reports are taken again");
         }
     }
 
     fn failed(&mut self, error: &Error) {
-        counter!(names::REPORTS, "result" => "failed").increment(1);
+        counter!(names::REPORTS, "result" => FAILED).increment(1);
         self.stream = None;
         let cause = error.kind();
         if let (Some(kind), Some(address)) = (cause, self.collector) {

@@ -37,9 +37,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Rest after a failed accept: out of descriptors, that is better than to spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// The TLS configuration for the next connection: TLS 1.3, `h2`, a client certificate required and its chain checked;
-/// none while we have no certificate of our own.
-pub type Tls = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+/// The TLS configuration for the next connection: a client certificate is demanded, and its chain checked.
+pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 /// Who a peer is, from the certificates that it proved to own; the reason when it is nobody who may report.
 pub type Identify = Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<Peer, String> + Send + Sync>;
@@ -83,13 +82,10 @@ impl Door {
         address: SocketAddr,
     ) -> Option<BoxFuture<'static, Option<Secured>>> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            refused("too_many_connections");
+            refused(Cause::TooManyConnections);
             return None;
         };
-        let Some(config) = (self.tls)() else {
-            refused("identity_missing");
-            return None;
-        };
+        let config = (self.tls)();
         let (identify, limit) = (Arc::clone(&self.identify), self.handshake);
         let foreigners = Arc::clone(&self.foreigners);
         let port = tcp.local_addr().ok().map(|local| local.port());
@@ -99,13 +95,13 @@ impl Door {
                 Ok((Ok(secured), _)) => return Some(secured),
                 Ok((Err(Refused::Handshake(error)), claim)) => {
                     stranger(&foreigners, address, port, &error, claim.as_deref());
-                    refused("handshake");
+                    refused(Cause::Handshake);
                 }
                 Ok((Err(Refused::Peer(reason)), _)) => {
                     tracing::warn!(reason, "a peer may not report to the collector");
-                    refused("identity");
+                    refused(Cause::Identity);
                 }
-                Err(_) => refused("timeout"),
+                Err(_) => refused(Cause::Timeout),
             }
             None
         }))
@@ -129,8 +125,42 @@ fn stranger(
     foreigners.saw(&sighting, SystemTime::now());
 }
 
-fn refused(cause: &'static str) {
-    counter!(COLLECTOR_CONNECTIONS_REFUSED, "cause" => cause).increment(1);
+/// Why a connection was not taken: a closed list, since it becomes a label.
+#[derive(Debug, Clone, Copy)]
+enum Cause {
+    TooManyConnections,
+    Handshake,
+    Identity,
+    Timeout,
+}
+
+impl Cause {
+    const ALL: [Self; 4] = [
+        Self::TooManyConnections,
+        Self::Handshake,
+        Self::Identity,
+        Self::Timeout,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooManyConnections => "too_many_connections",
+            Self::Handshake => "handshake",
+            Self::Identity => "identity",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Has all causes be there from the start.
+pub(super) fn begin() {
+    for cause in Cause::ALL {
+        counter!(COLLECTOR_CONNECTIONS_REFUSED, "cause" => cause.as_str()).increment(0);
+    }
+}
+
+fn refused(cause: Cause) {
+    counter!(COLLECTOR_CONNECTIONS_REFUSED, "cause" => cause.as_str()).increment(1);
 }
 
 enum Refused {

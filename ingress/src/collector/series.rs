@@ -11,7 +11,7 @@ use weft_dataplane::observe::{EdgeKey, EdgeTotals, Totals};
 
 use super::foreign::{Key, own};
 use super::ledger::Ledger;
-use super::{Collector, Local, lock};
+use super::{Collector, Local, accept, lock};
 
 /// What was reported and what this process counted itself, by edge.
 pub(super) fn snapshot(ledger: &Ledger, local: &[Local]) -> Vec<EdgeTotals> {
@@ -72,6 +72,7 @@ impl Collector {
         ] {
             counter!(name).increment(0);
         }
+        accept::begin();
     }
 
     /// Writes the mesh's latencies, endpoints, certificates and reporters onto the page.

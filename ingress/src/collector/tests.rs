@@ -79,7 +79,7 @@ impl Authority {
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let config = Arc::new(config);
-        Arc::new(move || Some(Arc::clone(&config)))
+        Arc::new(move || Arc::clone(&config))
     }
 
     /// For a client that trusts this CA and shows this leaf, whoever issued it.
