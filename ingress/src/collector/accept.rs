@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
-use weft_dataplane::foreign::{Foreigners, Sighting};
+use weft_dataplane::foreign::{Foreign, Foreigners, Sighting};
 use weft_dataplane::identity::{PeerProblem, noting};
 use weft_dataplane::observe::metrics::COLLECTOR_CONNECTIONS_REFUSED;
 use weft_dataplane::plan::services::INGRESS;
@@ -94,11 +94,15 @@ impl Door {
             match timeout(limit, securing).await {
                 Ok((Ok(secured), _)) => return Some(secured),
                 Ok((Err(Refused::Handshake(error)), claim)) => {
-                    stranger(&foreigners, address, port, &error, claim.as_deref());
+                    let problem = PeerProblem::from_io_error(&error);
+                    let kind = PeerProblem::kind_of(problem.as_ref(), &error);
+                    let words =
+                        problem.map_or_else(|| error.to_string(), |known| known.to_string());
+                    stranger(&foreigners, address, port, kind, &words, claim.as_deref());
                     refused(Cause::Handshake);
                 }
-                Ok((Err(Refused::Peer(reason)), _)) => {
-                    tracing::warn!(reason, "a peer may not report to the collector");
+                Ok((Err(Refused::Peer(kind, words)), claim)) => {
+                    stranger(&foreigners, address, port, kind, &words, claim.as_deref());
                     refused(Cause::Identity);
                 }
                 Err(_) => refused(Cause::Timeout),
@@ -108,21 +112,21 @@ impl Door {
     }
 }
 
-/// Names somebody whose handshake failed: a sidecar that cannot prove who it is can report nothing of it.
+/// Names somebody who was shown out: a sidecar that cannot prove who it is can report nothing of it. The log does so once
+/// in a while only, because anybody may come as often as they like.
 fn stranger(
     foreigners: &Foreigners,
     address: SocketAddr,
     port: Option<u16>,
-    error: &io::Error,
+    kind: Foreign,
+    problem: &str,
     claim: Option<&str>,
 ) {
-    let problem = PeerProblem::from_io_error(error);
-    let kind = PeerProblem::kind_of(problem.as_ref(), error);
-    let words = problem.map_or_else(|| error.to_string(), |problem| problem.to_string());
-    tracing::warn!(listener = "collector", peer = %address, cause = kind.as_str(), claim, problem = %words, "refused a peer");
     let service = Arc::from(INGRESS);
     let sighting = Sighting::came(kind, &service, address.ip(), port, claim);
-    foreigners.saw(&sighting, SystemTime::now());
+    if foreigners.saw(&sighting, SystemTime::now()) {
+        tracing::warn!(listener = "collector", peer = %address, cause = kind.as_str(), claim, problem, "refused a peer");
+    }
 }
 
 /// Why a connection was not taken: a closed list, since it becomes a label.
@@ -165,7 +169,8 @@ fn refused(cause: Cause) {
 
 enum Refused {
     Handshake(io::Error),
-    Peer(String),
+    /// Its handshake went well, and it may not report.
+    Peer(Foreign, String),
 }
 
 async fn secure(
@@ -180,9 +185,11 @@ async fn secure(
     // A configuration that does not demand a certificate must not open the door: no certificate, no peer.
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     if certificates.is_empty() {
-        return Err(Refused::Peer("it showed no certificate".into()));
+        let words = "it showed no certificate".into();
+        return Err(Refused::Peer(Foreign::NoCertificate, words));
     }
-    let peer = identify(certificates).map_err(Refused::Peer)?;
+    let peer =
+        identify(certificates).map_err(|words| Refused::Peer(Foreign::WrongService, words))?;
     Ok(Secured {
         tls,
         peer,
