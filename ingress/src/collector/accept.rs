@@ -19,7 +19,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -36,6 +36,8 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Rest after a failed accept: out of descriptors, that is better than to spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How often that is said.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The TLS configuration for the next connection: a client certificate is demanded, and its chain checked.
 pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
@@ -56,23 +58,59 @@ pub(super) struct Door {
 
 /// Connections whose peer is known. Never ends; everything under way ends when it is dropped.
 pub(super) fn incoming(door: Door) -> impl Stream<Item = Result<Secured, Infallible>> {
-    let handshakes = FuturesUnordered::<BoxFuture<'static, Option<Secured>>>::new();
-    unfold((door, handshakes), |(door, mut handshakes)| async {
+    unfold(Receiving::new(door), |mut receiving| async {
+        let secured = receiving.next().await;
+        Some((Ok(secured), receiving))
+    })
+}
+
+/// A door and what is under way behind it.
+struct Receiving {
+    door: Door,
+    handshakes: FuturesUnordered<BoxFuture<'static, Option<Secured>>>,
+    /// Until when it does not try to accept, because it could not.
+    rest: Option<Instant>,
+    /// When that was said last.
+    told: Option<Instant>,
+}
+
+impl Receiving {
+    fn new(door: Door) -> Self {
+        Self {
+            door,
+            handshakes: FuturesUnordered::new(),
+            rest: None,
+            told: None,
+        }
+    }
+
+    async fn next(&mut self) -> Secured {
         loop {
+            let rest = self.rest;
             tokio::select! {
-                accepted = door.listener.accept() => match accepted {
-                    Ok((tcp, address)) => handshakes.extend(door.begin(tcp, address)),
-                    Err(error) => {
-                        tracing::warn!(%error, "the collector cannot accept a connection");
-                        sleep(ACCEPT_REST).await;
-                    }
+                accepted = self.door.listener.accept(), if rest.is_none() => match accepted {
+                    Ok((tcp, address)) => self.handshakes.extend(self.door.begin(tcp, address)),
+                    // The client was faster than us; that is not our trouble.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => self.cannot_accept(&error),
                 },
-                Some(secured) = handshakes.next() => if let Some(secured) = secured {
-                    return Some((Ok(secured), (door, handshakes)));
+                // Handshakes go on meanwhile: when they end, there may be descriptors again.
+                () = async { sleep_until(rest.unwrap_or_else(Instant::now)).await }, if rest.is_some() => self.rest = None,
+                Some(secured) = self.handshakes.next() => if let Some(secured) = secured {
+                    return secured;
                 },
             }
         }
-    })
+    }
+
+    fn cannot_accept(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        self.rest = Some(now + ACCEPT_REST);
+        if self.told.is_none_or(|told| now - told >= TELL_AGAIN) {
+            self.told = Some(now);
+            tracing::warn!(%error, "the collector cannot accept a connection");
+        }
+    }
 }
 
 impl Door {
@@ -238,5 +276,48 @@ impl AsyncWrite for Secured {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tls).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::collector::tests::nobody;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_door_that_cannot_accept_holds_up_no_handshake() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut receiving = Receiving::new(Door {
+            listener,
+            tls: nobody(),
+            identify: Arc::new(|_| Err("nobody may".into())),
+            places: Arc::new(Semaphore::new(1)),
+            handshake: HANDSHAKE,
+            foreigners: Arc::default(),
+        });
+        let begun = Instant::now();
+        receiving.cannot_accept(&io::ErrorKind::OutOfMemory.into());
+        let ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&ended);
+        receiving.handshakes.push(Box::pin(async move {
+            ends.store(true, Ordering::Relaxed);
+            None
+        }));
+        let wait = timeout(ACCEPT_REST / 2, receiving.next());
+        assert!(wait.await.is_err(), "nobody was let in");
+        assert!(ended.load(Ordering::Relaxed));
+        assert!(receiving.rest.is_some(), "it rests on");
+        let wait = timeout(ACCEPT_REST, receiving.next());
+        assert!(wait.await.is_err(), "nobody was let in");
+        assert_eq!(receiving.rest, None);
+        // Of many failures in a second one is told.
+        for _ in 0..5 {
+            receiving.cannot_accept(&io::ErrorKind::OutOfMemory.into());
+        }
+        assert_eq!(receiving.told, Some(begun));
     }
 }
