@@ -1,8 +1,8 @@
 //! Where sidecars report to: one place that knows the whole mesh's golden signals.
 //!
 //! [`accept`] lets in who proves to be of the mesh, this file takes their reports one after another, [`ledger`] adds
-//! them up, `series` shows them to Prometheus and [`page`] to people and to `weft status`. Nothing depends on any of
-//! it: a collector that is away costs no exchange anything, and when it is back the next reports make up for all.
+//! them up, `series` shows them to Prometheus and [`page`] to people. Nothing depends on any of it: a
+//! collector that is away costs no exchange anything, and when it is back the next reports make up for all.
 
 pub mod accept;
 pub mod foreign;

@@ -108,6 +108,10 @@ impl Collector {
                 let key = (row.service.to_string(), row.address.to_string());
                 present.endpoint(key, row.state.as_str(), row.ejections);
             }
+            if let Some(row) = local.registry.certificate() {
+                let ends = row.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+                present.certificate(&local.service, &local.instance, ends.as_secs());
+            }
         }
         present
     }

@@ -254,17 +254,20 @@ fn storefront(count: u32) -> Arc<Registry> {
             in_flight: 1,
         }]
     }));
-    registry.certificate_from(Box::new(|| {
-        Some(CertificateRow {
-            spiffe_id: Arc::from("spiffe://shop.internal/service/storefront"),
-            not_before: UNIX_EPOCH,
-            not_after: UNIX_EPOCH + Duration::from_secs(5_000),
-            serial: Arc::from("0a"),
-            renewals: 1,
-            renewal_failures: 0,
-        })
-    }));
+    registry.certificate_from(Box::new(|| Some(certificate("storefront", 5_000))));
     registry
+}
+
+/// One that ends then, in seconds since 1970.
+fn certificate(service: &str, ends: u64) -> CertificateRow {
+    CertificateRow {
+        spiffe_id: Arc::from(format!("spiffe://shop.internal/service/{service}")),
+        not_before: UNIX_EPOCH,
+        not_after: UNIX_EPOCH + Duration::from_secs(ends),
+        serial: Arc::from("0a"),
+        renewals: 1,
+        renewal_failures: 0,
+    }
 }
 
 #[tokio::test]
@@ -276,6 +279,7 @@ async fn what_a_sidecar_counts_is_shown_for_the_mesh() {
     gateway
         .edge(key("ingress", "storefront", Direction::Outbound))
         .record(Some(503), Duration::from_millis(1));
+    gateway.certificate_from(Box::new(|| Some(certificate("ingress", 3_000))));
     running
         .collector
         .include("ingress", "127.0.0.1:15000", gateway);
@@ -330,6 +334,7 @@ async fn what_a_sidecar_counts_is_shown_for_the_mesh() {
         "weft_mesh_endpoint_state{service=\"orders\",endpoint=\"127.0.2.1:15008\",state=\"ejected\"} 1",
         "weft_mesh_endpoint_ejections{service=\"orders\",endpoint=\"127.0.2.1:15008\"} 2",
         "weft_mesh_certificate_expiry_seconds{service=\"storefront\",instance=\"127.0.1.1:15000\"} 4000",
+        "weft_mesh_certificate_expiry_seconds{service=\"ingress\",instance=\"127.0.0.1:15000\"} 2000",
         "weft_mesh_reporters{service=\"storefront\"} 1",
         "weft_collector_connections 1",
     ] {

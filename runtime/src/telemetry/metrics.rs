@@ -36,7 +36,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     started: SystemTime,
     version: &'static str,
-    /// Guards the list. Held while the hooks run, so that two scrapes at once do not hand over the same counts twice.
+    /// Guards the list. Held while the hooks run: two scrapes at once are one after the other.
     hooks: Arc<Mutex<Vec<Hook>>>,
     /// Held while they run.
     pages: Arc<Mutex<Vec<PageHook>>>,
