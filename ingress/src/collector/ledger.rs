@@ -220,47 +220,10 @@ impl Ledger {
                 run.seen = now;
                 run.service = Arc::clone(service);
             }
-            None => {
-                if self.runs.len() >= MAX_RUNS
-                    && !self.forget_silent(Held::Place, now)
-                    && !self.thin_out(&peer.identity)
-                {
-                    return Err(Refusal::Full);
-                }
-                let run = Run {
-                    service: Arc::clone(service),
-                    seen: now,
-                    endpoints: Vec::new(),
-                    certificate: None,
-                    foreign: Said::default(),
-                    sequence: request.sequence,
-                    returned: self.forgotten.contains(&self.hasher.hash_one(&key)),
-                    edges: HashMap::new(),
-                };
-                self.runs.insert(key.clone(), run);
-                *self
-                    .by_identity
-                    .entry(Arc::clone(&key.identity))
-                    .or_default() += 1;
-            }
+            None => self.enter(&key, service, request.sequence, now)?,
         }
         let mut missing = Missing::default();
-        let mut named = HashSet::new();
-        for edge in &request.edges {
-            let Some(edge_key) = own(edge, service) else {
-                missing.refused += 1;
-                continue;
-            };
-            let counted =
-                self.make_room(&key, &edge_key, now) && self.count(&key, &edge_key, edge, now);
-            missing.edges_left_out += u64::from(!counted);
-            named.insert(edge_key);
-        }
-        if let Some(run) = self.runs.get_mut(&key) {
-            let before = run.edges.len();
-            run.edges.retain(|edge, _| named.contains(edge));
-            self.remembered -= before - run.edges.len();
-        }
+        self.edges(&key, service, &request.edges, now, &mut missing);
         self.tidy(now);
         request
             .endpoints
@@ -269,6 +232,62 @@ impl Ledger {
         let foreign = request.foreign.unwrap_or_default();
         self.foreign(&key, foreign, now, &mut missing);
         Ok(Outcome::Taken(missing))
+    }
+
+    /// Remembers one more run.
+    fn enter(
+        &mut self,
+        key: &RunKey,
+        service: &Arc<str>,
+        sequence: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.runs.len() >= MAX_RUNS
+            && !self.forget_silent(Held::Place, now)
+            && !self.thin_out(&key.identity)
+        {
+            return Err(Refusal::Full);
+        }
+        let run = Run {
+            service: Arc::clone(service),
+            seen: now,
+            endpoints: Vec::new(),
+            certificate: None,
+            foreign: Said::default(),
+            sequence,
+            returned: self.forgotten.contains(&self.hasher.hash_one(key)),
+            edges: HashMap::new(),
+        };
+        self.runs.insert(key.clone(), run);
+        let identity = Arc::clone(&key.identity);
+        *self.by_identity.entry(identity).or_default() += 1;
+        Ok(())
+    }
+
+    /// Adds what is new of a run's edges, and forgets those that it does not name.
+    fn edges(
+        &mut self,
+        run: &RunKey,
+        service: &str,
+        edges: &[report::Edge],
+        now: Instant,
+        missing: &mut Missing,
+    ) {
+        let mut named = HashSet::new();
+        for said in edges {
+            let Some(edge) = own(said, service) else {
+                missing.refused += 1;
+                continue;
+            };
+            let counted = self.make_room(run, &edge, now) && self.count(run, &edge, said, now);
+            missing.edges_left_out += u64::from(!counted);
+            named.insert(edge);
+        }
+        if let Some(run) = self.runs.get_mut(run) {
+            let before = run.edges.len();
+            run.edges.retain(|edge, _| named.contains(edge));
+            self.remembered -= before - run.edges.len();
+        }
     }
 
     /// Whether an edge of this run is remembered or can be.
