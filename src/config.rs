@@ -73,7 +73,7 @@ pub(crate) struct File {
 pub(crate) struct Collector {
     /// Where sidecars reach the ingress: `host:port`. The ingress listens on this port.
     pub(crate) address: String,
-    /// Time between two reports.
+    /// Time between two reports, from `100ms` to `5m`.
     #[serde(default = "report_interval")]
     pub(crate) interval: Period,
 }
@@ -84,6 +84,8 @@ fn report_interval() -> Period {
 
 /// Reports more often than this would cost more than they tell.
 const SHORTEST_INTERVAL: Period = Period::millis(100);
+/// Whoever reports more seldom is taken for gone in between: the collector waits ten minutes, and one report may be late.
+const LONGEST_INTERVAL: Period = Period::seconds(300);
 
 /// Where this process runs, when that is not for the file to say.
 const ZONE: &str = "WEFT_ZONE";
@@ -322,6 +324,13 @@ fn check_collector(collector: &Collector, at: &Path, problems: &mut Problems) {
             &at.key("interval"),
             "reports more than ten times a second cost more than they tell",
             "write `100ms` or more; `5s` is the default",
+        );
+    }
+    if collector.interval > LONGEST_INTERVAL {
+        problems.at(
+            &at.key("interval"),
+            "a sidecar that reports less than once in five minutes would be taken for gone when one report is late",
+            "write `5m` or less; `5s` is the default",
         );
     }
 }

@@ -296,18 +296,13 @@ where
             way_out: None,
         },
         admin: Admin::new(readiness.clone(), metrics.clone(), &trigger),
-        metrics: metrics.clone(),
+        metrics,
         live: Arc::new(Live {
             drain: draining,
             authority,
         }),
     };
     running.admin.config(status);
-    let upkeep = metrics.clone();
-    tasks.spawn("metrics", async move {
-        upkeep.upkeep().await;
-        Ok::<_, std::convert::Infallible>(())
-    });
     let role = work(start, &mut running)?;
     let bound = running
         .admin

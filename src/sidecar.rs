@@ -86,6 +86,7 @@ fn reporting(
     let settings = report::Settings {
         address: collector.address.clone(),
         interval: collector.interval.as_duration(),
+        service: service.to_owned(),
         instance: start.instance(service),
         run: report::draw_run(),
     };

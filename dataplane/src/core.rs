@@ -29,7 +29,7 @@ use crate::foreign::Sighting;
 use crate::http::{Caller, Settled};
 use crate::http1::encode;
 use crate::http2::client::Peers;
-use crate::identity::{Identity, Ours};
+use crate::identity::{Identity, Ours, SpiffeId};
 use crate::observe::{
     AccessLog, AnswerCells, Direction, EdgeCells, EdgeKey, Lines, Registry, RouteCells, RouteKey,
 };
@@ -297,6 +297,7 @@ pub struct Core {
     pub(crate) pool: Pool,
     pub(crate) peers: Peers,
     wired: RefCell<HashMap<u64, Rc<Wired>, RandomState>>,
+    /// By the caller's identity.
     inbound: RefCell<HashMap<Arc<str>, Arc<EdgeCells>, RandomState>>,
     /// When they were let go of last.
     inbound_anew: Cell<Instant>,
@@ -359,11 +360,10 @@ impl Core {
         self.leaving.set(true);
     }
 
-    /// Notes somebody with whom something is wrong.
-    pub(crate) fn foreign(&self, sighting: &Sighting<'_>) {
-        if let Some(identity) = self.identity() {
-            identity.foreigners().saw(sighting, SystemTime::now());
-        }
+    /// Notes somebody with whom something is wrong. Gives whether that is worth a line in the log.
+    pub(crate) fn foreign(&self, sighting: &Sighting<'_>) -> bool {
+        self.identity()
+            .is_none_or(|identity| identity.foreigners().saw(sighting, SystemTime::now()))
     }
 
     /// What the time of day is at `at`.
@@ -451,16 +451,17 @@ impl Core {
         if !site.tells_identity {
             return None;
         }
-        let source = caller
-            .identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.label());
-        if let Some(cells) = self.inbound.borrow().get(source) {
+        let identity = caller.identity.as_deref();
+        let text = identity.map_or("", SpiffeId::as_str);
+        if let Some(cells) = self.inbound.borrow().get(text) {
             return Some(Arc::clone(cells));
         }
-        let source: Arc<str> = source.into();
+        let source = match site.callers.get(text) {
+            Some(name) => Arc::clone(name),
+            None => Arc::from(identity.map_or("unknown", SpiffeId::label)),
+        };
         let cells = self.registry.edge(EdgeKey {
-            source: Arc::clone(&source),
+            source,
             destination: Arc::clone(&site.service),
             direction: Direction::Inbound,
             mtls: caller.tls,
@@ -470,7 +471,7 @@ impl Core {
             // The registry keeps what was counted; whoever still calls is asked for again.
             inbound.clear();
         }
-        inbound.insert(source, Arc::clone(&cells));
+        inbound.insert(text.into(), Arc::clone(&cells));
         Some(cells)
     }
 

@@ -273,6 +273,7 @@ pub(crate) fn site(name: &str, address: SocketAddr) -> Site {
         service: "storefront".into(),
         identity: "".into(),
         tells_identity: false,
+        callers: Arc::default(),
         is_edge: true,
         paces_uploads: true,
         trusted: Trusted::default(),

@@ -384,6 +384,7 @@ impl node::Design for Design {
                         .map_or("", String::as_str),
                 ),
                 tells_identity: false,
+                callers: Arc::default(),
                 is_edge: true,
                 paces_uploads: true,
                 trusted: trusted(listener, &at, problems),
@@ -406,6 +407,11 @@ impl Design {
                 .get(&route.to)
                 .is_some_and(weft_dataplane::cluster::config::Service::is_mesh)
         })
+    }
+
+    /// The services that there are.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
     }
 
     /// What its listeners show.

@@ -31,7 +31,7 @@ pub async fn run(
     listening: Guard,
 ) -> Result<(), String> {
     let (taken, in_force) = watched(designs.get());
-    let shown = in_force.clone();
+    let (shown, known) = (in_force.clone(), in_force.clone());
     process
         .registry
         .listener_certificates_from(Box::new(move || {
@@ -50,16 +50,21 @@ pub async fn run(
         tracing::info!(%address, "collecting reports");
         let foreigners = Arc::clone(identity.foreigners());
         let identity = Arc::clone(identity);
-        let tls: collector::Tls = Arc::new(move || Some(identity.server_config()));
+        let tls: collector::Tls = Arc::new(move || identity.server_config());
         let drain = process.drain.clone();
         process.tasks.spawn("collector", async move {
-            let identify: collector::Identify = Arc::new(|certificates| {
+            // By the plan in force when it connects: whoever is a service of its own only since then connects anew.
+            let identify: collector::Identify = Arc::new(move |certificates| {
                 let identity =
                     peer_identity(certificates).map_err(|problem| problem.to_string())?;
-                Ok(collector::Peer {
-                    service: Arc::from(identity.label()),
-                    identity: Arc::from(identity.as_str()),
-                })
+                let services = known.load().services().whose(&identity);
+                match services.is_empty() {
+                    true => Err(format!("{identity} is the identity of no service")),
+                    false => Ok(collector::Peer {
+                        services: Arc::from(services),
+                        identity: Arc::from(identity.as_str()),
+                    }),
+                }
             });
             let stop = async move {
                 drain.ended().await;

@@ -32,7 +32,8 @@ pub(crate) struct Shown {
     cert: PathBuf,
     key: PathBuf,
     config: Arc<ArcSwap<ServerConfig>>,
-    /// Guards what the looks at the files found, for as long as it takes to copy it.
+    /// Guards what the looks at the files found. Held to copy it, and while files that have changed are parsed; who asks for
+    /// the rows then waits for that, and no connection does.
     seen: Mutex<Seen>,
     /// One look at a time.
     looks: Arc<Semaphore>,

@@ -397,6 +397,10 @@ impl Design {
                     .map_or("", String::as_str),
             ),
             tells_identity: is_mesh,
+            callers: match is_mesh {
+                true => Arc::new(self.services.callers()),
+                false => Arc::default(),
+            },
             is_edge: false,
             paces_uploads: false,
             trusted: match is_mesh {
@@ -433,10 +437,13 @@ impl node::Design for Design {
     }
 
     fn callers(&self) -> HashSet<Arc<str>> {
+        let names = self.services.callers();
         let identities = self.services.identities.values();
         identities
-            .filter_map(|identity| identity.parse::<SpiffeId>().ok())
-            .map(|identity| Arc::from(identity.label()))
+            .filter_map(|identity| {
+                let name = names.get(identity.as_str()).cloned();
+                name.or_else(|| Some(Arc::from(identity.parse::<SpiffeId>().ok()?.label())))
+            })
             .collect()
     }
 
@@ -488,6 +495,6 @@ billing: { identity: \"spiffe://shop.internal/ns/shop/sa/invoices\" }
         let mut callers: Vec<_> = design.unwrap().callers().into_iter().collect();
         callers.sort();
         let names: Vec<&str> = callers.iter().map(|name| &**name).collect();
-        assert_eq!(names, ["ingress", "invoices", "orders"]);
+        assert_eq!(names, ["billing", "ingress", "orders"]);
     }
 }

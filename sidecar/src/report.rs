@@ -57,6 +57,10 @@ const MAX_FOREIGN: usize = 64;
 const MAX_REPORT: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
 
+/// What became of a report, as the metric has it.
+const TAKEN: &str = "taken";
+const FAILED: &str = "failed";
+
 /// Where and how often to report.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -64,6 +68,8 @@ pub struct Settings {
     pub address: String,
     /// Time between two reports, give or take a tenth.
     pub interval: Duration,
+    /// The service that we stand beside, by its name in the configuration.
+    pub service: String,
     /// Where we are, for people: our admin address.
     pub instance: String,
     /// Names this run of this process; see [`draw_run`].
@@ -94,6 +100,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) {
     registry.begin_reporting();
+    // Both are there from the start, so that the first failure already is an increase.
+    for result in [TAKEN, FAILED] {
+        counter!(names::REPORTS, "result" => result).increment(0);
+    }
     let mut reporter = Reporter {
         settings,
         registry,
@@ -146,14 +156,14 @@ impl Reporter {
     }
 
     fn taken(&mut self) {
-        counter!(names::REPORTS, "result" => "taken").increment(1);
+        counter!(names::REPORTS, "result" => TAKEN).increment(1);
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!(collector = self.settings.address, "reports are taken again");
         }
     }
 
     fn failed(&mut self, error: &Error) {
-        counter!(names::REPORTS, "result" => "failed").increment(1);
+        counter!(names::REPORTS, "result" => FAILED).increment(1);
         self.stream = None;
         let cause = error.kind();
         if let (Some(kind), Some(address)) = (cause, self.collector) {
@@ -344,6 +354,7 @@ fn compose(registry: &Registry, settings: &Settings, sequence: u64) -> ReportReq
         endpoints: endpoints.iter().map(endpoint).collect(),
         certificate: registry.certificate().as_ref().map(certificate),
         foreign: Some(foreign(&registry.foreign())),
+        service: short(&settings.service),
     };
     slim(request)
 }
@@ -485,6 +496,7 @@ mod tests {
         Settings {
             address: "127.0.0.1:15010".into(),
             interval: INTERVAL,
+            service: "storefront".into(),
             instance: "127.0.1.1:15000".into(),
             run: 7,
         }
@@ -600,6 +612,7 @@ mod tests {
         let report = compose(&registry, &settings(), 3);
         assert_eq!((report.run, report.sequence), (7, 3));
         assert_eq!(report.instance, "127.0.1.1:15000");
+        assert_eq!(report.service, "storefront");
         let edge = &report.edges[0];
         assert_eq!(
             (edge.source.as_str(), edge.destination.as_str()),

@@ -404,22 +404,18 @@ pub(crate) enum Way {
     /// From this address of ours to that one.
     From(SocketAddr, SocketAddr),
     Tls(SocketAddr, Arc<ClientConfig>),
+    /// The same from this address of ours.
+    TlsFrom(SocketAddr, SocketAddr, Arc<ClientConfig>),
 }
 
 impl Way {
     pub(crate) async fn connect(&self) -> io::Result<Stream> {
         match self {
             Self::Plain(address) => Ok(Box::new(TcpStream::connect(address).await?)),
-            Self::From(own, address) => {
-                let socket = tokio::net::TcpSocket::new_v4()?;
-                socket.bind(*own)?;
-                Ok(Box::new(socket.connect(*address).await?))
-            }
-            Self::Tls(address, config) => {
-                let stream = TcpStream::connect(address).await?;
-                let name = ServerName::try_from("gateway.example").unwrap();
-                let connector = TlsConnector::from(Arc::clone(config));
-                Ok(Box::new(connector.connect(name, stream).await?))
+            Self::From(own, address) => Ok(Box::new(connect_from(*own, *address).await?)),
+            Self::Tls(address, config) => secure(TcpStream::connect(address).await?, config).await,
+            Self::TlsFrom(own, address, config) => {
+                secure(connect_from(*own, *address).await?, config).await
             }
         }
     }
@@ -449,6 +445,18 @@ impl Way {
         text.push_str(body);
         Reply::parse(&self.send(text.as_bytes()).await.unwrap())
     }
+}
+
+async fn connect_from(own: SocketAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(own)?;
+    socket.connect(address).await
+}
+
+async fn secure(stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Stream> {
+    let name = ServerName::try_from("gateway.example").unwrap();
+    let connector = TlsConnector::from(Arc::clone(config));
+    Ok(Box::new(connector.connect(name, stream).await?))
 }
 
 /// Reads to the end; a peer that resets a connection after its answer has still answered.

@@ -134,6 +134,34 @@ async fn totals_go_on_when_a_sidecar_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_with_an_identity_of_its_own_goes_by_its_name_at_both_ends() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("storefront").with("identity: spiffe://shop.internal/ns/shop/sa/window"),
+        )
+        .service(Service::new("orders").allow("{ from: [storefront] }"))
+        .route("/orders/*", "orders")
+        .collector()
+        .start()
+        .await;
+    for _ in 0..10 {
+        let answer = mesh.get_from("storefront", 0, "http://orders/orders/1");
+        assert_eq!(answer.await.code(), 200);
+    }
+    let host = mesh.ingress_host();
+    for direction in ["direction=\"outbound\"", "direction=\"inbound\""] {
+        let of_edge = ["source=\"storefront\"", "destination=\"orders\"", direction];
+        mesh.metric_reaches(host, "weft_mesh_requests_total", &of_edge, 10.0)
+            .await;
+    }
+    let reporter = ["service=\"storefront\""];
+    mesh.metric_reaches(host, "weft_mesh_reporters", &reporter, 1.0)
+        .await;
+    let refused = "weft_collector_refused_edges_total";
+    assert!(mesh.metric(host, refused, &[]).await < 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_show_the_gateway_and_the_traffic_between_services() {
     let mesh = reporting().await;
     for _ in 0..10 {

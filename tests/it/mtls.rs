@@ -36,7 +36,13 @@ async fn strangers_are_refused_each_with_its_reason_in_the_log_and_the_metric() 
     let app = Origin::fine(host.app()).await;
     let mut sidecar = host.sidecar("orders").await;
     let storefront = service("storefront");
-    let tls = |config| Way::Tls(host.mesh(), config);
+    // Each from an address of its own: of one peer the log says the same only once a minute.
+    let next = std::cell::Cell::new(0);
+    let tls = |config| {
+        next.set(next.get() + 1);
+        let own = SocketAddr::from(([127, 77, 0, next.get()], 0));
+        Way::TlsFrom(own, host.mesh(), config)
+    };
     let plain = Way::Plain(host.mesh());
     let spoiled = |spoil: fn(&mut rcgen::CertificateParams)| {
         tls(mesh.leaf_with(&storefront, spoil).client(H1))

@@ -166,10 +166,12 @@ impl Door<'_> {
         // What it speaks only makes a difference to how it is told.
         let detected = self.protocol(&mut io, self.site.timeouts.head).await?;
         self.cells.redirected(Redirected::PlaintextRefused);
-        self.foreign(Foreign::PlaintextRefused, to.port(), None);
-        let refusal = inbound.refusal(to.port(), now);
-        tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
-            "refused a peer");
+        let is_news = self.foreign(Foreign::PlaintextRefused, to.port(), None);
+        if is_news {
+            let refusal = inbound.refusal(to.port(), now);
+            tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
+                "refused a peer");
+        }
         self.explained(io, detected)
     }
 
@@ -200,13 +202,13 @@ impl Door<'_> {
         }
     }
 
-    /// Notes who came in plaintext to this port.
-    fn foreign(&self, kind: Foreign, port: u16, until: Option<SystemTime>) {
+    /// Notes who came in plaintext to this port. Gives whether that is worth a line in the log.
+    fn foreign(&self, kind: Foreign, port: u16, until: Option<SystemTime>) -> bool {
         let service = &self.site.service;
         self.core.foreign(&Sighting {
             until,
             ..Sighting::came(kind, service, self.from.ip(), Some(port), None)
-        });
+        })
     }
 
     /// Whether it is a connection of our own that came back.

@@ -408,10 +408,12 @@ impl Client<'_> {
         let (site, peer, cause) = (&self.site.name, &self.address, kind.as_str());
         let words = problem.map_or_else(|| error.to_string(), ToString::to_string);
         if matches!(self.site.door, Door::Mesh) {
-            tracing::warn!(listener = %site, %peer, cause, claim, problem = %words, "refused a peer");
             let service = &self.site.service;
             let sighting = Sighting::came(kind, service, peer.ip(), self.port, claim);
-            self.core.foreign(&sighting);
+            // Anybody may come as often as they like: the log names each once in a while.
+            if self.core.foreign(&sighting) {
+                tracing::warn!(listener = %site, %peer, cause, claim, problem = %words, "refused a peer");
+            }
         } else {
             tracing::debug!(listener = %site, %peer, cause, problem = %words, "refused a client");
         }

@@ -1,6 +1,6 @@
 //! The services of the mesh as the file has them, checked: what every program's plan is made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_runtime::config::{Path, Problems};
@@ -8,7 +8,7 @@ use weft_runtime::config::{Path, Problems};
 use crate::authz;
 use crate::cluster::Spec;
 use crate::cluster::config::{Defaults, Service};
-use crate::identity::TrustDomain;
+use crate::identity::{SpiffeId, TrustDomain};
 
 /// Names that are no service of the file and may be named in rules all the same: the programs of Weft.
 pub const INGRESS: &str = "ingress";
@@ -41,6 +41,42 @@ impl Services {
         self
     }
 
+    /// The services whose identity this is: those to which the file gives it, which may be several, or else the one that it
+    /// names itself, unless the file gives that one another.
+    pub fn whose(&self, identity: &SpiffeId) -> Vec<Arc<str>> {
+        let given = self.identities.iter();
+        let given = given.filter(|(_, theirs)| *theirs == identity.as_str());
+        let mut names: Vec<_> = given.map(|(name, _)| Arc::from(name.as_str())).collect();
+        if let Some(name) = identity.service_name()
+            && names.is_empty()
+            && identity.is_member_of(&self.trust_domain)
+            && !self.identities.contains_key(name)
+        {
+            names.push(Arc::from(name));
+        }
+        names
+    }
+
+    /// The names under which callers are counted, by their identity, where that is not the identity's own label: those
+    /// under which they count themselves. Of several services with one identity it is the one that the label names, or
+    /// the first.
+    pub fn callers(&self) -> HashMap<Arc<str>, Arc<str>> {
+        let mut names = HashMap::new();
+        for text in self.identities.values() {
+            let Ok(identity) = text.parse::<SpiffeId>() else {
+                continue;
+            };
+            let theirs = self.whose(&identity);
+            let label = identity.label();
+            if let Some(first) = theirs.first()
+                && theirs.iter().all(|name| &**name != label)
+            {
+                names.insert(Arc::from(identity.as_str()), Arc::clone(first));
+            }
+        }
+        names
+    }
+
     /// Checks them all, and goes on with those that are good. `mesh_port` is where sidecars listen for each other.
     pub fn build(
         trust_domain: &TrustDomain,
@@ -54,7 +90,7 @@ impl Services {
         let mut specs = BTreeMap::new();
         let mut identities = BTreeMap::new();
         let mut names: BTreeMap<String, Path> = BTreeMap::new();
-        if let Ok(id) = crate::identity::SpiffeId::for_service(trust_domain, INGRESS) {
+        if let Ok(id) = SpiffeId::for_service(trust_domain, INGRESS) {
             identities.insert(INGRESS.to_owned(), id.to_string());
         }
         for (name, service) in &file {
@@ -104,5 +140,71 @@ impl Services {
             specs,
             identities,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use weft_runtime::config::Document;
+
+    fn services(text: &str) -> Services {
+        let mut problems = Problems::new();
+        let document = Document::parse("services", text).unwrap();
+        let file = document.decode(&mut problems).unwrap();
+        let domain = "shop.internal".parse().unwrap();
+        let services = Services::build(&domain, file, Defaults::default(), 15_008, &mut problems);
+        assert!(problems.is_empty(), "{}", problems.render());
+        services
+    }
+
+    const TEXT: &str = "\
+orders: { port: 8080 }
+billing: { identity: \"spiffe://shop.internal/ns/shop/sa/invoices\" }
+reports: { identity: \"spiffe://shop.internal/ns/shop/sa/all\" }
+audit: { identity: \"spiffe://shop.internal/ns/shop/sa/all\" }
+stock: { identity: \"spiffe://shop.internal/ns/shop/sa/stock\" }
+";
+
+    #[test]
+    fn an_identity_is_of_the_services_that_have_it_and_of_nobody_else() {
+        let services = services(TEXT);
+        for (path, names) in [
+            ("service/orders", vec!["orders"]),
+            ("service/ingress", vec!["ingress"]),
+            // One that this file does not know, or not yet.
+            ("service/newcomer", vec!["newcomer"]),
+            ("ns/shop/sa/invoices", vec!["billing"]),
+            ("ns/shop/sa/all", vec!["audit", "reports"]),
+            // The names of others, by their form or their end.
+            ("service/billing", vec![]),
+            ("service/invoices", vec!["invoices"]),
+            ("ns/shop/sa/orders", vec![]),
+            ("ns/other/sa/invoices", vec![]),
+        ] {
+            let identity = format!("spiffe://shop.internal/{path}").parse().unwrap();
+            let whose = services.whose(&identity);
+            let whose: Vec<&str> = whose.iter().map(|name| &**name).collect();
+            assert_eq!(whose, names, "{path}");
+        }
+        let elsewhere = "spiffe://other.internal/service/newcomer".parse().unwrap();
+        assert!(services.whose(&elsewhere).is_empty());
+    }
+
+    #[test]
+    fn a_caller_is_counted_under_the_name_under_which_it_counts_itself() {
+        let callers = services(TEXT).callers();
+        let mut callers: Vec<_> = callers
+            .iter()
+            .map(|(identity, name)| (&**identity, &**name))
+            .collect();
+        callers.sort_unstable();
+        let expected = [
+            ("spiffe://shop.internal/ns/shop/sa/all", "audit"),
+            ("spiffe://shop.internal/ns/shop/sa/invoices", "billing"),
+        ];
+        assert_eq!(callers, expected);
     }
 }

@@ -4,7 +4,7 @@
 //! mesh's. Which peers they were is replaced with each report, and shown as long as its reporter is there. Reporters are
 //! proven, but their words are not: kinds are made words of our list, names are cut and cleaned.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use weft_dataplane::foreign::{Count, End, Foreign, clean};
@@ -73,6 +73,54 @@ pub struct Said {
     counts: HashMap<Key, u64>,
 }
 
+/// Counts of one report that were not taken.
+#[derive(Debug, Default)]
+pub(super) struct Uncounted {
+    /// Those that do not say who went to whom.
+    pub(super) refused: u64,
+    /// Those for which there was no room.
+    pub(super) left_out: u64,
+}
+
+/// What is bounded over all runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Table {
+    Counts,
+    Peers,
+}
+
+/// By how much a report would have these tables grow; peers may become fewer.
+#[derive(Debug)]
+pub(super) struct Needs {
+    counts: usize,
+    peers: usize,
+    peers_before: usize,
+}
+
+impl Said {
+    /// Whether it takes up room there.
+    pub(super) fn is_in(&self, table: Table) -> bool {
+        match table {
+            Table::Counts => !self.counts.is_empty(),
+            Table::Peers => !self.peers.is_empty(),
+        }
+    }
+
+    /// What the next report of the sidecar of `service` needs.
+    pub(super) fn needs(&self, service: &Arc<str>, foreign: &report::Foreign) -> Needs {
+        let keys = foreign.counts.iter().filter_map(|count| {
+            let (end, kind) = (end(count.direction())?, Foreign::from_name(&count.kind));
+            Some(Key::of(service, end, kind, &clean(&count.service)))
+        });
+        let new: HashSet<_> = keys.filter(|key| !self.counts.contains_key(key)).collect();
+        Needs {
+            counts: new.len(),
+            peers: foreign.peers.len(),
+            peers_before: self.peers.len(),
+        }
+    }
+}
+
 /// The mesh's counts, and how much is remembered for them.
 #[derive(Debug, Default)]
 pub struct Strangers {
@@ -83,25 +131,25 @@ pub struct Strangers {
 
 impl Strangers {
     /// Adds what is new in these counts of the sidecar of `service`. `begins_here`: what it counted before is known.
-    /// Gives how many there was no room for; they count when there is, because the next report says them again.
+    /// Those for which there is no room count when there is, because the next report says them again.
     pub(super) fn count(
         &mut self,
         said: &mut Said,
         service: &Arc<str>,
         counts: &[report::ForeignCount],
         begins_here: bool,
-    ) -> u64 {
-        let mut left_out = 0;
+    ) -> Uncounted {
+        let mut uncounted = Uncounted::default();
         for count in counts {
             let Some(end) = end(count.direction()) else {
-                left_out += 1;
+                uncounted.refused += 1;
                 continue;
             };
             let kind = Foreign::from_name(&count.kind);
             let key = Key::of(service, end, kind, &clean(&count.service));
             if !said.counts.contains_key(&key) {
                 if self.counts >= MAX_COUNTS_REMEMBERED {
-                    left_out += 1;
+                    uncounted.left_out += 1;
                     continue;
                 }
                 self.counts += 1;
@@ -114,7 +162,7 @@ impl Strangers {
             *last = count.count.max(*last);
             self.add(key, new);
         }
-        left_out
+        uncounted
     }
 
     fn add(&mut self, key: Key, new: u64) {
@@ -140,9 +188,13 @@ impl Strangers {
         left_out
     }
 
-    /// Whether more is remembered only when something is forgotten.
-    pub(super) fn is_full(&self) -> bool {
-        self.counts >= MAX_COUNTS_REMEMBERED || self.peers >= MAX_PEERS_REMEMBERED
+    /// Where there is room for all of it only when something is forgotten.
+    pub(super) fn lacks(&self, needs: &Needs) -> Option<Table> {
+        if self.counts + needs.counts > MAX_COUNTS_REMEMBERED && needs.counts > 0 {
+            return Some(Table::Counts);
+        }
+        let peers = self.peers - needs.peers_before + needs.peers;
+        (peers > MAX_PEERS_REMEMBERED).then_some(Table::Peers)
     }
 
     /// A run is forgotten; what it counted stays counted.

@@ -6,8 +6,8 @@
 //! and says so by its life, for there need not have been a report in between. A series that no report has named for [`SILENT`] is forgotten too: services are renamed, and there is only so
 //! much room. A run that has been silent for [`SILENT`] is no longer shown, but its last totals are kept while there is
 //! room: a sidecar that was cut off for an hour goes on where it was. When there is no room, the run that has been
-//! silent longest is forgotten; should it come back after all, its first report is where counting starts again, because
-//! to count it whole would count it twice.
+//! silent longest is forgotten, or one of an identity that has more than its share; should it come back after all, what it reports first of each edge is where counting starts
+//! again, because to count it whole would count it twice.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -28,6 +28,8 @@ use super::foreign::{self, Said, Strangers};
 pub const SILENT: Duration = Duration::from_secs(600);
 /// Runs remembered.
 pub const MAX_RUNS: usize = 4_096;
+/// An identity with more runs than this makes room for others when all places are taken.
+const CROWD: usize = MAX_RUNS / 8;
 /// Edges in one report.
 pub const MAX_EDGES: usize = 1_024;
 /// Edges remembered over all runs, about 700 bytes each.
@@ -44,7 +46,8 @@ pub const MAX_FORGOTTEN: usize = 16_384;
 const TIDY: Duration = Duration::from_secs(60);
 /// How often the runs are searched for one to forget, when there was none.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The largest count that is believed; JSON readers lose precision above it too.
+/// The largest count that is believed; JSON readers lose precision above it too. Sums of bytes and of time may be larger:
+/// five thousand tunnels that end after weeks have lasted so many microseconds together.
 pub const MAX_COUNT: u64 = 1 << 53;
 /// Bytes in any name.
 pub const MAX_NAME: usize = 256;
@@ -56,22 +59,47 @@ const MAX_BUCKETS: usize = 64;
 pub struct Peer {
     /// Its SPIFFE ID.
     pub identity: Arc<str>,
-    /// The service that the identity belongs to: the only one it may speak for.
-    pub service: Arc<str>,
+    /// The services whose identity that is: the only ones it may speak for.
+    pub services: Arc<[Arc<str>]>,
+}
+
+impl Peer {
+    /// The service for which it reports, if it may. Who does not say has one only.
+    fn speaks_for(&self, named: &str) -> Option<&Arc<str>> {
+        match named.is_empty() {
+            true => self.services.first(),
+            false => self.services.iter().find(|service| &***service == named),
+        }
+    }
 }
 
 /// What became of a report that was well formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was added.
-    Taken {
-        /// Edges that the reporter may not speak for, or for which there was no room.
-        refused_edges: usize,
-        /// Foreign peers and counts of them for which there was no room.
-        foreign_left_out: u64,
-    },
+    /// It was added, but for this.
+    Taken(Missing),
     /// It was no newer than the last one of its run.
     Stale,
+}
+
+/// What of a report was not added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Edges that the reporter may not speak for, and whatever does not say at which end it was counted.
+    pub refused: u64,
+    /// Edges for which there was no room.
+    pub edges_left_out: u64,
+    /// Endpoints for which there was no room.
+    pub endpoints_left_out: u64,
+    /// Foreign peers and counts of them for which there was no room.
+    pub foreign_left_out: u64,
+}
+
+impl Missing {
+    /// Whether there was too little room for something.
+    pub fn has_no_room(&self) -> bool {
+        self.edges_left_out + self.endpoints_left_out + self.foreign_left_out > 0
+    }
 }
 
 /// Why a report was refused as a whole.
@@ -80,6 +108,9 @@ pub enum Refusal {
     /// It is not what a sidecar of ours sends.
     #[error("malformed report: {0}")]
     Malformed(&'static str),
+    /// It is from somebody who may not report for the service that it names.
+    #[error("the identity is not of the service that the report is for")]
+    Foreign,
     /// There is no room for another reporter.
     #[error("too many reporters")]
     Full,
@@ -106,6 +137,9 @@ pub struct Run {
     /// The foreign peers that it saw.
     pub foreign: Said,
     sequence: u64,
+    /// It was forgotten and has come back, and there was not room yet for all that it says: what is heard of it for the
+    /// first time may have been counted before.
+    returned: bool,
     /// What each edge said last.
     edges: HashMap<EdgeKey, Last>,
 }
@@ -123,10 +157,32 @@ struct Series {
     seen: Instant,
 }
 
+/// What there is only so much room for, and runs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Held {
+    Place,
+    Edges,
+    Endpoints,
+    Foreign(foreign::Table),
+}
+
+impl Held {
+    fn by(self, run: &Run) -> bool {
+        match self {
+            Self::Place => true,
+            Self::Edges => !run.edges.is_empty(),
+            Self::Endpoints => !run.endpoints.is_empty(),
+            Self::Foreign(table) => run.foreign.is_in(table),
+        }
+    }
+}
+
 /// The mesh's series, and what is needed to keep them right.
 #[derive(Debug, Default)]
 pub struct Ledger {
     runs: HashMap<RunKey, Run>,
+    /// How many of them each identity has.
+    by_identity: HashMap<Arc<str>, usize>,
     series: HashMap<EdgeKey, Series>,
     /// When it was last looked for series to forget.
     tidied: Option<Instant>,
@@ -135,8 +191,8 @@ pub struct Ledger {
     /// Sum over all runs' endpoints.
     endpoints: usize,
     foreign: Strangers,
-    /// When no run was silent long enough to be forgotten.
-    looked_in_vain: Option<Instant>,
+    /// When no run that holds this was silent long enough to be forgotten.
+    looked_in_vain: HashMap<Held, Instant>,
     forgotten: HashSet<u64>,
     forgotten_order: VecDeque<u64>,
     hasher: RandomState,
@@ -151,63 +207,87 @@ impl Ledger {
         now: Instant,
     ) -> Result<Outcome, Refusal> {
         check(&request)?;
+        let service = peer.speaks_for(&request.service).ok_or(Refusal::Foreign)?;
         let key = RunKey {
             identity: Arc::clone(&peer.identity),
             instance: Arc::from(request.instance.as_str()),
             run: request.run,
         };
-        // A run that was forgotten begins at what it reports first.
-        let mut begins_here = false;
         match self.runs.get_mut(&key) {
             Some(run) if request.sequence <= run.sequence => return Ok(Outcome::Stale),
             Some(run) => {
                 run.sequence = request.sequence;
                 run.seen = now;
+                run.service = Arc::clone(service);
             }
-            None => {
-                if self.runs.len() >= MAX_RUNS && !self.forget_silent(now) {
-                    return Err(Refusal::Full);
-                }
-                begins_here = self.forgotten.contains(&self.hasher.hash_one(&key));
-                let run = Run {
-                    service: Arc::clone(&peer.service),
-                    seen: now,
-                    endpoints: Vec::new(),
-                    certificate: None,
-                    foreign: Said::default(),
-                    sequence: request.sequence,
-                    edges: HashMap::new(),
-                };
-                self.runs.insert(key.clone(), run);
-            }
+            None => self.enter(&key, service, request.sequence, now)?,
         }
-        let mut refused_edges = 0;
-        let mut named = HashSet::new();
-        for edge in &request.edges {
-            let taken = own(edge, &peer.service).is_some_and(|edge_key| {
-                let counted = self.make_room(&key, &edge_key, now)
-                    && self.count(&key, &edge_key, edge, begins_here, now);
-                named.insert(edge_key);
-                counted
-            });
-            refused_edges += usize::from(!taken);
-        }
-        if let Some(run) = self.runs.get_mut(&key) {
-            let before = run.edges.len();
-            run.edges.retain(|edge, _| named.contains(edge));
-            self.remembered -= before - run.edges.len();
-        }
+        let mut missing = Missing::default();
+        self.edges(&key, service, &request.edges, now, &mut missing);
         self.tidy(now);
         request
             .endpoints
             .retain(|endpoint| EndpointState::from_name(&endpoint.state).is_some());
-        self.state(&key, request.endpoints, request.certificate, now);
+        missing.endpoints_left_out = self.state(&key, request.endpoints, request.certificate, now);
         let foreign = request.foreign.unwrap_or_default();
-        let foreign_left_out = self.foreign(&key, foreign, begins_here, now);
-        Ok(Outcome::Taken {
-            refused_edges,
-            foreign_left_out,
-        })
+        self.foreign(&key, foreign, now, &mut missing);
+        Ok(Outcome::Taken(missing))
+    }
+
+    /// Remembers one more run.
+    fn enter(
+        &mut self,
+        key: &RunKey,
+        service: &Arc<str>,
+        sequence: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.runs.len() >= MAX_RUNS
+            && !self.forget_silent(Held::Place, now)
+            && !self.thin_out(&key.identity)
+        {
+            return Err(Refusal::Full);
+        }
+        let run = Run {
+            service: Arc::clone(service),
+            seen: now,
+            endpoints: Vec::new(),
+            certificate: None,
+            foreign: Said::default(),
+            sequence,
+            returned: self.forgotten.contains(&self.hasher.hash_one(key)),
+            edges: HashMap::new(),
+        };
+        self.runs.insert(key.clone(), run);
+        let identity = Arc::clone(&key.identity);
+        *self.by_identity.entry(identity).or_default() += 1;
+        Ok(())
+    }
+
+    /// Adds what is new of a run's edges, and forgets those that it does not name.
+    fn edges(
+        &mut self,
+        run: &RunKey,
+        service: &str,
+        edges: &[report::Edge],
+        now: Instant,
+        missing: &mut Missing,
+    ) {
+        let mut named = HashSet::new();
+        for said in edges {
+            let Some(edge) = own(said, service) else {
+                missing.refused += 1;
+                continue;
+            };
+            let counted = self.make_room(run, &edge, now) && self.count(run, &edge, said, now);
+            missing.edges_left_out += u64::from(!counted);
+            named.insert(edge);
+        }
+        if let Some(run) = self.runs.get_mut(run) {
+            let before = run.edges.len();
+            run.edges.retain(|edge, _| named.contains(edge));
+            self.remembered -= before - run.edges.len();
+        }
     }
 
     /// Whether an edge of this run is remembered or can be.
@@ -217,7 +297,7 @@ impl Ledger {
             return true;
         }
         while self.remembered >= MAX_REMEMBERED {
-            if !self.forget_silent(now) {
+            if !self.forget_silent(Held::Edges, now) {
                 return false;
             }
         }
@@ -225,14 +305,7 @@ impl Ledger {
     }
 
     /// Adds what is new of one edge.
-    fn count(
-        &mut self,
-        run: &RunKey,
-        edge: &EdgeKey,
-        said: &report::Edge,
-        begins_here: bool,
-        now: Instant,
-    ) -> bool {
+    fn count(&mut self, run: &RunKey, edge: &EdgeKey, said: &report::Edge, now: Instant) -> bool {
         let Some(run) = self.runs.get_mut(run) else {
             return false;
         };
@@ -243,7 +316,7 @@ impl Ledger {
                 self.remembered += 1;
                 place.insert(Last {
                     life: said.life,
-                    totals: match begins_here {
+                    totals: match run.returned {
                         true => totals.clone(),
                         false => Totals::default(),
                     },
@@ -281,69 +354,110 @@ impl Ledger {
         }
     }
 
-    /// Replaces what a run says of the present.
+    /// Replaces what a run says of the present. Gives how many endpoints there was no room for: the last ones, because
+    /// sidecars name the sick ones first.
     fn state(
         &mut self,
         run: &RunKey,
-        endpoints: Vec<report::Endpoint>,
+        mut endpoints: Vec<report::Endpoint>,
         certificate: Option<report::Certificate>,
         now: Instant,
-    ) {
+    ) -> u64 {
         let had = self.runs.get(run).map_or(0, |run| run.endpoints.len());
-        while self.endpoints - had + endpoints.len() > MAX_ENDPOINTS_REMEMBERED {
-            if !self.forget_silent(now) {
-                return;
-            }
-        }
-        if let Some(run) = self.runs.get_mut(run) {
-            self.endpoints = self.endpoints - had + endpoints.len();
-            run.endpoints = endpoints;
-            run.certificate = certificate;
-        }
+        let said = endpoints.len();
+        while self.endpoints - had + said > MAX_ENDPOINTS_REMEMBERED
+            && self.forget_silent(Held::Endpoints, now)
+        {}
+        let Some(run) = self.runs.get_mut(run) else {
+            return 0;
+        };
+        let others = self.endpoints - had;
+        endpoints.truncate(MAX_ENDPOINTS_REMEMBERED - others);
+        self.endpoints = others + endpoints.len();
+        let left_out = said - endpoints.len();
+        run.endpoints = endpoints;
+        run.certificate = certificate;
+        left_out as u64
     }
 
-    /// Takes the foreign peers of a run; gives how many there was no room for.
+    /// Takes the foreign peers of a run.
     fn foreign(
         &mut self,
         run: &RunKey,
         foreign: report::Foreign,
-        begins_here: bool,
         now: Instant,
-    ) -> u64 {
-        while self.foreign.is_full() && self.forget_silent(now) {}
+        missing: &mut Missing,
+    ) {
+        if let Some(run) = self.runs.get(run) {
+            let needs = run.foreign.needs(&run.service, &foreign);
+            while let Some(table) = self.foreign.lacks(&needs)
+                && self.forget_silent(Held::Foreign(table), now)
+            {}
+        }
         let Some(run) = self.runs.get_mut(run) else {
-            return 0;
+            return;
         };
         let (said, all) = (&mut run.foreign, &mut self.foreign);
-        let uncounted = all.count(said, &run.service, &foreign.counts, begins_here);
-        uncounted + all.show(said, foreign)
+        let counted = all.count(said, &run.service, &foreign.counts, run.returned);
+        run.returned &= missing.edges_left_out + counted.left_out > 0;
+        missing.refused += counted.refused;
+        missing.foreign_left_out = counted.left_out + all.show(said, foreign);
     }
 
-    /// Forgets the run that has been silent longest, if that is long enough.
-    fn forget_silent(&mut self, now: Instant) -> bool {
+    /// Forgets, of the runs that hold this, the one that has been silent longest, if that is long enough.
+    fn forget_silent(&mut self, what: Held, now: Instant) -> bool {
         // Looking costs a walk over all runs; when it was in vain, it is so for a while.
-        if self
-            .looked_in_vain
-            .is_some_and(|then| now.saturating_duration_since(then) < LOOK_AGAIN)
+        if (self.looked_in_vain.get(&what))
+            .is_some_and(|then| now.saturating_duration_since(*then) < LOOK_AGAIN)
         {
             return false;
         }
-        let oldest = self.runs.iter().min_by_key(|(_, run)| run.seen);
-        let Some((key, run)) = oldest else {
+        let holding = self.runs.iter().filter(|(_, run)| what.by(run));
+        let oldest = holding.min_by_key(|(_, run)| run.seen);
+        match oldest.filter(|(_, run)| is_silent(run, now)) {
+            Some((key, _)) => {
+                let key = key.clone();
+                self.forget(&key);
+                true
+            }
+            None => {
+                self.looked_in_vain.insert(what, now);
+                false
+            }
+        }
+    }
+
+    /// Forgets a run of the identity that has most of them, for one of an identity that has fewer: whoever makes up runs
+    /// keeps nobody out but itself. Two that have as many take none from each other.
+    fn thin_out(&mut self, newcomer: &Arc<str>) -> bool {
+        let own = self.by_identity.get(newcomer).copied().unwrap_or(0);
+        let most = self.by_identity.iter().max_by_key(|(_, count)| **count);
+        let crowd = most.filter(|(_, count)| **count > CROWD.max(own + 1));
+        let Some((crowd, _)) = crowd else {
             return false;
         };
-        if !is_silent(run, now) {
-            self.looked_in_vain = Some(now);
+        let theirs = self.runs.iter().filter(|(key, _)| key.identity == *crowd);
+        let oldest = theirs.min_by_key(|(_, run)| run.seen);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
             return false;
-        }
-        let (key, name) = (key.clone(), self.hasher.hash_one(key));
-        if let Some(run) = self.runs.remove(&key) {
+        };
+        self.forget(&key);
+        true
+    }
+
+    fn forget(&mut self, key: &RunKey) {
+        if let Some(run) = self.runs.remove(key) {
             self.remembered -= run.edges.len();
             self.endpoints -= run.endpoints.len();
             self.foreign.forget(&run.foreign);
+            self.note_forgotten(self.hasher.hash_one(key));
+            if let Entry::Occupied(mut count) = self.by_identity.entry(Arc::clone(&key.identity)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
-        self.note_forgotten(name);
-        true
     }
 
     fn note_forgotten(&mut self, name: u64) {
@@ -401,6 +515,7 @@ fn check(request: &ReportRequest) -> Result<(), Refusal> {
         }
     };
     rule(fits(&request.instance), "the instance's name is too long")?;
+    rule(fits(&request.service), "the service's name is too long")?;
     rule(request.edges.len() <= MAX_EDGES, "too many edges")?;
     rule(
         request.endpoints.len() <= MAX_ENDPOINTS,
@@ -421,15 +536,10 @@ fn check(request: &ReportRequest) -> Result<(), Refusal> {
         )?;
         rule(edge.reasons.len() <= MAX_BUCKETS, "too many reasons")?;
         rule(edge.reasons.keys().all(fits), "a reason's name is too long")?;
-        let figures = [
-            edge.latency_sum_us,
-            edge.retries,
-            edge.request_bytes,
-            edge.response_bytes,
-        ];
-        let mut counts = (figures.iter().chain(&edge.by_class))
+        let mut counts = (edge.by_class.iter())
             .chain(&edge.latency_counts)
-            .chain(edge.reasons.values());
+            .chain(edge.reasons.values())
+            .chain([&edge.retries]);
         rule(
             counts.all(|count| *count <= MAX_COUNT),
             "a count is too large",
@@ -518,8 +628,9 @@ fn totals(edge: &report::Edge) -> Totals {
         *bucket = bucket.saturating_add(*count);
     }
     for (code, count) in &edge.reasons {
-        let place = Reason::ALL.iter().position(|reason| reason.code() == code);
-        let slot = &mut totals.reasons[place.unwrap_or(Reason::ALL.len())];
+        let known = Reason::from_code(code.as_bytes());
+        let place = known.map_or(Reason::ALL.len(), |reason| reason as usize);
+        let slot = &mut totals.reasons[place];
         *slot = slot.saturating_add(*count);
     }
     totals

@@ -1,8 +1,8 @@
 //! Where sidecars report to: one place that knows the whole mesh's golden signals.
 //!
 //! [`accept`] lets in who proves to be of the mesh, this file takes their reports one after another, [`ledger`] adds
-//! them up, `series` shows them to Prometheus and [`page`] to people and to `weft status`. Nothing depends on any of
-//! it: a collector that is away costs no exchange anything, and when it is back the next reports make up for all.
+//! them up, `series` shows them to Prometheus and [`page`] to people. Nothing depends on any of it: a
+//! collector that is away costs no exchange anything, and when it is back the next reports make up for all.
 
 pub mod accept;
 pub mod foreign;
@@ -34,7 +34,7 @@ pub use ledger::Peer;
 pub use page::MeshPage;
 
 use accept::{Door, HANDSHAKE, MAX_CONNECTIONS, incoming};
-use ledger::{Ledger, Outcome, Refusal, SILENT};
+use ledger::{Ledger, Missing, Outcome, Refusal, SILENT};
 
 /// Bytes in one report.
 pub const MAX_REPORT: usize = 1024 * 1024;
@@ -135,18 +135,16 @@ impl Collector {
     ) -> Result<Outcome, Refusal> {
         let outcome = lock(&self.ledger).take(peer, request, now);
         let result = match &outcome {
-            Ok(Outcome::Taken { .. }) => "taken",
+            Ok(Outcome::Taken(_)) => "taken",
             Ok(Outcome::Stale) => "stale",
             Err(_) => "refused",
         };
         counter!(names::COLLECTOR_REPORTS, "result" => result).increment(1);
-        if let Ok(Outcome::Taken {
-            refused_edges,
-            foreign_left_out,
-        }) = outcome
-        {
-            counter!(names::COLLECTOR_REFUSED_EDGES).increment(refused_edges as u64);
-            counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(foreign_left_out);
+        if let Ok(Outcome::Taken(missing)) = outcome {
+            counter!(names::COLLECTOR_REFUSED_EDGES).increment(missing.refused);
+            counter!(names::COLLECTOR_EDGES_LEFT_OUT).increment(missing.edges_left_out);
+            counter!(names::COLLECTOR_ENDPOINTS_LEFT_OUT).increment(missing.endpoints_left_out);
+            counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(missing.foreign_left_out);
         }
         outcome
     }
@@ -226,7 +224,7 @@ impl Service for Reports {
                 .ok_or_else(|| Status::unauthenticated("nobody is known on this connection"))?,
             reports: request.into_inner(),
             not_before: tokio::time::Instant::now(),
-            warned: false,
+            told: Told::default(),
         };
         let responses = unfold(Some(session), |session| async {
             let mut session = session?;
@@ -246,7 +244,14 @@ struct Session {
     peer: Peer,
     reports: Streaming<ReportRequest>,
     not_before: tokio::time::Instant,
-    warned: bool,
+    told: Told,
+}
+
+/// What of a stream is in the log already: what is so in one report is so in each.
+#[derive(Default)]
+struct Told {
+    refused: bool,
+    no_room: bool,
 }
 
 impl Session {
@@ -264,27 +269,36 @@ impl Session {
         let taken = self.collector.take(&self.peer, request, Instant::now());
         Some(match taken {
             Ok(outcome) => {
-                self.warn(outcome);
+                if let Outcome::Taken(missing) = outcome {
+                    self.warn(&missing);
+                }
                 Ok(ReportResponse { sequence })
             }
             Err(refusal @ Refusal::Malformed(_)) => {
                 Err(Status::invalid_argument(refusal.to_string()))
             }
+            Err(refusal @ Refusal::Foreign) => Err(Status::permission_denied(refusal.to_string())),
             Err(refusal @ Refusal::Full) => Err(Status::resource_exhausted(refusal.to_string())),
         })
     }
 
-    /// Once a stream: a sidecar that reports for others does so in every report.
-    fn warn(&mut self, outcome: Outcome) {
-        if let Outcome::Taken { refused_edges, .. } = outcome
-            && refused_edges > 0
-            && !std::mem::replace(&mut self.warned, true)
-        {
-            let identity = &*self.peer.identity;
+    fn warn(&mut self, missing: &Missing) {
+        let identity = &*self.peer.identity;
+        if missing.refused > 0 && !std::mem::replace(&mut self.told.refused, true) {
+            let edges = missing.refused;
             tracing::warn!(
                 identity,
-                refused_edges,
+                edges,
                 "a sidecar reports edges that it may not report"
+            );
+        }
+        if missing.has_no_room() && !std::mem::replace(&mut self.told.no_room, true) {
+            tracing::warn!(
+                identity,
+                edges = missing.edges_left_out,
+                endpoints = missing.endpoints_left_out,
+                foreign = missing.foreign_left_out,
+                "there is no room for all that a sidecar reports"
             );
         }
     }

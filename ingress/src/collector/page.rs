@@ -1,4 +1,4 @@
-//! The mesh now, as the admin page `/mesh` tells it: for people, for `weft status` and for `weft demo`.
+//! The mesh now, as the admin page `/mesh` tells it: for people and for `weft demo`.
 //!
 //! Figures are totals: whoever wants rates keeps the page before and takes the difference ([`EdgeView::since`]).
 
@@ -94,7 +94,7 @@ pub struct EndpointView {
     pub service: String,
     /// Where it is.
     pub address: String,
-    /// `healthy`, `ejected`, `probing` or `draining`.
+    /// `healthy`, `ejected`, `probing`, `draining` or `unhealthy`.
     pub state: String,
     /// How often it was ejected.
     pub ejections: u64,

@@ -11,7 +11,7 @@ use weft_dataplane::observe::{EdgeKey, EdgeTotals, Totals};
 
 use super::foreign::{Key, own};
 use super::ledger::Ledger;
-use super::{Collector, Local, lock};
+use super::{Collector, Local, accept, lock};
 
 /// What was reported and what this process counted itself, by edge.
 pub(super) fn snapshot(ledger: &Ledger, local: &[Local]) -> Vec<EdgeTotals> {
@@ -64,8 +64,15 @@ impl Collector {
         for result in ["taken", "stale", "refused"] {
             counter!(names::COLLECTOR_REPORTS, "result" => result).increment(0);
         }
-        counter!(names::COLLECTOR_REFUSED_EDGES).increment(0);
-        counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(0);
+        for name in [
+            names::COLLECTOR_REFUSED_EDGES,
+            names::COLLECTOR_EDGES_LEFT_OUT,
+            names::COLLECTOR_ENDPOINTS_LEFT_OUT,
+            names::COLLECTOR_FOREIGN_LEFT_OUT,
+        ] {
+            counter!(name).increment(0);
+        }
+        accept::begin();
     }
 
     /// Writes the mesh's latencies, endpoints, certificates and reporters onto the page.
@@ -100,6 +107,10 @@ impl Collector {
             for row in local.registry.endpoints() {
                 let key = (row.service.to_string(), row.address.to_string());
                 present.endpoint(key, row.state.as_str(), row.ejections);
+            }
+            if let Some(row) = local.registry.certificate() {
+                let ends = row.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+                present.certificate(&local.service, &local.instance, ends.as_secs());
             }
         }
         present

@@ -50,7 +50,7 @@ impl Authority {
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let peer = Peer {
             identity: Arc::from(identity),
-            service: Arc::from(service),
+            services: Arc::from([Arc::from(service)]),
         };
         self.issued.insert(leaf.to_vec(), peer);
         (
@@ -79,7 +79,7 @@ impl Authority {
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let config = Arc::new(config);
-        Arc::new(move || Some(Arc::clone(&config)))
+        Arc::new(move || Arc::clone(&config))
     }
 
     /// For a client that trusts this CA and shows this leaf, whoever issued it.
@@ -101,11 +101,16 @@ impl Authority {
     fn identify(&self) -> Identify {
         let issued = self.issued.clone();
         Arc::new(move |chain| match issued.get(&chain[0].to_vec()) {
-            Some(peer) if &*peer.service != "ingress" => Ok(peer.clone()),
+            Some(peer) if &*peer.services[0] != "ingress" => Ok(peer.clone()),
             Some(_) => Err("it is no sidecar".into()),
             None => Err("it is unknown".into()),
         })
     }
+}
+
+/// TLS for a door through which nobody comes.
+pub(super) fn nobody() -> Tls {
+    Authority::new().server()
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -181,6 +186,7 @@ impl Reporting {
         let settings = reporter::Settings {
             address: "the collector".into(),
             interval,
+            service: "storefront".into(),
             instance: "127.0.1.1:15000".into(),
             run: reporter::draw_run(),
         };
@@ -248,17 +254,20 @@ fn storefront(count: u32) -> Arc<Registry> {
             in_flight: 1,
         }]
     }));
-    registry.certificate_from(Box::new(|| {
-        Some(CertificateRow {
-            spiffe_id: Arc::from("spiffe://shop.internal/service/storefront"),
-            not_before: UNIX_EPOCH,
-            not_after: UNIX_EPOCH + Duration::from_secs(5_000),
-            serial: Arc::from("0a"),
-            renewals: 1,
-            renewal_failures: 0,
-        })
-    }));
+    registry.certificate_from(Box::new(|| Some(certificate("storefront", 5_000))));
     registry
+}
+
+/// One that ends then, in seconds since 1970.
+fn certificate(service: &str, ends: u64) -> CertificateRow {
+    CertificateRow {
+        spiffe_id: Arc::from(format!("spiffe://shop.internal/service/{service}")),
+        not_before: UNIX_EPOCH,
+        not_after: UNIX_EPOCH + Duration::from_secs(ends),
+        serial: Arc::from("0a"),
+        renewals: 1,
+        renewal_failures: 0,
+    }
 }
 
 #[tokio::test]
@@ -270,6 +279,7 @@ async fn what_a_sidecar_counts_is_shown_for_the_mesh() {
     gateway
         .edge(key("ingress", "storefront", Direction::Outbound))
         .record(Some(503), Duration::from_millis(1));
+    gateway.certificate_from(Box::new(|| Some(certificate("ingress", 3_000))));
     running
         .collector
         .include("ingress", "127.0.0.1:15000", gateway);
@@ -324,6 +334,7 @@ async fn what_a_sidecar_counts_is_shown_for_the_mesh() {
         "weft_mesh_endpoint_state{service=\"orders\",endpoint=\"127.0.2.1:15008\",state=\"ejected\"} 1",
         "weft_mesh_endpoint_ejections{service=\"orders\",endpoint=\"127.0.2.1:15008\"} 2",
         "weft_mesh_certificate_expiry_seconds{service=\"storefront\",instance=\"127.0.1.1:15000\"} 4000",
+        "weft_mesh_certificate_expiry_seconds{service=\"ingress\",instance=\"127.0.0.1:15000\"} 2000",
         "weft_mesh_reporters{service=\"storefront\"} 1",
         "weft_collector_connections 1",
     ] {
@@ -627,7 +638,7 @@ fn take_certificate(collector: &Collector, instance: &str, run: u64, ends: i64) 
     };
     let peer = Peer {
         identity: Arc::from("spiffe://shop.internal/service/orders"),
-        service: Arc::from("orders"),
+        services: Arc::from([Arc::from("orders")]),
     };
     collector.take(&peer, request, Instant::now()).unwrap();
 }

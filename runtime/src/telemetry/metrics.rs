@@ -8,21 +8,11 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::process::Sample;
-
-/// Bounds of the histograms' buckets in seconds: OpenTelemetry's from 5 ms to 10 s, and three finer ones, because a hop
-/// in the mesh takes less than the first of them.
-pub const BUCKETS: [f64; 17] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
-    7.5, 10.0,
-];
-
-/// How often the recorder tidies up what was recorded into its buckets. Between two, memory grows with each sample.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs before each rendering, to hand over what was counted elsewhere.
 pub type Hook = Box<dyn Fn() + Send + Sync>;
@@ -36,7 +26,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     started: SystemTime,
     version: &'static str,
-    /// Guards the list. Held while the hooks run, so that two scrapes at once do not hand over the same counts twice.
+    /// Guards the list. Held while the hooks run: two scrapes at once are one after the other.
     hooks: Arc<Mutex<Vec<Hook>>>,
     /// Held while they run.
     pages: Arc<Mutex<Vec<PageHook>>>,
@@ -110,22 +100,12 @@ impl Metrics {
         text.push_str(&Sample::take(self.started).render(self.version));
         text
     }
-
-    /// Tidies up for as long as it runs, which is as long as the process. Never ends; dropping it stops it.
-    pub async fn upkeep(self) {
-        let mut ticks = tokio::time::interval(UPKEEP);
-        loop {
-            ticks.tick().await;
-            self.handle.run_upkeep();
-        }
-    }
 }
 
+/// For counters and levels. It has no buckets, and nobody drains it: latencies are counted elsewhere, and written onto the
+/// page as they are.
 fn recorder() -> PrometheusRecorder {
-    PrometheusBuilder::new()
-        .set_buckets(&BUCKETS)
-        .expect("the list of buckets is not empty")
-        .build_recorder()
+    PrometheusBuilder::new().build_recorder()
 }
 
 /// What this crate itself counts.
@@ -218,23 +198,6 @@ mod tests {
         assert!(metrics.render().contains("edge_total 100\n"));
         count.store(3, Ordering::Relaxed);
         assert!(metrics.render().contains("edge_total 3\n"));
-    }
-
-    #[test]
-    fn histograms_have_the_buckets_of_opentelemetry_and_finer_ones() {
-        let (recorder, metrics) = Metrics::detached("1.2.3");
-        ::metrics::with_local_recorder(&recorder, || {
-            ::metrics::histogram!("took_seconds").record(0.0007);
-        });
-        let text = metrics.render();
-        for bucket in [
-            "took_seconds_bucket{le=\"0.0005\"} 0",
-            "took_seconds_bucket{le=\"0.001\"} 1",
-            "took_seconds_bucket{le=\"10\"} 1",
-            "took_seconds_count 1",
-        ] {
-            assert!(text.contains(bucket), "{bucket} in\n{text}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use http::Request;
 use tempfile::TempDir;
 
-use super::certs::{Authority, DOMAIN};
+use super::certs::{self, Authority, DOMAIN};
 use super::client::{Client, Reply, whole};
 use super::dns::Dns;
 use super::ground::{self, Ground, Ports};
@@ -508,7 +508,7 @@ impl Mesh {
         self.dns.add(service, host);
         let directory = self.directory.path();
         if self.spec.ca.is_none() {
-            let leaf = self.authority.service(service);
+            let leaf = self.authority.leaf(&self.identity(service));
             self.authority.write(&leaf, &directory.join(&name));
             return Process::start_in(wrapper, directory, &name, &arguments, &[]);
         }
@@ -568,13 +568,23 @@ impl Mesh {
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
         if self.spec.ca.is_none() {
-            let leaf = self.authority.service(service);
+            let leaf = self.authority.leaf(&self.identity(service));
             self.authority.write(&leaf, &directory.join(name));
             return Process::start(directory, name, arguments, &environment);
         }
         let token = self.join_token(service).await;
         environment.push(("WEFT_JOIN_TOKEN", &token));
         Process::start(directory, name, arguments, &environment)
+    }
+
+    /// The identity of a service: the one that the file gives it, or the usual one.
+    fn identity(&self, name: &str) -> String {
+        let spec = self.spec.services.iter();
+        let mut lines = spec
+            .filter(|service| service.name == name)
+            .flat_map(|service| &service.lines);
+        let own = lines.find_map(|line| line.strip_prefix("identity: "));
+        own.map_or_else(|| certs::service(name), str::to_owned)
     }
 
     /// A join token of the CA process.

@@ -10,7 +10,7 @@ use weft_proto::report::{ForeignCount, ForeignPeer, ReportRequest};
 fn peer(service: &str) -> Peer {
     Peer {
         identity: Arc::from(format!("spiffe://shop.internal/service/{service}")),
-        service: Arc::from(service),
+        services: Arc::from([Arc::from(service)]),
     }
 }
 
@@ -67,9 +67,7 @@ fn sum(ledger: &Ledger, kind: Foreign) -> u64 {
 
 fn left_out(outcome: Result<Outcome, Refusal>) -> u64 {
     match outcome.unwrap() {
-        Outcome::Taken {
-            foreign_left_out, ..
-        } => foreign_left_out,
+        Outcome::Taken(missing) => missing.foreign_left_out,
         Outcome::Stale => panic!("it was stale"),
     }
 }
@@ -128,7 +126,12 @@ fn a_reporter_speaks_for_itself_and_in_our_words() {
     loud.kind = "<b>".into();
     loud.identity = "spiffe://x/\r\n\x1b[31m".into();
     let report = request(1, 1, counts, vec![loud]);
-    assert_eq!(left_out(ledger.take(&peer("orders"), report, now)), 1);
+    let outcome = ledger.take(&peer("orders"), report, now);
+    let Ok(Outcome::Taken(missing)) = outcome else {
+        panic!("{outcome:?}")
+    };
+    // One does not say who went to whom.
+    assert_eq!((missing.refused, missing.foreign_left_out), (1, 0));
     let series = ledger.strangers().series().iter();
     let series: Vec<_> = series
         .map(|(key, count)| (&*key.source, &*key.destination, key.kind.as_str(), *count))
@@ -210,6 +213,39 @@ fn what_is_remembered_is_bounded_and_the_silent_make_room() {
     let outcome = ledger.take(&peer("orders"), one_more(2), later);
     assert_eq!(left_out(outcome), 0);
     assert!(ledger.strangers().peers <= MAX_PEERS_REMEMBERED);
+}
+
+#[test]
+fn a_full_table_costs_the_silent_nothing_unless_somebody_needs_their_room() {
+    let (mut ledger, start) = (Ledger::default(), Instant::now());
+    let peers = |count| (0..count).map(stranger).collect::<Vec<_>>();
+    let runs = (MAX_PEERS_REMEMBERED / MAX_PEERS) as u64;
+    let orders = peer("orders");
+    // The oldest holds nothing foreign, and the second oldest some of it.
+    for (run, count) in [(runs, 0), (0, MAX_PEERS)] {
+        let at = start + Duration::from_secs(1 - run.min(1));
+        ledger
+            .take(&orders, request(run, 1, vec![], peers(count)), at)
+            .unwrap();
+    }
+    let later = start + SILENT + Duration::from_secs(2);
+    for run in 1..runs {
+        let report = request(run, 1, vec![], peers(MAX_PEERS));
+        assert_eq!(left_out(ledger.take(&orders, report, later)), 0);
+    }
+    // All is taken. The same again, and less, needs nobody's.
+    for (sequence, count) in [(2, MAX_PEERS), (3, MAX_PEERS - 1), (4, MAX_PEERS)] {
+        let report = request(1, sequence, came(1), peers(count));
+        assert_eq!(left_out(ledger.take(&orders, report, later)), 0);
+        assert_eq!(ledger.runs(), runs as usize + 1);
+    }
+    let one_more = request(runs + 1, 1, vec![], peers(1));
+    assert_eq!(left_out(ledger.take(&orders, one_more, later)), 0);
+    assert_eq!(ledger.runs(), runs as usize + 1);
+    assert_eq!(
+        ledger.strangers().peers,
+        MAX_PEERS_REMEMBERED - MAX_PEERS + 1
+    );
 }
 
 #[test]

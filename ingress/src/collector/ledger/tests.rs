@@ -7,7 +7,7 @@ use weft_proto::report::Edge;
 fn peer(service: &str) -> Peer {
     Peer {
         identity: Arc::from(format!("spiffe://shop.internal/service/{service}")),
-        service: Arc::from(service),
+        services: Arc::from([Arc::from(service)]),
     }
 }
 
@@ -46,10 +46,19 @@ fn good(ledger: &Ledger, destination: &str) -> u64 {
         .sum()
 }
 
-const TAKEN: Result<Outcome, Refusal> = Ok(Outcome::Taken {
-    refused_edges: 0,
+const TAKEN: Result<Outcome, Refusal> = missing(NOTHING);
+
+const NOTHING: Missing = Missing {
+    refused: 0,
+    edges_left_out: 0,
+    endpoints_left_out: 0,
     foreign_left_out: 0,
-});
+};
+
+/// It was taken but for this.
+const fn missing(missing: Missing) -> Result<Outcome, Refusal> {
+    Ok(Outcome::Taken(missing))
+}
 
 /// One process in the model: what it has counted, and the reports that are on their way.
 struct Process {
@@ -199,16 +208,52 @@ fn a_sidecar_speaks_for_its_own_service_only() {
         },
     ];
     let outcome = ledger.take(&peer("orders"), request(1, 1, edges), Instant::now());
-    let refused = Outcome::Taken {
-        refused_edges: 4,
-        foreign_left_out: 0,
+    let refused = Missing {
+        refused: 4,
+        ..NOTHING
     };
-    assert_eq!(outcome, Ok(refused));
+    assert_eq!(outcome, missing(refused));
     assert_eq!(ledger.series().len(), 2);
     assert_eq!(
         (good(&ledger, "inventory"), good(&ledger, "orders")),
         (1, 2)
     );
+}
+
+#[test]
+fn whoever_shares_an_identity_speaks_for_the_service_that_its_report_names() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let both = Peer {
+        identity: Arc::from("spiffe://shop.internal/ns/shop/sa/all"),
+        services: Arc::from([Arc::from("audit"), Arc::from("reports")]),
+    };
+    let mut take = |run, service: &str| {
+        let report = ReportRequest {
+            service: service.into(),
+            ..request(
+                run,
+                1,
+                vec![edge("audit", "orders", 1), edge("reports", "stock", 2)],
+            )
+        };
+        let outcome = ledger.take(&both, report, now);
+        (outcome, good(&ledger, "orders"), good(&ledger, "stock"))
+    };
+    let one_refused = missing(Missing {
+        refused: 1,
+        ..NOTHING
+    });
+    assert_eq!(take(1, "reports"), (one_refused, 0, 2));
+    // A reporter of before names none.
+    assert_eq!(take(2, ""), (one_refused, 1, 2));
+    assert_eq!(take(3, "orders"), (Err(Refusal::Foreign), 1, 2));
+    let mut services: Vec<_> = ledger
+        .reporters(now)
+        .map(|(_, _, run)| &*run.service)
+        .collect();
+    services.sort_unstable();
+    assert_eq!(services, ["audit", "reports"]);
 }
 
 #[test]
@@ -419,6 +464,30 @@ fn largest_counts_of_many_runs_do_not_overflow() {
 }
 
 #[test]
+fn a_sum_may_be_larger_than_any_count_and_its_reporter_is_heard_all_the_same() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    for (run, sum) in [(1, MAX_COUNT + 1), (2, u64::MAX), (3, u64::MAX)] {
+        let long = Edge {
+            latency_sum_us: sum,
+            request_bytes: sum,
+            response_bytes: sum,
+            ..edge("orders", "inventory", 1)
+        };
+        let report = request(run, 1, vec![long]);
+        assert_eq!(ledger.take(&peer("orders"), report, now), TAKEN);
+    }
+    let totals = ledger.series().remove(0).totals;
+    assert_eq!(totals.requests(), 3);
+    let sums = [
+        totals.latency_sum_us,
+        totals.request_bytes,
+        totals.response_bytes,
+    ];
+    assert_eq!(sums, [u64::MAX; 3]);
+}
+
+#[test]
 fn when_full_only_a_silent_run_makes_room_and_its_return_doubles_nothing() {
     let mut ledger = Ledger::default();
     let start = Instant::now();
@@ -455,6 +524,63 @@ fn when_full_only_a_silent_run_makes_room_and_its_return_doubles_nothing() {
 }
 
 #[test]
+fn whoever_makes_up_runs_keeps_out_nobody_but_itself() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    let mut take = |service: &str, run, sequence, count| {
+        let report = request(run, sequence, vec![edge(service, "inventory", count)]);
+        let outcome = ledger.take(&peer(service), report, now);
+        let of = |name| ledger.by_identity.get(&peer(name).identity).copied();
+        let runs = [of("orders"), of("billing"), of("stock")];
+        assert_eq!(runs.iter().flatten().sum::<usize>(), ledger.runs());
+        (outcome, runs.map(Option::unwrap_or_default))
+    };
+    let (all, crowd) = (MAX_RUNS as u64, CROWD as u64);
+    for run in 0..crowd {
+        assert_eq!(take("billing", run, 1, 1).0, TAKEN);
+    }
+    for run in 0..all - crowd {
+        assert_eq!(take("orders", run, 1, 1).0, TAKEN);
+    }
+    let refused = Err(Refusal::Full);
+    let (orders, billing) = (MAX_RUNS - CROWD, CROWD);
+    // One more of its own gets no place, and one of another has it.
+    assert_eq!(take("orders", all, 1, 1), (refused, [orders, billing, 0]));
+    assert_eq!(take("stock", 0, 1, 1), (TAKEN, [orders - 1, billing, 1]));
+    assert_eq!(
+        take("billing", crowd, 1, 1),
+        (TAKEN, [orders - 2, billing + 1, 1])
+    );
+    // They are as many as may be, and all go on.
+    for run in 1..all {
+        let _ = take("stock", run, 1, 1);
+        let _ = take("billing", crowd + run, 1, 1);
+    }
+    let (outcome, mut runs) = take("orders", all, 1, 1);
+    assert_eq!(outcome, refused);
+    runs.sort_unstable();
+    assert!(runs[2] - runs[0] <= 1, "{runs:?}");
+}
+
+#[test]
+fn nobody_makes_room_where_each_has_its_share() {
+    let mut ledger = Ledger::default();
+    let now = Instant::now();
+    for run in 0..MAX_RUNS as u64 {
+        let service = format!("service-{}", run % 8);
+        assert_eq!(
+            ledger.take(&peer(&service), request(run, 1, vec![]), now),
+            TAKEN
+        );
+    }
+    let newcomer = request(0, 1, vec![]);
+    assert_eq!(
+        ledger.take(&peer("orders"), newcomer, now),
+        Err(Refusal::Full)
+    );
+}
+
+#[test]
 fn a_run_that_was_cut_off_for_long_goes_on_where_it_was() {
     let mut ledger = Ledger::default();
     let start = Instant::now();
@@ -480,19 +606,71 @@ fn edges_that_cannot_be_remembered_are_refused_until_there_is_room() {
         assert_eq!(ledger.take(&peer("orders"), full(run), start), TAKEN);
     }
     let outcome = ledger.take(&peer("orders"), full(runs), start);
-    assert_eq!(
-        outcome,
-        Ok(Outcome::Taken {
-            refused_edges: MAX_EDGES,
-            foreign_left_out: 0,
-        })
-    );
+    let no_room = Missing {
+        edges_left_out: MAX_EDGES as u64,
+        ..NOTHING
+    };
+    assert_eq!(outcome, missing(no_room));
     assert_eq!(ledger.remembered, MAX_REMEMBERED);
     let later = start + SILENT;
     assert_eq!(ledger.take(&peer("orders"), full(runs + 1), later), TAKEN);
     assert!(ledger.remembered <= MAX_REMEMBERED);
     let counted: usize = ledger.runs.values().map(|run| run.edges.len()).sum();
     assert_eq!(ledger.remembered, counted);
+}
+
+#[test]
+fn a_run_that_returns_while_there_is_no_room_doubles_nothing_when_there_is() {
+    let mut ledger = Ledger::default();
+    let start = Instant::now();
+    let both = |run, sequence, count| {
+        let edges = [
+            edge("orders", "inventory", count),
+            edge("orders", "stock", count),
+        ];
+        request(run, sequence, edges.to_vec())
+    };
+    let one = |sequence, count| both(0, sequence, count);
+    let full = |run, sequence, so_many| {
+        let edges = (0..so_many).map(|n| edge("orders", &format!("service-{n}"), 1));
+        request(run, sequence, edges.collect())
+    };
+    let orders = peer("orders");
+    assert_eq!(ledger.take(&orders, one(1, 10), start), TAKEN);
+    let later = start + SILENT;
+    // Another one keeps the series, and the rest take all that is left.
+    let runs = (MAX_REMEMBERED / MAX_EDGES) as u64;
+    assert_eq!(ledger.take(&orders, both(runs + 1, 1, 0), later), TAKEN);
+    for run in 1..runs {
+        assert_eq!(ledger.take(&orders, full(run, 1, MAX_EDGES), later), TAKEN);
+    }
+    let rest = MAX_EDGES - 2;
+    assert_eq!(ledger.take(&orders, full(runs, 1, rest), later), TAKEN);
+    assert!(ledger.runs.keys().all(|key| key.run != 0));
+    assert_eq!(ledger.remembered, MAX_REMEMBERED);
+
+    let mut returns = |sequence, count, left_out, room: Option<usize>| {
+        if let Some(room) = room {
+            let smaller = full(runs, sequence, rest - room);
+            assert_eq!(ledger.take(&orders, smaller, later), TAKEN);
+        }
+        let outcome = ledger.take(&orders, one(sequence, count), later);
+        let left_out = Missing {
+            edges_left_out: left_out,
+            ..NOTHING
+        };
+        assert_eq!(outcome, missing(left_out), "report {sequence}");
+        (good(&ledger, "inventory"), good(&ledger, "stock"))
+    };
+    // What it counted before it was forgotten stays counted, and nothing of that counts again.
+    assert_eq!(returns(2, 12, 2, None), (10, 10));
+    assert_eq!(returns(3, 14, 1, Some(1)), (10, 10));
+    assert_eq!(returns(4, 16, 0, Some(2)), (12, 10));
+    // From there on it is as any other: what it names anew is new.
+    assert_eq!(returns(5, 20, 0, Some(3)), (16, 14));
+    let new = request(0, 6, vec![edge("orders", "billing", 3)]);
+    assert_eq!(ledger.take(&orders, new, later), TAKEN);
+    assert_eq!(good(&ledger, "billing"), 3);
 }
 
 #[test]
@@ -517,30 +695,62 @@ fn series_beyond_the_bound_are_counted_as_other() {
     );
 }
 
-#[test]
-fn endpoints_are_bounded_over_all_runs() {
-    let mut ledger = Ledger::default();
-    let start = Instant::now();
-    let many = |run| ReportRequest {
-        endpoints: vec![
-            report::Endpoint {
-                service: "inventory".into(),
-                address: "127.0.0.1:1".into(),
-                state: "ejected".into(),
-                ..report::Endpoint::default()
-            };
-            MAX_ENDPOINTS
-        ],
-        ..request(run, 1, vec![])
+/// A report with so many endpoints, the first of them ejected, and a certificate that ends then.
+fn with_endpoints(run: u64, sequence: u64, count: usize, ends: i64) -> ReportRequest {
+    let endpoint = |n: usize| report::Endpoint {
+        service: "inventory".into(),
+        address: format!("127.0.0.1:{n}"),
+        state: if n == 0 { "ejected" } else { "healthy" }.into(),
+        ..report::Endpoint::default()
     };
-    let runs = (MAX_ENDPOINTS_REMEMBERED / MAX_ENDPOINTS) as u64;
-    for run in 0..runs + 3 {
-        assert_eq!(ledger.take(&peer("orders"), many(run), start), TAKEN);
-        assert!(ledger.endpoints <= MAX_ENDPOINTS_REMEMBERED);
+    ReportRequest {
+        endpoints: (0..count).map(endpoint).collect(),
+        certificate: Some(report::Certificate {
+            not_after_unix: ends,
+            ..report::Certificate::default()
+        }),
+        ..request(run, sequence, vec![])
     }
-    assert_eq!(ledger.endpoints, MAX_ENDPOINTS_REMEMBERED);
-    let counted: usize = ledger.runs.values().map(|run| run.endpoints.len()).sum();
-    assert_eq!(ledger.endpoints, counted);
+}
+
+#[test]
+fn when_endpoints_are_too_many_the_first_are_kept_and_the_certificate_is_always() {
+    let mut ledger = Ledger::default();
+    let (start, orders) = (Instant::now(), peer("orders"));
+    let runs = (MAX_ENDPOINTS_REMEMBERED / MAX_ENDPOINTS) as u64;
+    for run in 0..runs - 1 {
+        let report = with_endpoints(run, 1, MAX_ENDPOINTS, 1);
+        assert_eq!(ledger.take(&orders, report, start), TAKEN);
+    }
+    let mut last = |run, sequence, count: usize, kept: usize| {
+        let ends = i64::try_from(sequence).unwrap();
+        let report = with_endpoints(run, sequence, count, ends);
+        let left_out = missing(Missing {
+            endpoints_left_out: (count - kept) as u64,
+            ..NOTHING
+        });
+        assert_eq!(ledger.take(&orders, report, start), left_out);
+        let shown = ledger
+            .runs
+            .iter()
+            .find(|(key, _)| key.run == run)
+            .unwrap()
+            .1;
+        assert_eq!(shown.endpoints.len(), kept);
+        assert!(kept == 0 || shown.endpoints[0].state == "ejected");
+        assert_eq!(shown.certificate.as_ref().unwrap().not_after_unix, ends);
+        let counted: usize = ledger.runs.values().map(|run| run.endpoints.len()).sum();
+        assert_eq!(ledger.endpoints, counted);
+    };
+    last(runs, 1, MAX_ENDPOINTS - 3, MAX_ENDPOINTS - 3);
+    last(runs + 1, 1, MAX_ENDPOINTS, 3);
+    // It has renewed its certificate, and its room is what it was.
+    last(runs + 1, 2, MAX_ENDPOINTS, 3);
+    last(runs + 2, 1, 5, 0);
+    last(runs + 2, 2, 5, 0);
+    // Somebody has fewer now.
+    last(runs, 2, 1, 1);
+    last(runs + 1, 3, MAX_ENDPOINTS, MAX_ENDPOINTS - 1);
 }
 
 #[test]
