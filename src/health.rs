@@ -71,9 +71,12 @@ fn ask(address: SocketAddr, page: &str, limit: Duration) -> io::Result<Answer> {
     let mut piece = [0; 2048];
     while bytes.len() < LONGEST {
         stream.set_read_timeout(Some(left()?))?;
-        match stream.read(&mut piece)? {
-            0 => break,
-            length => bytes.extend_from_slice(&piece[..length]),
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+            // A signal, which is no answer: with a timeout set the system does not go on by itself.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     parse(&String::from_utf8_lossy(&bytes))
