@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::harness::certs::{Authority, DOMAIN, service};
+use crate::harness::listening;
 use crate::harness::process::assert_never_panicked;
 use crate::harness::told::{WEFT, left_out};
 
@@ -639,7 +640,7 @@ impl Origin {
         address: SocketAddr,
         act: impl Fn(&Seen) -> Then + Send + Sync + 'static,
     ) -> Self {
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let listener = listening(address);
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let (noted, act) = (Arc::clone(&ledger), Arc::new(act));
         let accepting = tokio::spawn(async move {

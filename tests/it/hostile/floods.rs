@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -259,7 +258,7 @@ async fn resets_are_cut_however_slowly_they_come() {
 /// An app that works on each request for a second and does not look whether anybody waits. How many it worked on, and the
 /// most at the same time.
 async fn diligent(address: SocketAddr) -> (JoinSet<()>, Arc<[AtomicUsize; 2]>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listening(address);
     let (work, mut tasks) = (Arc::new([const { AtomicUsize::new(0) }; 2]), JoinSet::new());
     let (noted, now) = (Arc::clone(&work), Arc::new(AtomicUsize::new(0)));
     tasks.spawn(async move {

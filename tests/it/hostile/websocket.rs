@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{SLOWEST, Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, Stream, Way, until};
-use crate::harness::Wire;
+use crate::harness::{Wire, listening};
 use crate::websocket::{H2, agreed};
 
 /// A ping with four bytes, masked by nothing.
@@ -40,7 +40,7 @@ struct Ledger {
 
 /// An app that does what the target says with those who want to switch, and answers everybody else.
 async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<Ledger>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listening(address);
     let (ledger, mut tasks) = (Arc::new(Ledger::default()), JoinSet::new());
     let noted = Arc::clone(&ledger);
     tasks.spawn(async move {
