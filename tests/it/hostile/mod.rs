@@ -255,6 +255,14 @@ pub(super) async fn good(way: &Way) {
     assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
 }
 
+/// 99 % of these are within [`SLOWEST`], and none takes three times as long.
+fn are_short(what: &str, times: Vec<Duration>) {
+    let slowest = times.iter().max().copied().unwrap();
+    assert!(slowest < 3 * *SLOWEST, "{what} took {slowest:?}");
+    let p99 = p99(times);
+    assert!(p99 < *SLOWEST, "{what}: p99 was {p99:?}");
+}
+
 /// What a good client got.
 #[derive(Debug)]
 struct Served(Vec<Answer>);
