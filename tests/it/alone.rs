@@ -3,6 +3,8 @@
 //! Its identity comes from files, so that no CA is needed to try every kind of bad certificate, byte and token on it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -24,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::harness::certs::{Authority, DOMAIN, service};
+use crate::harness::listening;
 use crate::harness::process::assert_never_panicked;
 use crate::harness::told::{WEFT, left_out};
 
@@ -298,17 +301,16 @@ impl Running {
     }
 
     /// The processor time it has used.
-    pub(crate) fn processor(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // After the name, which may hold anything: user and system time are the 14th and 15th of the line, in ticks of 10 ms.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+    pub(crate) fn processor(&self) -> Processor {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let times = tasks.filter_map(|task| {
+            let task = task.ok()?;
+            // One that has ended since the directory was read has nothing to say any more.
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let nanos = text.split_whitespace().next()?.parse().ok()?;
+            Some((task.file_name(), Duration::from_nanos(nanos)))
+        });
+        Processor(times.collect())
     }
 
     /// Asks it to drain and end.
@@ -389,6 +391,22 @@ impl Running {
             (text.matches("the new configuration is in force").count() >= times).then_some(())
         })
         .await;
+    }
+}
+
+/// The processor time of each thread of a process, to the nanosecond: `stat`, which has all of them in one number, counts
+/// ticks of 10 ms.
+#[derive(Debug, Clone)]
+pub(crate) struct Processor(BTreeMap<OsString, Duration>);
+
+impl Processor {
+    /// What was used since, but for threads that have ended: those had nothing to do for ten seconds before they did.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(thread, time)| {
+            let before = before.0.get(thread).copied().unwrap_or_default();
+            time.saturating_sub(before)
+        });
+        used.sum()
     }
 }
 
@@ -647,7 +665,7 @@ impl Origin {
         address: SocketAddr,
         act: impl Fn(&Seen) -> Then + Send + Sync + 'static,
     ) -> Self {
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let listener = listening(address);
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let (noted, act) = (Arc::clone(&ledger), Arc::new(act));
         let accepting = tokio::spawn(async move {

@@ -18,8 +18,8 @@ use http::{Method, Request};
 use tokio::task::JoinSet;
 
 use crate::harness::client::whole;
-use crate::harness::told::at_most;
-use crate::harness::{Mesh, Reply, eventually};
+use crate::harness::told::{at_most, is_strict};
+use crate::harness::{Mesh, Reply, eventually, p99};
 
 /// What was asked, and what became of it.
 #[derive(Debug)]
@@ -41,6 +41,9 @@ impl Exchange {
 pub(crate) fn unfelt() -> Duration {
     at_most(Duration::from_secs(1), Duration::from_secs(2))
 }
+
+/// How long the machine itself may keep one of a hundred, where nobody holds it to the letter.
+pub(crate) const HALT: Duration = Duration::from_secs(5);
 
 /// GETs and POSTs through a door, one after the other by each of so many callers, until told to stop.
 pub(crate) struct Traffic {
@@ -132,13 +135,19 @@ impl Outcome {
         failed.map(|exchange| format!("{exchange:?}")).collect()
     }
 
-    /// Nothing failed, and nothing took longer.
+    /// Nothing failed, and nothing took longer. Of the thousands that unhurried code answers beside other tests one in a hundred
+    /// may: what halts the machine for a moment is not what is looked for.
     pub(crate) fn assert_all_within(&self, limit: Duration) {
         for method in [Method::GET, Method::POST] {
             let failed = self.failed(&method);
             assert!(failed.is_empty(), "{failed:#?}");
         }
-        self.assert_none_longer(limit);
+        if is_strict() {
+            return self.assert_none_longer(limit);
+        }
+        let p99 = p99(self.0.iter().map(|exchange| exchange.took).collect());
+        assert!(p99 < limit, "p99 was {p99:?}, and {limit:?} may be");
+        self.assert_none_longer(limit.max(HALT));
     }
 
     fn assert_none_longer(&self, limit: Duration) {

@@ -3,34 +3,37 @@
 
 use std::time::{Duration, Instant};
 
-use super::Traffic;
+use super::{HALT, Traffic, unfelt};
+use crate::harness::mesh::Builder;
 use crate::harness::{Mesh, Mood, Service, eventually, within};
 
-async fn orders(replicas: u8) -> Mesh {
+/// How long an answer takes that is slow: longer than any exchange may that does not wait for it.
+const SLOW: Duration = Duration::from_secs(6);
+
+fn orders(replicas: u8) -> Builder {
     Mesh::new()
         .service(Service::new("orders").replicas(replicas))
         .route("/orders/*", "orders")
-        .start()
-        .await
 }
 
 /// May fail: what a process is asked that has just started and does not know yet where its services are. A new replica is seen
 /// later than usual, by the time that an answer takes.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_take_two_seconds_to_resolve_make_no_exchange_wait() {
-    let mut mesh = orders(1).await;
-    mesh.dns.mood(Mood::Slow(Duration::from_secs(2)));
+async fn names_that_take_seconds_to_resolve_make_no_exchange_wait() {
+    const { assert!(HALT.as_secs() < SLOW.as_secs()) };
+    let mut mesh = orders(1).resolver_with("timeout: 20s").start().await;
+    mesh.dns.mood(Mood::Slow(SLOW));
     let traffic = Traffic::start(&mesh, 4);
     let added = mesh.add_replica("orders").await;
     mesh.dns.add("orders", mesh.replica("orders", added).host);
-    within(Duration::from_secs(12), "it is used", async || {
+    // It may have been asked for just before it was there, and is asked for again when that answer has lived its second.
+    within(4 * SLOW, "it is used", async || {
         (mesh.origin("orders", added).total() > 0).then_some(())
     })
     .await;
     traffic.more(100).await;
-    // Half of what one question takes.
     let outcome = traffic.stop().await;
-    outcome.assert_all_within(Duration::from_secs(1));
+    outcome.assert_all_within(SLOW / 2);
     outcome.assert_nothing_twice(&mesh, "orders");
     let failing = mesh
         .metric(mesh.ingress_host(), "weft_discovery_failing", &[])
@@ -52,7 +55,7 @@ async fn names_that_take_two_seconds_to_resolve_make_no_exchange_wait() {
 /// May fail: nothing. A name that is there every now and then is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_comes_and_goes_for_longer_than_absence_is_believed_after_is_there() {
-    let mesh = orders(2).await;
+    let mesh = orders(2).start().await;
     let traffic = Traffic::start(&mesh, 4);
     let begun = Instant::now();
     let (mut denials, mut moods) = (0, [Mood::NxDomain, Mood::Answer].into_iter().cycle());
@@ -70,6 +73,6 @@ async fn a_name_that_comes_and_goes_for_longer_than_absence_is_believed_after_is
     assert!(denials >= 3, "{denials}");
     traffic.more(50).await;
     let outcome = traffic.stop().await;
-    outcome.assert_all_within(Duration::from_secs(1));
+    outcome.assert_all_within(unfelt());
     outcome.assert_nothing_twice(&mesh, "orders");
 }

@@ -75,6 +75,8 @@ pub(crate) struct Spec {
     pub(crate) ingress: Vec<String>,
     /// Further keys of the listener `public`.
     listener: String,
+    /// Further keys of `resolver:`.
+    resolver: String,
     /// Further keys of `ca:`; there is a CA then.
     pub(crate) ca: Option<String>,
     has_ingress: bool,
@@ -115,6 +117,12 @@ impl Builder {
     /// A line under `ingress:`.
     pub(crate) fn ingress_with(mut self, yaml: &str) -> Self {
         self.0.ingress.push(yaml.to_owned());
+        self
+    }
+
+    /// More keys of the resolver, such as `attempts: 1`.
+    pub(crate) fn resolver_with(mut self, keys: &str) -> Self {
+        self.0.resolver = format!(", {keys}");
         self
     }
 
@@ -207,6 +215,7 @@ impl Mesh {
             top: Vec::new(),
             ingress: Vec::new(),
             listener: String::new(),
+            resolver: String::new(),
             ca: None,
             has_ingress: true,
             collector: false,
@@ -671,8 +680,9 @@ impl Mesh {
             ports.admin()
         ));
         line(format!(
-            "resolver: {{ servers: [{}] }}",
-            at(ground::TEST, ports.dns())
+            "resolver: {{ servers: [{}]{} }}",
+            at(ground::TEST, ports.dns()),
+            self.spec.resolver
         ));
         line(format!(
             "sidecar:\n  outbound: {{ address: \"127.0.0.1:{}\" }}\n  inbound: {{ address: \"127.0.0.1:{}\" }}",

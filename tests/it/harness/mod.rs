@@ -24,8 +24,11 @@ pub(crate) mod tools;
 pub(crate) mod tunnel;
 pub(crate) mod wire;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpSocket};
 
 #[allow(unused_imports)]
 pub(crate) use {
@@ -76,6 +79,27 @@ pub(crate) async fn settled(count: &AtomicUsize) {
         (same == 25).then_some(())
     })
     .await;
+}
+
+/// Where an app listens that hundreds may dial at once. What `TcpListener::bind` leaves room for is 128 that were not accepted
+/// yet: to whoever comes then the system says nothing, and they try again a second later.
+pub(crate) fn listening(address: SocketAddr) -> TcpListener {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket
+        .bind(address)
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    socket.listen(4096).unwrap()
+}
+
+/// The time that 99 % of these did not exceed: the nearest rank.
+pub(crate) fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[(times.len() * 99).div_ceil(100) - 1]
 }
 
 /// The value of a future that must end. Panics with `what` when it does not within [`PATIENCE`].

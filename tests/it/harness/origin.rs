@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::listening;
 use super::wire::{Head, Wire};
 
 /// What a script does with a connection, from its first byte.
@@ -139,7 +140,7 @@ impl Origin {
     /// Listens again.
     pub(crate) async fn resume(&self) {
         self.stop().await;
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = listening(self.address);
         let mut running = JoinSet::new();
         running.spawn(accept(listener, Arc::clone(&self.shared)));
         *self.running.lock().unwrap() = Some(running);

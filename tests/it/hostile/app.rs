@@ -11,8 +11,9 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::harness::listening;
 
 /// What an app does with a stream.
 type Act = dyn Fn(Asked) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
@@ -108,7 +109,7 @@ impl App {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listening(address);
         let act: Arc<Act> = Arc::new(move |asked| -> Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(act(asked))
         });

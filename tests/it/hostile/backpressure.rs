@@ -51,7 +51,7 @@ async fn uploads_through_two_proxies_are_not_held_and_stop_no_other() {
 /// 1,500 connections of HTTP/1.1 that ask for a megabyte each and do not take it.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_do_not_read_are_not_held() {
-    let (mut scene, _app, sent) = stage().await;
+    let (mut scene, _app, app) = stage().await;
     let address = scene.host.public();
     let attack = async {
         let mut held = Vec::new();
@@ -67,7 +67,7 @@ async fn connections_that_do_not_read_are_not_held() {
             }
             held.push(stream);
         }
-        settled(&sent).await;
+        settled(&app.sent).await;
     };
     let good = scene.doors(&["http/1.1"]);
     scene
@@ -129,9 +129,9 @@ async fn readers_that_drip_are_given_up() {
     const DRIPS: usize = 20;
     let (mut scene, mut tasks, _) = {
         let host = Host::new();
-        let (tasks, sent) = super::hoarding::app(host.app()).await;
+        let (tasks, app) = super::hoarding::app(host.app());
         let scene = Scene::impatient(host, Origin::nobody()).await;
-        (scene, tasks, sent)
+        (scene, tasks, app)
     };
     let doors = scene.doors(&["h2"]);
     let attack = async {

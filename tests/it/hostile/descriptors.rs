@@ -90,7 +90,7 @@ async fn starves(process: &Running, listener: &str, way: &Way) {
     assert_eq!(turned_away, 20);
     let (start, before) = (Instant::now(), process.processor());
     sleep(Duration::from_secs(2)).await;
-    let share = (process.processor() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+    let share = process.processor().since(&before).as_secs_f64() / start.elapsed().as_secs_f64();
     assert!(share < COST, "{listener}: {share} of a core");
     for _ in 0..20 {
         is_served(&mut kept).await;

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +17,7 @@ use super::frames::*;
 use super::{Scene, good};
 use crate::alone::{Host, PATIENCE, Reply, Running, Stream, Way, fine, until};
 use crate::harness::certs::service;
+use crate::harness::listening;
 
 /// Where the origin listens that speaks HTTP/2 in plaintext, and the one that poses as a peer's sidecar.
 pub(super) const STRANGER: u16 = 21_600;
@@ -47,7 +47,7 @@ struct Rogue {
 
 impl Rogue {
     async fn start(address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listening(address);
         let act = Arc::new(Mutex::new(Act::Say(well())));
         let cut = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();

@@ -19,7 +19,7 @@ use super::super::frames::{
 };
 use super::super::{SLOWEST, Scene};
 use super::{
-    FLOOD, PING, PONG, Version, doors, handshake, read_to, slowest_pong_under, stage, switched,
+    FLOOD, PING, PONG, Version, doors, handshake, pongs_are_short_under, read_to, stage, switched,
     tunnel,
 };
 use crate::alone::{Host, Origin, PATIENCE, Reply, Way, until};
@@ -133,7 +133,11 @@ async fn a_tunnel_that_is_reset_ends_at_the_app_at_once() {
             (open() < before + TUNNELS).then_some(())
         })
         .await;
-        assert!(begun.elapsed() < *SLOWEST, "{door}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < 3 * *SLOWEST,
+            "{door}: {:?}",
+            begun.elapsed()
+        );
         // The others go on.
         for stream in &mut tunnels {
             stream.write_all(PING).await.unwrap();
@@ -146,7 +150,11 @@ async fn a_tunnel_that_is_reset_ends_at_the_app_at_once() {
             (open() == before).then_some(())
         })
         .await;
-        assert!(begun.elapsed() < *SLOWEST, "{door}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < 3 * *SLOWEST,
+            "{door}: {:?}",
+            begun.elapsed()
+        );
     }
     scene.assert_alive().await;
 }
@@ -281,7 +289,7 @@ async fn tunnels_on_one_connection_that_nobody_reads_hold_little_and_stop_no_pin
                 held.push(deaf.unwrap());
             }
         };
-        slowest_pong_under(&mut scene, door, &way, Version::Http2, attack).await;
+        pongs_are_short_under(&mut scene, door, &way, Version::Http2, attack).await;
     }
     until("the app to be left alone", async || {
         // Those that the app itself keeps for a minute are its own affair.
