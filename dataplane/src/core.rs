@@ -359,11 +359,10 @@ impl Core {
         self.leaving.set(true);
     }
 
-    /// Notes somebody with whom something is wrong.
-    pub(crate) fn foreign(&self, sighting: &Sighting<'_>) {
-        if let Some(identity) = self.identity() {
-            identity.foreigners().saw(sighting, SystemTime::now());
-        }
+    /// Notes somebody with whom something is wrong; whether that is worth a line in the log.
+    pub(crate) fn foreign(&self, sighting: &Sighting<'_>) -> bool {
+        self.identity()
+            .is_some_and(|identity| identity.foreigners().saw(sighting, SystemTime::now()))
     }
 
     /// What the time of day is at `at`.
