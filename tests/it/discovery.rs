@@ -56,6 +56,7 @@ async fn asked(mesh: &Mesh, times: usize) {
     .await;
 }
 
+/// No exchange may fail, and none takes longer: what was known last stays in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dns_server_that_fails_for_half_a_minute_fails_nothing() {
     let (mesh, traffic) = under_traffic().await;
@@ -75,6 +76,7 @@ async fn a_dns_server_that_fails_for_half_a_minute_fails_nothing() {
     felt_nothing(&mesh, traffic).await;
 }
 
+/// The same with no answer at all: only what has changed meanwhile may be found later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dns_server_that_says_nothing_fails_nothing() {
     let (mesh, traffic) = under_traffic().await;
@@ -83,6 +85,7 @@ async fn a_dns_server_that_says_nothing_fails_nothing() {
     felt_nothing(&mesh, traffic).await;
 }
 
+/// No exchange may fail: that a name is gone is believed only when it was said again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_vanishes_for_a_moment_fails_nothing() {
     let (mesh, traffic) = under_traffic().await;
@@ -95,6 +98,7 @@ async fn a_name_that_vanishes_for_a_moment_fails_nothing() {
     felt_nothing(&mesh, traffic).await;
 }
 
+/// Exchanges may fail once it is believed, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_gone_for_good_is_believed_in_the_end() {
     let mesh = Mesh::new()

@@ -27,6 +27,7 @@ async fn all(mesh: &Mesh, what: &str, key: &str, least: u64) {
     }
 }
 
+/// Only renewals may fail: no exchange does, and none is felt to be slower.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_is_away_for_half_a_certificates_life_fails_nothing() {
     let mut mesh = Mesh::new()
@@ -52,6 +53,7 @@ async fn a_ca_that_is_away_for_half_a_certificates_life_fails_nothing() {
     outcome.assert_nothing_twice(&mesh, "orders");
 }
 
+/// Nothing may fail, neither an exchange nor what stays open for longer than a certificate is good.
 #[tokio::test(flavor = "multi_thread")]
 async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
     let mesh = Mesh::new()
@@ -97,6 +99,7 @@ async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
     outcome.assert_nothing_twice(&mesh, "orders");
 }
 
+/// Only renewals fail, and both sides say why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_is_not_the_one_they_knew_is_told_that_they_refuse_it() {
     let mut mesh = Mesh::new()

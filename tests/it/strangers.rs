@@ -132,6 +132,11 @@ impl Witness<'_> {
         let mut fields = vec![("message", message), ("cause", seen.kind)];
         fields.extend(seen.identity.map(|identity| ("claim", identity)));
         self.running.logged(&fields).await;
+        self.shows(seen).await
+    }
+
+    /// The same without the log, which does not tell what is everyday.
+    async fn shows(&self, seen: Seen<'_>) -> u64 {
         let count = until(&format!("{} on /peers", seen.kind), async || {
             let page = page(self.host, "/peers").await;
             let rows = page["peers"].as_array().unwrap();
@@ -478,6 +483,72 @@ async fn a_member_that_speaks_plaintext_to_a_sidecar_is_named_by_it_and_names_it
             .await;
         assert_eq!(app.bytes(), 0, "something got through");
     }
+}
+
+/// The address is that of a port of plaintext: what is called answers the handshake in words, and both ends know why.
+#[tokio::test]
+async fn a_member_that_speaks_tls_where_plaintext_is_spoken_is_named_and_names_what_answers_so() {
+    let mesh = Authority::new();
+    let collector = Collector::start(&mesh, &mesh.bundle()).await;
+    let called = orders(&mesh, &mesh.bundle(), &collector.configuration());
+    let app = Origin::fine(called.app()).await;
+    let running = called.sidecar("orders").await;
+    let calling = Host::new();
+    calling.identify(&mesh, "storefront");
+    let doors = [
+        ("way-out", called.outbound()),
+        ("edge", collector.host.public()),
+    ];
+    let services = doors.map(|(name, address)| {
+        format!("  {name}: {{ endpoints: [\"{address}\"], retry: {{ attempts: 0 }} }}\n")
+    });
+    calling.configure(&format!(
+        "{IDENTITY}{}services:\n  storefront: {{}}\n{}",
+        collector.configuration(),
+        services.concat()
+    ));
+    let storefront = calling.sidecar("storefront").await;
+    let caller = Witness {
+        host: &calling,
+        running: &storefront,
+        service: "storefront",
+    };
+    let came = |service| Seen {
+        direction: "inbound",
+        kind: "unexpected_tls",
+        service,
+        peer: "127.0.0.1",
+        identity: None,
+    };
+    for (name, address) in doors {
+        let reply = Way::Plain(calling.outbound())
+            .ask("GET /", &[("host", name)], "")
+            .await;
+        reply.refused(502, "tls_failed");
+        let peer = address.to_string();
+        let met = Seen {
+            direction: "outbound",
+            kind: "plaintext",
+            service: name,
+            peer: &peer,
+            identity: None,
+        };
+        caller.reports(&collector, met).await;
+    }
+    let way_out = Witness {
+        host: &called,
+        running: &running,
+        service: "orders",
+    };
+    way_out.reports(&collector, came("orders")).await;
+    // Whoever is outside may speak to the edge as to a website. That is no news, and can be looked up all the same.
+    let edge = Witness {
+        host: &collector.host,
+        running: &collector.running,
+        service: "ingress",
+    };
+    edge.shows(came("ingress")).await;
+    assert_eq!(app.bytes(), 0, "something got through");
 }
 
 /// A certificate is out of date for one end only when a clock is wrong, or it would not be in use at the other.

@@ -230,6 +230,12 @@ fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress
     assert_eq!(take(&mut stream, 7).unwrap(), "metrics");
     let address = format!("{ORDERS_FROM_OUTSIDE}:9091");
     assert!(breaks(&world.outside, &address, b"\x00"));
+    // TLS, but not to where the mesh speaks it.
+    assert!(breaks(
+        &world.outside,
+        &address,
+        b"\x16\x03\x01\x00\x80\x01\x00"
+    ));
 
     // 3000-01-01 in UTC.
     let end = 32_503_680_000_i64;
@@ -251,6 +257,7 @@ fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress
             Some(end),
         ),
         ("plaintext_refused", 9091, "10.77.3.1", "10.77.3.1", 1, None),
+        ("unexpected_tls", 9091, "10.77.3.1", "10.77.3.1", 1, None),
     ];
     let here = page(&world.orders, "/peers");
     assert_eq!(here["plaintext"][0]["refused_from_unix"], end, "{here}");
@@ -267,7 +274,11 @@ fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress
             row(&mesh["foreign"], kind, port, peer).map(check).is_some()
         });
     }
-    for (kind, count) in [("plaintext_permitted", 4.0), ("plaintext_refused", 1.0)] {
+    for (kind, count) in [
+        ("plaintext_permitted", 4.0),
+        ("plaintext_refused", 1.0),
+        ("unexpected_tls", 1.0),
+    ] {
         let kind = format!("kind=\"{kind}\"");
         let own = ["service=\"orders\"", "direction=\"inbound\"", &kind];
         let name = "weft_foreign_peers_total";

@@ -131,7 +131,12 @@ fn where_there_is_no_nft_iptables_does_it() {
         shown.contains("  spared: user 1337 (the sidecar)\n"),
         "{shown}"
     );
+    let (good, said) = with_path(&host, &path, "remove");
+    assert!(good, "{said}");
+    assert_eq!(table(), before, "removed without nft");
     // Whoever removes need not know how it was installed.
+    assert!(with_path(&host, &path, install).0);
+    assert_ne!(table(), before);
     weft_says(&host, "intercept remove");
     assert_eq!(table(), before);
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::detect::{self, Version};
 use super::permitted::{Guest, while_permitted};
-use super::{Io, name};
+use super::{Io, misplaced, name};
 use crate::cluster::vanished;
 use crate::core::{Core, Seat};
 use crate::foreign::{Foreign, Sighting};
@@ -94,7 +94,7 @@ impl Door<'_> {
             self.cells.redirected(Redirected::Service);
             let version = match service.is_opaque {
                 true => Version::Opaque,
-                false => self.http(&mut io).await?,
+                false => self.http(&mut io, to).await?,
             };
             return Some((io, version));
         }
@@ -157,7 +157,7 @@ impl Door<'_> {
                 // The app says in the file what it speaks.
                 let version = match rule.target.spec.authority {
                     Some(_) => Version::Opaque,
-                    None => self.http(&mut io).await?,
+                    None => self.http(&mut io, to).await?,
                 };
                 return Some((io, version));
             }
@@ -166,21 +166,29 @@ impl Door<'_> {
         // What it speaks only makes a difference to how it is told.
         let detected = self.protocol(&mut io, self.site.timeouts.head).await?;
         self.cells.redirected(Redirected::PlaintextRefused);
-        let is_news = self.foreign(Foreign::PlaintextRefused, to.port(), None);
-        if is_news {
-            let refusal = inbound.refusal(to.port(), now);
-            tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
-                "refused a peer");
+        match detected {
+            // It is no member of the mesh or means the wrong port, but plaintext is not what is wrong with it.
+            Detected::Tls => misplaced::tls(self.core, self.site, self.from, to.port()),
+            _ if self.foreign(Foreign::PlaintextRefused, to.port(), None) => {
+                let refusal = inbound.refusal(to.port(), now);
+                tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
+                    "refused a peer");
+            }
+            _ => {}
         }
         self.explained(io, detected)
     }
 
     /// The version of HTTP of a connection that was meant for something that speaks nothing else. It may be silent as long as any
     /// other: clients keep connections at hand.
-    async fn http(&self, io: &mut Io) -> Option<Version> {
+    async fn http(&self, io: &mut Io, to: SocketAddr) -> Option<Version> {
         let patience = (self.site.timeouts.idle, self.site.timeouts.head);
         let leaving = || self.core.is_draining(self.site.outlasts);
-        detect::version(io, patience, self.seat, leaving).await
+        let version = detect::version(io, patience, self.seat, leaving).await?;
+        if version == Version::Tls {
+            misplaced::tls(self.core, self.site, self.from, to.port());
+        }
+        Some(version)
     }
 
     /// What a connection speaks of which nothing is known.

@@ -17,6 +17,8 @@ use crate::core::{LEAVE, Seat};
 use crate::observe::Detected;
 use crate::timer::Timer;
 
+/// How a record of TLS's handshake begins, and nothing of HTTP.
+const HANDSHAKE: u8 = 0x16;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// So much of the preface is no request line of anything else: what differs behind it is a broken preface.
 const UNMISTAKABLE: usize = b"PRI * HTTP/2".len();
@@ -36,6 +38,8 @@ pub(crate) enum Version {
     Http2,
     /// It begins as HTTP/2 and goes on as nothing.
     Broken,
+    /// A handshake of TLS: no request, and what refuses it is the codec of HTTP/1.1.
+    Tls,
     /// Bytes that are none of ours to understand.
     Opaque,
 }
@@ -96,6 +100,7 @@ fn of_http(read: &[u8]) -> Option<Version> {
         _ if matching == PREFACE.len() => Some(Version::Http2),
         _ if matching == read.len() => None,
         UNMISTAKABLE.. => Some(Version::Broken),
+        _ if read[0] == HANDSHAKE => Some(Version::Tls),
         _ => Some(Version::Http1),
     }
 }
@@ -139,7 +144,7 @@ fn judge(read: &[u8]) -> Option<Detected> {
         None => return None,
         _ => {}
     }
-    if read[0] == 0x16 {
+    if read[0] == HANDSHAKE {
         return client_hello(read);
     }
     request_line(read)

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::captured::{self, Came};
 use super::original::original;
 use super::permitted::Guest;
-use super::{Io, detect};
+use super::{Io, detect, misplaced};
 use crate::cluster::connect::is_starved;
 use crate::cluster::vanished;
 use crate::core::{Core, Seat};
@@ -250,7 +250,9 @@ async fn converse(
     _open: OpenConnection,
 ) {
     match version {
-        detect::Version::Http1 => http1::server::serve(io, caller, seat).await,
+        detect::Version::Http1 | detect::Version::Tls => {
+            http1::server::serve(io, caller, seat).await;
+        }
         // Neither is boxed: both are smaller than the first, and a box would come on top of the room that is there for it.
         detect::Version::Http2 => http2::server::serve(io, caller, seat).await,
         detect::Version::Opaque => tcp::serve(io, caller, seat).await,
@@ -308,6 +310,9 @@ async fn enter(
                     detect::version(&mut io, patience, seat, leaving).await?
                 }
             };
+            if version == detect::Version::Tls {
+                misplaced::tls(core, site, address, site.address.port());
+            }
             return Some(Entered {
                 io,
                 identity: None,

@@ -4,6 +4,7 @@ mod captured;
 mod detect;
 mod io;
 mod listener;
+mod misplaced;
 mod name;
 mod original;
 pub(crate) mod permitted;

@@ -60,6 +60,8 @@ macro_rules! kinds {
 kinds! {
     /// It spoke something else where TLS has to begin.
     Plaintext = "plaintext",
+    /// It spoke TLS where plaintext is spoken.
+    UnexpectedTls = "unexpected_tls",
     /// It came in plaintext to a port of the app, and was refused.
     PlaintextRefused = "plaintext_refused",
     /// It came in plaintext to a port of the app, and was let in, because that is permitted for a time.

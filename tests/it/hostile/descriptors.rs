@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Scene, good};
-use crate::alone::{PATIENCE, Running, Stream, Way, fine, until};
+use crate::alone::{Host, Origin, PATIENCE, Running, Stream, Then, Way, fine, until};
 
 /// How many descriptors a process has.
 fn open(id: u32) -> usize {
@@ -28,6 +28,8 @@ fn limit(id: u32, descriptors: usize) {
 const COST: f64 = 0.05;
 const REQUEST: &str = "GET /good HTTP/1.1\r\nhost: plain\r\n\r\n";
 
+/// Those who come while there is none may fail: they are turned away at once. Who is in is served as ever, and so is everybody
+/// as soon as there are descriptors again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lack_of_descriptors_is_said_sheds_and_is_got_over() {
     let mut scene = Scene::set(|_| fine()).await;
@@ -35,6 +37,21 @@ async fn a_lack_of_descriptors_is_said_sheds_and_is_got_over() {
     starves(&scene.ingress, "public", &public).await;
     starves(&scene.sidecar, "outbound", &outbound).await;
     starves(&scene.sidecar, "inbound", &mesh).await;
+    scene.assert_alive().await;
+}
+
+/// The same where what is carried is no HTTP to us, and each connection has another one behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lack_of_descriptors_at_a_port_of_bytes_is_said_sheds_and_is_got_over() {
+    let host = Host::new();
+    let listen = host.at(21_533);
+    let origin = Origin::start(host.app(), |seen| match seen.fields("connection")[..] {
+        ["close"] => Then::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
+        _ => fine(),
+    })
+    .await;
+    let mut scene = Scene::of_bytes(host, origin, listen).await;
+    starves(&scene.sidecar, "outbound-bytes", &Way::Plain(listen)).await;
     scene.assert_alive().await;
 }
 

@@ -270,3 +270,34 @@ async fn breaches_of_http2_end_the_connection_and_nothing_else() {
     }
     scene.assert_alive().await;
 }
+
+/// What `:authority` says is what the app is told, once, by whatever version it is spoken to; at every door.
+#[tokio::test]
+async fn the_authority_is_the_host_that_the_app_sees_at_every_door() {
+    let mut scene = Scene::set(|_| fine()).await;
+    for (door, way) in scene.doors(&["h2"]) {
+        for fields in [request(), with(&[(b"host", b"plain")])] {
+            let head = frame(HEADERS, WHOLE_HEAD, 1, &block(&fields));
+            let heard = converse(&way, &opened(&[head])).await;
+            assert_eq!(heard.answers, [0x88], "{door}: {heard:?}");
+            let last = scene.origin.last();
+            assert_eq!(
+                (last.target(), last.fields("host")),
+                ("/two", vec!["plain"]),
+                "{door}"
+            );
+        }
+        // Two that differ are none.
+        let before = scene.origin.requests().len();
+        let head = frame(
+            HEADERS,
+            WHOLE_HEAD,
+            1,
+            &block(&with(&[(b"host", b"other.example")])),
+        );
+        let heard = converse(&way, &opened(&[head])).await;
+        assert!(!heard.answers.contains(&0x88), "{door}: {heard:?}");
+        assert_eq!(scene.origin.requests().len(), before, "{door}");
+    }
+    scene.assert_alive().await;
+}

@@ -7,6 +7,7 @@
 //! is bounded.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod answer_floods;
 mod answers;
 mod app;
 mod backpressure;
@@ -20,10 +21,12 @@ mod hoarding;
 mod http2;
 mod letter;
 mod origins;
+mod places;
 pub(crate) mod requests;
 mod restarts;
 mod sick;
 mod tcp;
+mod unread;
 mod websocket;
 
 use std::cmp::Reverse;

@@ -22,6 +22,9 @@ use crate::harness::listening;
 /// Where the origin listens that speaks HTTP/2 in plaintext, and the one that poses as a peer's sidecar.
 pub(super) const STRANGER: u16 = 21_600;
 pub(super) const PEER: u16 = 21_601;
+/// Where the sidecar beside the first of them takes what its app sends, and what the mesh sends.
+const CALLEE_OUTBOUND: u16 = 21_521;
+const CALLEE_MESH: u16 = 21_528;
 
 /// What is said in answer to a request on this stream.
 type Answer = Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
@@ -442,9 +445,12 @@ impl Stage {
             .replace(&scene.edge.admin().to_string(), &host.admin().to_string())
             .replace(
                 &scene.host.outbound().to_string(),
-                &host.at(21_521).to_string(),
+                &host.at(CALLEE_OUTBOUND).to_string(),
             )
-            .replace(&scene.host.mesh().to_string(), &host.at(21_528).to_string());
+            .replace(
+                &scene.host.mesh().to_string(),
+                &host.at(CALLEE_MESH).to_string(),
+            );
         host.write("weft.yaml", &text);
         host.identify(&scene.mesh, "calls");
         let tls = scene.mesh.leaf(&service("peer")).server(&["h2"]);
@@ -465,7 +471,10 @@ impl Stage {
     fn ways(&self) -> [(&'static str, Way, &'static str, &Rogue); 5] {
         let [public, _, outbound, _] = self.scene.doors(&["http/1.1"]).map(|(_, way)| way);
         let member = self.scene.mesh.leaf(&service("storefront"));
-        let mesh = Way::Tls(self.scene.host.at(21_528), member.client(&["http/1.1"]));
+        let mesh = Way::Tls(
+            self.scene.host.at(CALLEE_MESH),
+            member.client(&["http/1.1"]),
+        );
         let [plain, tls] = &self.rogues;
         [
             ("gateway to stranger", public.clone(), "stranger", plain),
@@ -574,9 +583,22 @@ async fn what_http2_allows_an_origin_is_taken() {
     for (path, way, host, rogue) in stage.ways() {
         for (what, act) in odd_but_good() {
             rogue.does(&act);
-            let bytes = asked(&way, "GET", host).await;
+            let request = format!(
+                "GET /two HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\nconnection: close, te\r\n\r\n"
+            );
+            let bytes = way.send(request.as_bytes()).await.unwrap_or_default();
             let reply = whole(&bytes);
-            if reply.is_none_or(|reply| reply.status != 200 || reply.text() != "ok") {
+            // What comes before the answer and after it arrives as well.
+            let text = String::from_utf8_lossy(&bytes);
+            let has_more = match what {
+                "early hints" => {
+                    text.starts_with("HTTP/1.1 103 ")
+                        && text.contains("\r\nlink: x\r\n\r\nHTTP/1.1 200 ")
+                }
+                "trailers" => text.ends_with("\r\n0\r\nx: y\r\n\r\n"),
+                _ => text.starts_with("HTTP/1.1 200 "),
+            };
+            if !has_more || reply.is_none_or(|reply| reply.status != 200 || reply.text() != "ok") {
                 wrong.push(format!(
                     "{path}: {what}: {:?}",
                     String::from_utf8_lossy(&bytes)
@@ -678,10 +700,16 @@ async fn floods_of_origins_are_cut_and_hurt_nobody() {
         )
     });
     for (path, way, host, act, cut) in ways {
-        let good = match path.starts_with("gateway") {
-            true => stage.scene.good_ways(&["public"]),
-            false => stage.scene.good_ways(&["outbound"]),
+        let is_callee = path == "sidecar to its app";
+        let good = match path {
+            _ if is_callee => vec![("callee", Way::Plain(stage.scene.host.at(CALLEE_OUTBOUND)))],
+            _ if path.starts_with("gateway") => stage.scene.good_ways(&["public"]),
+            _ => stage.scene.good_ways(&["outbound"]),
         };
+        // Whoever is attacked is watched.
+        if is_callee {
+            std::mem::swap(&mut stage.scene.sidecar, &mut stage.callee);
+        }
         let attack = async {
             for (what, flood) in &floods {
                 let before = cut.load(Ordering::Relaxed);
@@ -723,6 +751,9 @@ async fn floods_of_origins_are_cut_and_hurt_nobody() {
         timeout(PATIENCE * 4, stage.scene.under_attack(path, &good, attack))
             .await
             .unwrap();
+        if is_callee {
+            std::mem::swap(&mut stage.scene.sidecar, &mut stage.callee);
+        }
         *act.lock().unwrap() = Act::Say(well());
     }
     for (_, way, host, rogue) in stage.ways() {

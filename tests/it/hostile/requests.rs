@@ -413,3 +413,45 @@ async fn hop_by_hop_fields_are_not_passed_on() {
     }
     scene.assert_alive().await;
 }
+
+/// RFC 9112 §3.2.2: what is asked for by its whole address is asked for there, whatever the field says, and the app is told
+/// so. At the doors of the mesh as at those of the edge.
+#[tokio::test]
+async fn the_absolute_form_wins_over_the_host_at_every_door() {
+    let mut scene = Scene::set(|_| fine()).await;
+    for (door, way) in scene.doors(&["http/1.1"]) {
+        for (line, field, seen) in [
+            ("GET /x", "plain", "plain"),
+            ("GET http://plain/x", "other.example", "plain"),
+            ("GET http://plain/x", "plain", "plain"),
+            ("GET http://PLAIN/x", "other.example", "PLAIN"),
+        ] {
+            let reply = way.ask(line, &[("host", field)], "").await;
+            assert_eq!(reply.status, 200, "{door}: {line}, {field}: {reply:?}");
+            let last = scene.origin.last();
+            assert_eq!(last.fields("host"), [seen], "{door}: {line}, {field}");
+            assert_eq!(last.target(), "/x", "{door}: {line}, {field}");
+        }
+        // It is nothing that the field could make right.
+        let before = scene.origin.requests().len();
+        let reply = way
+            .ask("GET http://other.example/x", &[("host", "plain")], "")
+            .await;
+        match door {
+            // Here the name is that of a service.
+            "outbound" => {
+                reply.refused(404, "no_service");
+                assert_eq!(scene.origin.requests().len(), before);
+            }
+            _ => {
+                assert_eq!(reply.status, 200, "{door}: {reply:?}");
+                assert_eq!(
+                    scene.origin.last().fields("host"),
+                    ["other.example"],
+                    "{door}"
+                );
+            }
+        }
+    }
+    scene.assert_alive().await;
+}
