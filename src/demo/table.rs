@@ -242,6 +242,20 @@ weft demo 01:12   8123 requests answered, 5 failed
     }
 
     #[test]
+    fn the_readme_shows_the_table_as_it_is() {
+        let readme = include_str!("../../README.md");
+        let heading = columns(PLAIN);
+        let shown = readme.lines().skip_while(|line| *line != heading).skip(1);
+        let rows: Vec<&str> = shown.take_while(|line| !line.is_empty()).collect();
+        assert_eq!(rows.len(), 3, "{heading}");
+        let like = row(&view().edges[0], PLAIN);
+        for row in rows {
+            let ends = |text: &str| text.rfind("ms").map(|at| text[..at].chars().count());
+            assert_eq!((row.find('→'), ends(row)), (like.find('→'), ends(&like)));
+        }
+    }
+
+    #[test]
     fn colours_change_nothing_that_is_read() {
         let plain = render(&heading(), &view(), 200, false);
         let coloured = render(&heading(), &view(), 200, true);

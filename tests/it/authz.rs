@@ -1,14 +1,50 @@
 //! Who may do what, and what an app is told of its caller: only what was proven.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, Request, Uri};
+use rustls::ClientConfig;
+
 use crate::alone::{Host, IDENTITY, Origin, Reply, Then, Way};
+use crate::harness::Client;
 use crate::harness::certs::{Authority, service};
+use crate::harness::client::whole;
 
 const H1: &[&str] = &["http/1.1"];
 const XFCC: &str = "x-forwarded-client-cert";
 
+/// Asks one thing, such as `GET /`, by HTTP/2 and TLS.
+async fn ask_by_http2(door: SocketAddr, config: Arc<ClientConfig>, line: &str) -> Reply {
+    let (method, path) = line.split_once(' ').unwrap();
+    let uri = Uri::builder().scheme("http").authority("orders");
+    let request = Request::builder()
+        .method(Method::from_bytes(method.as_bytes()).unwrap())
+        .uri(uri.path_and_query(path).build().unwrap())
+        .version(http::Version::HTTP_2)
+        .body(whole(""))
+        .unwrap();
+    let client = Client::tls(door, config, "orders").await;
+    let reply = client.send(request).await;
+    assert_eq!(reply.version, http::Version::HTTP_2);
+    let fields = reply.headers.iter();
+    let fields = fields.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    Reply {
+        status: reply.code(),
+        fields: fields.collect(),
+        body: reply.body.to_vec(),
+    }
+}
+
 #[tokio::test]
 async fn a_service_with_a_rule_denies_everything_that_no_rule_allows() {
+    for alpn in [H1, &["h2"]] {
+        denied_unless_allowed(alpn).await;
+    }
+}
+
+async fn denied_unless_allowed(alpn: &[&str]) {
     let mesh = Authority::new();
     let host = Host::new();
     host.identify(&mesh, "orders");
@@ -30,9 +66,14 @@ async fn a_service_with_a_rule_denies_everything_that_no_rule_allows() {
     let app = Origin::fine(host.app()).await;
     let mut sidecar = host.sidecar("orders").await;
     let ask = async |id: &str, line: &str| {
-        Way::Tls(host.mesh(), mesh.leaf(id).client(H1))
-            .ask(line, &[("host", "orders")], "")
-            .await
+        let member = mesh.leaf(id).client(alpn);
+        match alpn == H1 {
+            true => {
+                let way = Way::Tls(host.mesh(), member);
+                way.ask(line, &[("host", "orders")], "").await
+            }
+            false => ask_by_http2(host.mesh(), member, line).await,
+        }
     };
     let (storefront, billing) = (service("storefront"), service("billing"));
     let audit = "spiffe://shop.internal/team/audit";

@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
 
 use crate::harness::client::{Reply, whole};
-use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually};
+use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_under_steady_load_stay_within_a_tenth_of_each_other() {
@@ -59,6 +61,64 @@ async fn a_replica_that_is_slower_gets_less() {
         mesh.origin("orders", 1).total(),
     );
     assert!(slow * 3 < fast, "slow {slow}, fast {fast}");
+}
+
+/// Of two that have nothing to do, one takes connections and never says a word on them: what waits for it counts, so all
+/// that comes meanwhile goes to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_cannot_be_reached_gets_no_more_while_somebody_waits_for_it() {
+    let mut service = Service::new("orders").replicas(2);
+    for line in [
+        "timeout: 300s",
+        "connect_timeout: 300s",
+        "retry: { attempts: 0 }",
+        "outlier: { enabled: false }",
+    ] {
+        service = service.with(line);
+    }
+    let mesh = Mesh::new()
+        .service(service)
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    all_known(&mesh, 2).await;
+    mesh.sidecar("orders", 0).signal(Signal::STOP);
+    let mute = mesh.inbound("orders", 0).to_string();
+    let waiting = async || {
+        let page = mesh.page(mesh.ingress_host(), "/endpoints").await.json();
+        let mut rows = page["endpoints"].as_array().unwrap().iter();
+        let row = rows.find(|row| row["address"] == mute).unwrap();
+        row["in_flight"].as_u64().unwrap()
+    };
+    let mut asking = JoinSet::new();
+    eventually("somebody waits for it", async || {
+        let (client, url) = (mesh.client.clone(), mesh.url("/orders/first"));
+        asking.spawn(async move { client.get(&url).await });
+        // It is answered by the other one, or waits.
+        eventually("it is answered or waits", async || {
+            match asking.try_join_next() {
+                Some(reply) => {
+                    assert_eq!(reply.unwrap().code(), 200);
+                    Some(())
+                }
+                None => (waiting().await > 0).then_some(()),
+            }
+        })
+        .await;
+        (!asking.is_empty()).then_some(())
+    })
+    .await;
+    for number in 0..40 {
+        let reply = mesh.get(&format!("/orders/{number}")).await;
+        assert_eq!((reply.code(), reply.text().as_str()), (200, "orders-1"));
+    }
+    assert_eq!(waiting().await, 1, "only the first waits");
+    mesh.sidecar("orders", 0).signal(Signal::CONT);
+    let first = soon("the first", asking.join_next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((first.code(), first.text().as_str()), (200, "orders-0"));
 }
 
 /// Waits until the gateway knows all replicas of its one service.

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use crate::faults::{Traffic, unfelt};
+use crate::harness::told::is_strict;
 use crate::harness::{Mesh, Service, eventually};
 
 /// `storefront` beside `orders`, reporting to the ingress.
@@ -41,6 +45,29 @@ async fn felt_nothing(mesh: &Mesh, traffic: Traffic) {
     let outcome = traffic.stop().await;
     outcome.assert_all_within(unfelt());
     outcome.assert_nothing_twice(mesh, "orders");
+}
+
+/// How long exchanges take one after the other while this goes on, and until there are enough of them to say: the median, and
+/// the 99th of a hundred.
+async fn times(mesh: &Mesh, meanwhile: impl Future<Output = ()>) -> [Duration; 2] {
+    let over = Cell::new(false);
+    let asking = async {
+        let mut times = Vec::new();
+        while !over.get() || times.len() < 300 {
+            let begun = Instant::now();
+            let reply = mesh.get_from("storefront", 0, "http://orders/orders/1");
+            assert_eq!(reply.await.code(), 200);
+            times.push(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        times.sort_unstable();
+        [times[times.len() / 2], times[times.len() * 99 / 100]]
+    };
+    let meanwhile = async {
+        meanwhile.await;
+        over.set(true);
+    };
+    tokio::join!(asking, meanwhile).0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,10 +125,23 @@ async fn a_collector_that_hangs_slows_no_exchange_and_fails_none() {
     traffic.more(50).await;
     let caller = mesh.replica("storefront", 0).host;
     let (failed, of) = ("weft_reports_total", ["result=\"failed\""]);
+    let before = times(&mesh, async {}).await;
     mesh.ingress().signal(Signal::STOP);
-    // Long enough for reports to be given up, one after the other.
-    mesh.metric_reaches(caller, failed, &of, 2.0).await;
+    let during = times(&mesh, async {
+        // Long enough for reports to be given up, one after the other.
+        mesh.metric_reaches(caller, failed, &of, 2.0).await;
+    })
+    .await;
     mesh.ingress().signal(Signal::CONT);
+    // Elsewhere other tests may come between the two.
+    let (times, more) = match is_strict() {
+        true => (2, [5, 20]),
+        false => (4, [100, 400]),
+    };
+    for ((before, during), more) in before.iter().zip(&during).zip(more) {
+        let most = *before * times + Duration::from_millis(more);
+        assert!(*during <= most, "{during:?} after {before:?}");
+    }
     eventually("the collector counts again", async || edge(&mesh).await).await;
     // Whoever waited for a report would have waited for seconds.
     felt_nothing(&mesh, traffic).await;

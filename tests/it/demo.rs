@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -20,6 +21,8 @@ use crate::harness::tools::{program, says};
 const NOBODY: u32 = 65_534;
 /// How long a demo may take from beginning to end.
 const WHOLE: Duration = Duration::from_secs(180);
+/// The services, and how many of each there are at the start.
+const SERVICES: [(&str, usize); 3] = [("storefront", 1), ("orders", 3), ("inventory", 2)];
 
 /// A running demo, and all that it has said.
 struct Demo {
@@ -35,7 +38,8 @@ impl Demo {
         Self::start_by(None, arguments)
     }
 
-    /// By `script` of bsdutils, if this is where that is: with a terminal for its output, which is handed on.
+    /// By `script` of bsdutils, if this is where that is: with a terminal for its output, which is handed on. It is told nothing
+    /// by its environment, where no program of this machine is to be found.
     fn start_by(script: Option<&Path>, arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("weft-it-demo-")
@@ -50,7 +54,7 @@ impl Demo {
             std::fs::copy(WEFT.as_str(), &weft).unwrap();
             std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
             let nobody = NOBODY.to_string();
-            let mut command = Command::new("setpriv");
+            let mut command = Command::new(program("setpriv", "util-linux").unwrap());
             command
                 .args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
                 .args(["--no-new-privs", "--"])
@@ -73,6 +77,8 @@ impl Demo {
         .unwrap();
         let mut child = command
             .current_dir(path)
+            .env_clear()
+            .env("PATH", "/nonexistent")
             .env("HOME", path)
             .env("TMPDIR", path.join("tmp"))
             .stdin(Stdio::null())
@@ -142,6 +148,21 @@ impl Demo {
             .collect()
     }
 
+    /// The words by which each of them was started, the program's first.
+    fn commands(&self) -> Vec<(i32, Vec<String>)> {
+        let words = |pid: i32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = line.split_terminator('\0').map(str::to_owned);
+            (pid, words.collect())
+        };
+        self.processes().into_iter().map(words).collect()
+    }
+
+    /// Tells a process of it something.
+    fn signal(&self, pid: i32, signal: Signal) {
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
     fn assert_nothing_is_left(&self) {
         let tmp = self.directory.path().join("tmp");
         let left: Vec<_> = std::fs::read_dir(tmp).unwrap().collect();
@@ -152,17 +173,152 @@ impl Demo {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unattended_demo_shows_everything_and_leaves_nothing_behind() {
+    let begun = Instant::now();
     let mut demo = Demo::start(&["--for", "30s"]);
     let status = demo.end().await;
+    let took = begun.elapsed();
     assert!(status.success(), "{}", demo.said);
+    assert_all_shown(&demo);
+    // What it keeps back to stop everything is a second.
+    let about = Duration::from_secs(28)..Duration::from_secs(100);
+    assert!(about.contains(&took), "{took:?}\n{}", demo.said);
+    assert_table(&demo.said);
+    for words in [
+        "starts to fail: 500 to everything.",
+        "It is ejected, seen after ",
+        " recovers. After its ejection, one request tries it.",
+        "is killed: app and sidecar, without warning.",
+        "DNS does not name ",
+        "A new replica of orders is ready at ",
+        "The next renewal comes by itself.",
+        "Three requests that the gateway must refuse: no token, a bad token, one too many.",
+        "That was the story.",
+    ] {
+        assert!(demo.said.contains(words), "no {words:?}:\n{}", demo.said);
+    }
+    // What is no terminal gets no colours, and nothing that moves a cursor.
+    assert!(!demo.said.contains('\x1b'), "{}", demo.said);
+    demo.assert_nothing_is_left();
+}
+
+fn assert_all_shown(demo: &Demo) {
     let marks = demo.marks();
     assert_eq!(marks.len(), 11, "{}", demo.said);
     for mark in marks {
         assert!(mark.starts_with("yes"), "{}", demo.said);
     }
-    // What is no terminal gets no colours, and nothing that moves a cursor.
-    assert!(!demo.said.contains('\x1b'), "{}", demo.said);
-    demo.assert_nothing_is_left();
+}
+
+/// One of the tables in it has, with something to say, a row for each edge and a line for each service.
+fn assert_table(said: &str) {
+    let lines: Vec<Vec<&str>> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let is_time = |value: &str, unit: &str| {
+        value.parse().is_ok_and(|time: f64| time > 0.0) && ["ms", "s"].contains(&unit)
+    };
+    for (from, to) in [
+        ("ingress", "storefront"),
+        ("storefront", "orders"),
+        ("orders", "inventory"),
+    ] {
+        let is_row = |words: &Vec<&str>| match words[..] {
+            [
+                source,
+                "→",
+                destination,
+                rate,
+                success,
+                "%",
+                p50,
+                unit_50,
+                p99,
+                unit_99,
+                "yes",
+            ] => {
+                (source, destination) == (from, to)
+                    && rate.parse().is_ok_and(|rate: f64| rate > 0.0)
+                    && success.parse().is_ok_and(|share: f64| share > 0.0)
+                    && is_time(p50, unit_50)
+                    && is_time(p99, unit_99)
+            }
+            _ => false,
+        };
+        assert!(lines.iter().any(is_row), "no {from} → {to}:\n{said}");
+    }
+    for (service, replicas) in SERVICES {
+        let is_line = |words: &Vec<&str>| {
+            let endpoints = words.strip_prefix(&[service]).unwrap_or_default();
+            let is_endpoint = |endpoint: &[&str]| {
+                endpoint[0]
+                    .parse::<IpAddr>()
+                    .is_ok_and(|ip| ip.is_loopback())
+                    && ["healthy", "ejected", "probing", "draining"].contains(&endpoint[1])
+            };
+            endpoints.len() == 2 * replicas && endpoints.chunks(2).all(is_endpoint)
+        };
+        assert!(lines.iter().any(is_line), "no {service}:\n{said}");
+    }
+}
+
+/// Whether these are the words of such a process, such as `ca serve`.
+fn is(words: &[String], role: &[&str]) -> bool {
+    words.len() > role.len() && words[1..].iter().zip(role).all(|(word, role)| word == role)
+}
+
+/// The value of a flag.
+fn flag<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
+    let at = words.iter().position(|word| word == name)?;
+    Some(words.get(at + 1)?)
+}
+
+/// A CA, a gateway, and for each instance of each service an app and a sidecar on one host, each host with an address of its
+/// own; all of one program.
+fn assert_separate_processes(demo: &Demo) {
+    let commands = demo.commands();
+    let programs: BTreeSet<PathBuf> = commands
+        .iter()
+        .map(|(pid, _)| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap())
+        .collect();
+    assert_eq!(programs.len(), 1, "{programs:?}");
+    let of = |role: &[&str]| -> Vec<&[String]> {
+        let all = commands.iter().map(|(_, words)| words.as_slice());
+        all.filter(|words| is(words, role)).collect()
+    };
+    let (cas, gateways) = (of(&["ca", "serve"]), of(&["ingress"]));
+    assert_eq!((cas.len(), gateways.len()), (1, 1), "{commands:?}");
+    let mut sidecars: Vec<(&str, &str)> = of(&["sidecar"])
+        .iter()
+        .map(|words| {
+            (
+                flag(words, "--service").unwrap(),
+                flag(words, "--host").unwrap(),
+            )
+        })
+        .collect();
+    let mut apps: Vec<(&str, &str)> = of(&["demo-app"])
+        .iter()
+        .map(|words| {
+            let (host, _) = flag(words, "--address").unwrap().split_once(':').unwrap();
+            (flag(words, "--service").unwrap(), host)
+        })
+        .collect();
+    sidecars.sort_unstable();
+    apps.sort_unstable();
+    assert_eq!(sidecars, apps, "each app has its sidecar");
+    for (service, replicas) in SERVICES {
+        let there = apps.iter().filter(|(of, _)| *of == service).count();
+        assert_eq!(there, replicas, "{service}: {apps:?}");
+    }
+    let hosts = cas
+        .iter()
+        .chain(&gateways)
+        .map(|words| flag(words, "--host").unwrap());
+    let hosts: BTreeSet<&str> = hosts.chain(apps.iter().map(|(_, host)| *host)).collect();
+    assert_eq!(hosts.len(), 8, "{hosts:?}");
+    // And the demo itself, which is all.
+    assert_eq!(commands.len(), 15, "{commands:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,12 +336,10 @@ async fn a_demo_on_a_terminal_draws_its_table_over_the_last_one() {
     for _ in 0..3 {
         demo.line_that("a table over the last one", redraws).await;
     }
-    let is_demo = |pid: &i32| {
-        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.ends_with(b"/weft\0demo\0")
-    };
-    let pid = demo.processes().into_iter().find(is_demo).expect("a demo");
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+    let commands = demo.commands();
+    let is_demo = |words: &[String]| matches!(words, [weft, demo] if weft.ends_with("/weft") && demo == "demo");
+    let found = commands.iter().find(|(_, words)| is_demo(words));
+    demo.signal(found.expect("a demo").0, Signal::INT);
     let status = demo.end().await;
     assert_eq!(status.code(), Some(0), "{}", demo.said);
     demo.assert_nothing_is_left();
@@ -209,6 +363,8 @@ async fn what_a_demo_says_to_try_by_hand_works_until_it_is_interrupted() {
     let admin = url(&mut demo, "its admin pages").await;
     let sidecar = url(&mut demo, "a sidecar's").await;
     let token = demo.line("TOKEN=").await;
+    assert_separate_processes(&demo);
+    let authorization = format!("Authorization: Bearer {}", &token["TOKEN=".len()..]);
     let mut shown = Vec::new();
     for _ in 0..3 {
         let line = demo.line("curl ").await;
@@ -224,22 +380,27 @@ async fn what_a_demo_says_to_try_by_hand_works_until_it_is_interrupted() {
     assert!(without.contains("token_missing"), "{without}");
     assert!(mesh.ends_with("\n200"), "{mesh}");
     assert!(mesh.contains("storefront"), "{mesh}");
-    for (page, code) in [(gateway, "401"), (admin, "200"), (sidecar, "200")] {
-        let arguments = ["-s", "-o", "/dev/null", "-w", "%{http_code}", &page];
+    for (page, code) in [(&gateway, "401"), (&admin, "200"), (&sidecar, "200")] {
+        let arguments = ["-s", "-o", "/dev/null", "-w", "%{http_code}", page];
         assert_eq!(says(&curl, &arguments, "").await, code, "{page}");
     }
 
-    let pid = demo.child.id().and_then(|id| i32::try_from(id).ok());
-    kill_process(pid.and_then(Pid::from_raw).unwrap(), Signal::INT).unwrap();
+    // Long after the story is told it is all there.
+    let stays = |line: &str| line.ends_with("The mesh stays up until Ctrl-C.");
+    demo.line_that("that it stays", stays).await;
+    for _ in 0..2 {
+        demo.line("weft demo ").await;
+    }
+    let request = ["-s", "-m", "60", "-H", &authorization, &gateway];
+    let answer = says(&curl, &request, "").await;
+    assert!(answer.contains("orders"), "{answer}");
+    assert!(demo.child.try_wait().unwrap().is_none(), "{}", demo.said);
+
+    let pid = i32::try_from(demo.child.id().unwrap()).unwrap();
+    demo.signal(pid, Signal::INT);
     let status = demo.end().await;
     assert_eq!(status.code(), Some(0), "{}", demo.said);
-    let marks = demo.marks();
-    assert!(marks[0].starts_with("yes"), "{}", demo.said);
-    assert!(
-        marks.iter().all(|mark| !mark.starts_with("NO")),
-        "{}",
-        demo.said
-    );
+    assert_all_shown(&demo);
     demo.assert_nothing_is_left();
 }
 
@@ -248,12 +409,11 @@ async fn what_a_demo_says_to_try_by_hand_works_until_it_is_interrupted() {
 async fn a_demo_whose_ca_dies_says_what_did_not_hold_and_fails() {
     let mut demo = Demo::start(&["--for", "20s"]);
     demo.line("TOKEN=").await;
-    let is_ca = |pid: &i32| {
-        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.windows(9).any(|part| part == b"\0ca\0serve")
-    };
-    let ca = demo.processes().into_iter().find(is_ca).expect("a CA");
-    kill_process(Pid::from_raw(ca).unwrap(), Signal::KILL).unwrap();
+    let commands = demo.commands();
+    let ca = commands
+        .iter()
+        .find(|(_, words)| is(words, &["ca", "serve"]));
+    demo.signal(ca.expect("a CA").0, Signal::KILL);
     let status = demo.end().await;
     assert_eq!(status.code(), Some(1), "{}", demo.said);
     // Which promise is the first to need it depends on how fast the story goes.
@@ -264,5 +424,34 @@ async fn a_demo_whose_ca_dies_says_what_did_not_hold_and_fails() {
         demo.said
     );
     assert!(demo.said.contains("ca ended (signal: 9"), "{}", demo.said);
+    assert_eq!(demo.processes(), BTreeSet::new());
+}
+
+/// No promise is kept by a mesh that stands still: the apps in its middle do not say a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_traffic_stands_still_says_what_did_not_hold_and_fails() {
+    let mut demo = Demo::start(&["--for", "20s"]);
+    demo.line("TOKEN=").await;
+    let commands = demo.commands();
+    let is_app =
+        |words: &[String]| is(words, &["demo-app"]) && flag(words, "--service") == Some("orders");
+    let apps: Vec<i32> = commands
+        .iter()
+        .filter(|(_, words)| is_app(words))
+        .map(|(pid, _)| *pid)
+        .collect();
+    assert_eq!(apps.len(), 3, "{commands:?}");
+    for app in apps {
+        demo.signal(app, Signal::STOP);
+    }
+    let status = demo.end().await;
+    assert_eq!(status.code(), Some(1), "{}", demo.said);
+    let marks = demo.marks();
+    let last = marks.last().unwrap();
+    assert!(
+        last.starts_with("NO") && last.contains("no other request fails"),
+        "{}",
+        demo.said
+    );
     assert_eq!(demo.processes(), BTreeSet::new());
 }

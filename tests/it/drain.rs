@@ -13,7 +13,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::harness::certs::service;
+use crate::harness::wire::Stream;
 use crate::harness::{Behaviour, Client, Load, Mesh, Service, Wire, eventually, soon};
+use crate::hostile::frames;
 
 /// `orders` behind an ingress that drains as `drain` says.
 async fn draining(drain: &str, replicas: u8) -> Mesh {
@@ -133,6 +136,93 @@ async fn kept_connections_are_closed_with_a_word() {
     })
     .await;
     assert!(mesh.ingress.as_mut().unwrap().end().await.success());
+}
+
+/// A frame: its kind, flags, stream and payload. `None` at the end of the connection.
+async fn next_frame(wire: &mut Wire<impl Stream>) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let head = wire.exactly(9).await?;
+    let number = |bytes: &[u8]| {
+        let joined = bytes
+            .iter()
+            .fold(0, |sum, byte| (sum << 8) | u32::from(*byte));
+        joined & 0x7fff_ffff
+    };
+    let payload = wire.exactly(number(&head[..3]) as usize).await?;
+    Some((head[3], head[4], number(&head[5..]), payload))
+}
+
+/// A client of HTTP/2 that has asked one thing, which was answered.
+async fn answered_once<S: Stream>(stream: S) -> Wire<S> {
+    let mut wire = Wire::new(stream);
+    let fields = frames::block(&[
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":authority", b"orders"),
+        (b":path", b"/orders/1"),
+    ]);
+    let request = frames::frame(
+        frames::HEADERS,
+        END_STREAM | frames::END_HEADERS,
+        1,
+        &fields,
+    );
+    let acknowledged = frames::frame(frames::SETTINGS, ACK, 0, &[]);
+    let opening = [frames::opening(), acknowledged, request].concat();
+    wire.write(opening).await;
+    soon("the whole answer", async {
+        loop {
+            let (kind, flags, stream, _) = next_frame(&mut wire).await.expect("an answer");
+            assert_ne!(kind, GOAWAY, "it is early");
+            if stream == 1
+                && matches!(kind, frames::HEADERS | frames::DATA)
+                && flags & END_STREAM != 0
+            {
+                return;
+            }
+        }
+    })
+    .await;
+    wire
+}
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const GOAWAY: u8 = 7;
+
+/// Listens to the end: the last stream that the last GOAWAY names, which nothing follows, and its code.
+async fn goodbye(mut wire: Wire<impl Stream>) -> (u32, u32) {
+    let mut last = None;
+    soon("the end of the connection", async {
+        while let Some((kind, flags, _, payload)) = next_frame(&mut wire).await {
+            last = Some((kind, payload.clone()));
+            // What the other side says goodbye with is timed by this.
+            if kind == frames::PING && flags & ACK == 0 {
+                let back = frames::frame(frames::PING, ACK, 0, &payload);
+                let _ = wire.try_write(back).await;
+            }
+        }
+    })
+    .await;
+    let (kind, payload) = last.expect("a word before the end");
+    assert_eq!(kind, GOAWAY, "the last word was another");
+    let number = |from: usize| u32::from_be_bytes(payload[from..from + 4].try_into().unwrap());
+    (number(0), number(4))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_connection_ends_with_a_goaway_that_names_its_last_exchange() {
+    let mut mesh = draining("delay: 0s", 1).await;
+    let public = answered_once(TcpStream::connect(mesh.public()).await.unwrap()).await;
+    let member = mesh.authority.leaf(&service("storefront")).client(&["h2"]);
+    let door = mesh.inbound("orders", 0);
+    let inbound = answered_once(Client::handshake(door, member, "orders").await.unwrap()).await;
+    // No error, and the one exchange that there was.
+    mesh.ingress().terminate();
+    assert_eq!(goodbye(public).await, (1, 0), "at the gateway");
+    assert!(mesh.ingress.as_mut().unwrap().end().await.success());
+    mesh.sidecar("orders", 0).terminate();
+    assert_eq!(goodbye(inbound).await, (1, 0), "at the mesh's door");
+    assert!(mesh.replica_mut("orders", 0).sidecar.end().await.success());
 }
 
 /// A client whose answer has begun and does not go on.

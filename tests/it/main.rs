@@ -10,6 +10,7 @@ mod balance;
 mod check;
 mod churn;
 mod collector;
+mod cores;
 mod demo;
 mod discovery;
 mod drain;

@@ -335,7 +335,10 @@ impl Impostor {
         .await
     }
 
-    async fn start(address: SocketAddr, act: impl Fn(TcpStream) + Send + 'static) -> Self {
+    pub(crate) async fn start(
+        address: SocketAddr,
+        act: impl Fn(TcpStream) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         Self(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

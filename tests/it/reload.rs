@@ -105,27 +105,40 @@ async fn a_broken_file_changes_nothing_and_everybody_says_so_until_it_is_mended(
     let mesh = Mesh::new()
         .service(Service::new("orders"))
         .route("/orders/*", "orders")
+        .ca("")
         .start()
         .await;
     let good = mesh.yaml();
-    let hosts = [mesh.ingress_host(), mesh.replica("orders", 0).host];
+    let hosts = [
+        mesh.ingress_host(),
+        mesh.replica("orders", 0).host,
+        mesh.ca_host(),
+    ];
     let load = Load::start(
         &mesh.client,
         &mesh.url("/orders/1"),
         2,
         Duration::from_millis(10),
     );
-    mesh.write_all(&good.replace("routes:", "rout:"));
-    for (host, process) in hosts
-        .iter()
-        .zip([mesh.ingress(), mesh.sidecar("orders", 0)])
-    {
+    let broken = good.replace("routes:", "rout:");
+    let line = broken.lines().position(|line| line == "  rout:").unwrap() + 1;
+    let place = format!("weft.yaml:{line}:3: ");
+    mesh.write_all(&broken);
+    let processes = [
+        mesh.ingress(),
+        mesh.sidecar("orders", 0),
+        mesh.ca.as_ref().unwrap(),
+    ];
+    for (host, process) in hosts.iter().zip(processes) {
         mesh.metric_reaches(*host, "weft_config_refused", &[], 1.0)
             .await;
-        process.says(&["ERROR", "rout", "last good one"]).await;
+        process
+            .says(&["ERROR", &place, "rout", "last good one"])
+            .await;
         let page = mesh.page(*host, "/config").await.text();
+        let (_, refused) = page.split_once("# refused:").expect(&page);
         assert!(
-            page.contains("# refused:") && page.contains("routes"),
+            refused.contains(&place) && refused.contains("did you mean `routes`"),
             "{page}"
         );
         assert!(

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::faults::{Traffic, unfelt};
-use crate::harness::{Behaviour, Mesh, Service, Wire, eventually, soon, within};
+use crate::harness::certs::nobody;
+use crate::harness::{Behaviour, Client, Mesh, Service, Wire, eventually, soon, within};
 
 /// A number of the certificate in use.
 async fn certificate(mesh: &Mesh, host: IpAddr, key: &str) -> u64 {
@@ -97,6 +100,52 @@ async fn renewal_under_load_fails_nothing_and_open_streams_live_on() {
     let outcome = traffic.stop().await;
     outcome.assert_all_within(unfelt());
     outcome.assert_nothing_twice(&mesh, "orders");
+}
+
+/// The serial number of the certificate that a new connection to this door is shown.
+async fn shown_at(door: SocketAddr) -> String {
+    // Who shows none itself sees the other's before it is sent away.
+    let config = nobody(rustls::ALL_VERSIONS, &["h2"]);
+    let connection = Client::handshake(door, config, "orders").await.unwrap();
+    let chain = connection.get_ref().1.peer_certificates().unwrap();
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+    let bytes = leaf.raw_serial();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The same, once the process says that it is this one which is in use.
+async fn in_use(mesh: &Mesh) -> String {
+    let host = mesh.replica("orders", 0).host;
+    eventually("new connections are shown what is in use", async || {
+        let page = mesh.page(host, "/certs").await.json();
+        let said = page["certificate"]["serial"].as_str().unwrap().to_owned();
+        (shown_at(mesh.inbound("orders", 0)).await == said).then_some(said)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_use_the_renewed_certificate_at_both_ends() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .route("/orders/*", "orders")
+        .ca("leaf_lifetime: 15s")
+        .start()
+        .await;
+    let gateway = mesh.ingress_host();
+    let end = UNIX_EPOCH + Duration::from_secs(certificate(&mesh, gateway, "not_after_unix").await);
+    assert_eq!(mesh.get("/orders/1").await.code(), 200);
+    let before = in_use(&mesh).await;
+    all(&mesh, "is renewed", "renewals", 1).await;
+    assert_ne!(in_use(&mesh).await, before);
+
+    // The caller's: with the one that the gateway had at first, nobody would let it in any more.
+    eventually("that one is out of date", async || {
+        (SystemTime::now() > end).then_some(())
+    })
+    .await;
+    mesh.restart_sidecar("orders", 0).await;
+    assert_eq!(mesh.get("/orders/2").await.code(), 200);
 }
 
 /// Only renewals fail, and both sides say why.

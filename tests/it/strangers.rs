@@ -2,12 +2,19 @@
 //! metric, and in the sidecar's report, so that the ingress knows all of them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rcgen::CertificateParams;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
 
 use crate::alone::{Host, IDENTITY, Origin, Running, Way, get, until};
 use crate::faults::clock::faked;
 use crate::harness::certs::{Authority, DOMAIN, lasting, nobody, service};
+use crate::hostile::frames::{SETTINGS, frame};
 use crate::mtls::Impostor;
 
 const H1: &[&str] = &["http/1.1"];
@@ -706,4 +713,75 @@ async fn a_sidecar_that_may_not_report_is_named_by_the_collector_and_names_it() 
             ("cause", told.kind),
         ])
         .await;
+}
+
+/// A member in the collector's place that is served by `name`'s certificate, and how many bytes it was sent over TLS.
+async fn in_the_collectors_place(
+    host: &Host,
+    authority: &Authority,
+    name: &str,
+) -> (Impostor, Arc<AtomicUsize>) {
+    let acceptor = TlsAcceptor::from(authority.leaf(&service(name)).server(&["h2"]));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let member = Impostor::start(host.at(COLLECTOR), move |stream| {
+        let (acceptor, sent) = (acceptor.clone(), Arc::clone(&counted));
+        tokio::spawn(async move {
+            let mut stream = acceptor.accept(stream).await?;
+            // A collector speaks first.
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+            stream.flush().await?;
+            let mut bytes = [0; 4096];
+            loop {
+                match stream.read(&mut bytes).await? {
+                    0 => return io::Result::Ok(()),
+                    length => sent.fetch_add(length, Ordering::Relaxed),
+                };
+            }
+        });
+    });
+    (member.await, sent)
+}
+
+/// To be of the mesh is not enough: what a sidecar has counted is for the ingress alone.
+#[tokio::test]
+async fn reports_go_to_the_ingress_and_to_no_other_member() {
+    let mesh = Authority::new();
+    let elsewhere = Host::new();
+    let (_member, sent) = in_the_collectors_place(&elsewhere, &mesh, "billing").await;
+    let host = orders(&mesh, &mesh.bundle(), &collector(&elsewhere));
+    let mut sidecar = host.sidecar("orders").await;
+    let billing = service("billing");
+    let found = Seen {
+        direction: "outbound",
+        kind: "wrong_service",
+        service: "ingress",
+        peer: &elsewhere.at(COLLECTOR).to_string(),
+        identity: Some(&billing),
+    };
+    sidecar
+        .logged(&[
+            ("message", "the collector takes no reports; trying on"),
+            ("cause", found.kind),
+        ])
+        .await;
+    until("the sidecar finds it again", async || {
+        let page = page(&host, "/peers").await;
+        let rows = page["peers"].as_array().unwrap();
+        let row = rows.iter().find(|row| found.is_at(row))?;
+        (found.check(row) >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(sent.load(Ordering::Relaxed), 0, "it was told something");
+    sidecar.assert_alive().await;
+
+    // The same with the right certificate is told.
+    let elsewhere = Host::new();
+    let (_member, sent) = in_the_collectors_place(&elsewhere, &mesh, "ingress").await;
+    let host = orders(&mesh, &mesh.bundle(), &collector(&elsewhere));
+    let _sidecar = host.sidecar("orders").await;
+    until("a report", async || {
+        (sent.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
 }

@@ -68,15 +68,16 @@ pub async fn run(
 ) -> Result<(), Error> {
     let clock: Clock = Arc::new(SystemTime::now);
     let ending = (shutdown, deadline);
+    let on_ready = |address, _: &Arc<Publisher>| on_ready(address);
     run_with(settings, Bounds::default(), clock, on_ready, ending).await
 }
 
-/// [`run`] with bounds and a clock of the caller's.
+/// [`run`] with bounds and a clock of the caller's, who is told who publishes the bundle, too.
 pub(crate) async fn run_with(
     settings: Settings,
     bounds: Bounds,
     clock: Clock,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(SocketAddr, &Arc<Publisher>),
     (shutdown, deadline): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), Error> {
     telemetry::describe();
@@ -109,7 +110,7 @@ pub(crate) async fn run_with(
     let accept = accept(listener, acceptor, Arc::clone(&seats), accepted);
     let upkeep = upkeep(Arc::clone(&desk), own, clock);
     tracing::info!(%address, trust_domain = settings.trust_domain, "the certificate authority is ready");
-    on_ready(address);
+    on_ready(address, &bundle);
 
     let mut serve = std::pin::pin!(serve);
     tokio::select! {

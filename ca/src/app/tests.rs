@@ -43,6 +43,7 @@ struct Running {
     config: Config,
     /// How far its clock is ahead, in seconds.
     ahead: Arc<AtomicU64>,
+    bundle: Arc<Publisher>,
     stop: oneshot::Sender<()>,
     /// Ends what was not over by then.
     cut: oneshot::Sender<()>,
@@ -75,18 +76,21 @@ impl Running {
         let (cut, cutting) = oneshot::channel::<()>();
         let (tell, told) = oneshot::channel();
         let mut task = JoinSet::new();
-        let ready = move |address| tell.send(address).unwrap();
+        let ready = move |address, bundle: &Arc<Publisher>| {
+            assert!(tell.send((address, Arc::clone(bundle))).is_ok());
+        };
         let until = async |told: oneshot::Receiver<()>| drop(told.await);
         let ending = (until(stopped), until(cutting));
         task.spawn(run_with(settings(&config), bounds, clock, ready, ending));
-        let address = tokio::select! {
-            address = told => address.unwrap(),
+        let (address, bundle) = tokio::select! {
+            told = told => told.unwrap(),
             ended = task.join_next() => panic!("it ended before it was ready: {ended:?}"),
         };
         Self {
             address,
             config,
             ahead,
+            bundle,
             stop,
             cut,
             task,
@@ -432,6 +436,17 @@ async fn the_bundle_is_followed_until_the_authority_ends() {
         ("shop.internal", 1)
     );
     assert_eq!(bundle.roots, identity.roots);
+    // A change comes by the same stream, and whoever asks later has it at once.
+    let both = [bundle.roots.clone(), vec![b"another root".to_vec()]].concat();
+    ca.bundle.publish(both.clone());
+    let mut late = soon(client.follow_bundle(FollowBundleRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    for stream in [&mut stream, &mut late] {
+        let changed = soon(stream.message()).await.unwrap().unwrap();
+        assert_eq!((changed.sequence, &changed.roots), (2, &both));
+    }
     let (config, _temp) = ca.stop().await;
     assert_eq!(
         soon(stream.message()).await.unwrap(),

@@ -104,12 +104,14 @@ struct Pace {
     retry: Backoff,
     /// Between two attempts, when tokens with unknown keys ask for one.
     least: Duration,
+    /// Beyond the refresh: how long an outage is nothing to be loud about.
+    patience: Duration,
 }
 
 /// How often an issuer is asked.
 pub(crate) const REFRESH: Duration = Duration::from_secs(600);
 
-/// Beyond the refresh that is due: how long an outage is nothing to be loud about.
+/// The patience of every pace.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 impl Pace {
@@ -128,6 +130,7 @@ impl Pace {
             refresh,
             retry: Backoff::new(retry, Duration::from_secs(30), 0.5),
             least,
+            patience: PATIENCE,
         }
     }
 
@@ -315,8 +318,9 @@ impl KeySet {
             return;
         }
         error.clone_into(said);
+        let is_old = age > self.pace.refresh + self.pace.patience;
         let age = age.as_secs();
-        if age > (self.pace.refresh + PATIENCE).as_secs() {
+        if is_old {
             tracing::error!(%keys, error, age, "key set could not be had for more than a day; the old keys stay");
         } else if self.is_ready() {
             tracing::warn!(%keys, error, age, "key set could not be had; the old keys stay");

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use super::super::testing::{ec_key, ed_key, rsa_key};
 use super::*;
@@ -221,6 +222,59 @@ async fn nothing_takes_keys_away_but_better_ones() {
         until("the failures are forgotten", || set.failures() == 0).await;
     })
     .await;
+}
+
+/// Notes how loud each event is.
+#[derive(Clone, Default)]
+struct Loudness(Arc<Mutex<Vec<Level>>>);
+
+impl Loudness {
+    fn times(&self, level: Level) -> usize {
+        let levels = self.0.lock().unwrap();
+        levels.iter().filter(|have| **have == level).count()
+    }
+}
+
+impl Subscriber for Loudness {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(*event.metadata().level());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test]
+async fn an_outage_that_outlasts_patience_is_said_loudly_and_the_keys_stay() {
+    let down = || vec![ok(&document(&["a"])), status("503 Service Unavailable")];
+    for (patience, level) in [(PATIENCE, Level::WARN), (SOON, Level::ERROR)] {
+        let heard = Loudness::default();
+        let _hearing = tracing::subscriber::set_default(heard.clone());
+        let pace = Pace {
+            patience,
+            ..quick()
+        };
+        with_issuer(down(), pace, async |_, set| {
+            until("there are keys", || has(&set, "a")).await;
+            until("failures are said like this", || heard.times(level) > 3).await;
+            assert!(has(&set, "a"));
+        })
+        .await;
+        assert_eq!(heard.times(Level::ERROR) > 0, level == Level::ERROR);
+    }
 }
 
 #[tokio::test]
