@@ -374,3 +374,103 @@ fn every_row_stands_in_a_table() {
         }
     }
 }
+
+/// A panel of the dashboard that is promised, by its title, and what it asks of which metric.
+const PANELS: [(&str, &str, &[&str]); 14] = [
+    ("Traffic", "weft_mesh_requests_total", EDGE),
+    ("Errors", "weft_mesh_requests_total", EDGE),
+    ("Latency", "weft_mesh_request_duration_seconds_bucket", EDGE),
+    ("Saturation", "weft_mesh_request_duration_seconds_sum", EDGE),
+    ("Retries", "weft_mesh_retries_total", EDGE),
+    (
+        "Endpoints",
+        "weft_mesh_endpoint_state",
+        &["service", "endpoint", "state"],
+    ),
+    (
+        "Endpoints ejected",
+        "weft_mesh_endpoint_state",
+        &["state=\"ejected\""],
+    ),
+    (
+        "Ejections",
+        "weft_mesh_endpoint_ejections",
+        &["service", "endpoint"],
+    ),
+    (
+        "mTLS coverage",
+        "weft_mesh_requests_total",
+        &["mtls=\"true\""],
+    ),
+    (
+        "mTLS coverage per edge",
+        "weft_mesh_requests_total",
+        &["mtls=\"true\"", "source", "destination"],
+    ),
+    (
+        "First certificate to end",
+        "weft_mesh_certificate_expiry_seconds",
+        &[],
+    ),
+    (
+        "Certificates: time left",
+        "weft_mesh_certificate_expiry_seconds",
+        &["service", "instance"],
+    ),
+    (
+        "Answers of the gateway's own, by reason",
+        "weft_answers_total",
+        &["reason"],
+    ),
+    (
+        "The gateway's own answers by route and reason",
+        "weft_gateway_answers_total",
+        &["route", "reason"],
+    ),
+];
+const EDGE: &[&str] = &["sum by (source, destination"];
+
+#[test]
+fn the_dashboard_shows_what_is_promised_of_it() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("deploy/dashboards/mesh.json")).unwrap();
+    assert_eq!(dashboard["title"], "Mesh");
+    let panels = dashboard["panels"].as_array().unwrap();
+    for (title, metric, words) in PANELS {
+        // A row of panels may have the name of one.
+        let is_it = |panel: &&serde_json::Value| panel["title"] == title && panel["type"] != "row";
+        let panel = panels.iter().find(is_it);
+        let panel = panel.unwrap_or_else(|| panic!("no panel {title}"));
+        let queries: Vec<&str> = panel["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|target| target["expr"].as_str().unwrap())
+            .collect();
+        let shows =
+            |query: &str| query.contains(metric) && words.iter().all(|word| query.contains(word));
+        assert!(
+            queries.iter().any(|query| shows(query)),
+            "{title}: {queries:?}"
+        );
+    }
+    // What a query asks for is there to be asked: one that is misspelt would show nothing for ever.
+    let known: BTreeSet<&str> = metrics::ALL.iter().map(|(_, name, _)| *name).collect();
+    for panel in panels {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap();
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            for name in words.filter(|word| word.starts_with("weft_")) {
+                let plain = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end))
+                    .unwrap_or(name);
+                assert!(
+                    known.contains(plain) || known.contains(name),
+                    "{}: {name}",
+                    panel["title"]
+                );
+            }
+        }
+    }
+}

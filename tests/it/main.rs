@@ -26,6 +26,7 @@ mod health;
 mod hostile;
 mod identity;
 mod jwt;
+mod leaving;
 mod limit;
 mod limits;
 mod mtls;

@@ -706,3 +706,96 @@ async fn five_hundred_reloads_are_felt_by_nobody() {
         assert!(ratio <= 1.5, "{busy:?} and {quiet:?}");
     }
 }
+
+/// How often the file of the sidecar changes.
+const CHANGES: usize = 60;
+
+/// The plans of a sidecar have each their own endpoint for a service and their own identity that is expected there: an exchange
+/// with the endpoint of the one and the identity of the other would be of two plans, and refused for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_through_a_sidecar_sees_one_plan_only() {
+    let mut mesh = Mesh::new()
+        .service(Service::new("orders"))
+        .service(Service::new("stock"))
+        .service(Service::new("storefront"))
+        .service(Service::new("shop").replicas(0).with("dns: orders"))
+        .without_ingress()
+        .start()
+        .await;
+    let addresses = ["orders", "stock"].map(|name| mesh.inbound(name, 0));
+    let (door, host) = (
+        mesh.outbound("storefront", 0),
+        mesh.replica("storefront", 0).host,
+    );
+    let shop = |round: usize| {
+        let (name, address) = [("orders", addresses[0]), ("stock", addresses[1])][round % 2];
+        Service::new("shop")
+            .replicas(0)
+            .with(&format!("endpoints: [\"{address}\"]"))
+            .with(&format!(
+                "identity: \"spiffe://shop.internal/service/{name}\""
+            ))
+    };
+    let pooled = mesh.client.clone();
+    let mut loads = generation(&mesh, host).await;
+    let mut change = async |round: usize| {
+        mesh.change(|spec| spec.services[3] = shop(round));
+        mesh.sidecar("storefront", 0).signal(Signal::HUP);
+        eventually("the change is in force", async || {
+            let now = generation(&mesh, host).await;
+            (now > loads).then(|| loads = now)
+        })
+        .await;
+    };
+    change(0).await;
+    let (stop, asked) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
+    let mut callers = JoinSet::new();
+    for caller in 0..4 {
+        let client = match caller % 2 {
+            0 => pooled.clone(),
+            _ => Client::h2c(door).await,
+        };
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        callers.spawn(async move {
+            let mut wrong = Vec::new();
+            while !stop.load(Relaxed) {
+                let url = match caller % 2 {
+                    0 => format!("http://{door}/"),
+                    _ => "http://shop/".to_owned(),
+                };
+                let mut request = http::Request::get(url);
+                if caller % 2 == 0 {
+                    request = request.header("host", "shop");
+                }
+                let request = request.body(crate::harness::client::whole("")).unwrap();
+                let reply = client.try_send(request).await;
+                let is_one = reply.as_ref().is_ok_and(|reply| {
+                    reply.code() == 200 && ["orders-0", "stock-0"].contains(&&*reply.text())
+                });
+                if !is_one {
+                    wrong.push(format!("{reply:?}"));
+                }
+                asked.fetch_add(1, Relaxed);
+            }
+            wrong
+        });
+    }
+    for round in 1..=CHANGES {
+        let before = asked.load(Relaxed);
+        change(round).await;
+        eventually("some more are asked", async || {
+            (asked.load(Relaxed) > before + 8).then_some(())
+        })
+        .await;
+    }
+    stop.store(true, Relaxed);
+    let wrong = callers.join_all().await.concat();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for name in ["orders", "stock"] {
+        let seen = mesh.origin(name, 0).total();
+        assert!(seen > CHANGES, "{name}: {seen}");
+        let foreign = ["direction=\"outbound\""];
+        let named = mesh.metric(host, "weft_foreign_peers_total", &foreign);
+        assert_eq!(named.await, 0.0, "somebody was taken for the other");
+    }
+}

@@ -9,13 +9,15 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Scene;
-use crate::alone::{PATIENCE, Way, fine};
+use super::origins::PEER;
+use crate::alone::{PATIENCE, Way, fine, until};
 use crate::harness::certs::{Authority, nobody, service};
+use crate::mtls::Impostor;
 
 const H1: &[&str] = &["http/1.1"];
 /// Connections that stall at each door.
@@ -156,4 +158,110 @@ async fn handshakes_that_are_refused_and_begin_again_cost_nobody_else() {
             .metric("weft_tls_handshake_failures_total", &labels);
         assert!(refused.await >= 1.0, "{cause}");
     }
+}
+
+/// How long a server takes that has something to say and does not come to an end with it.
+const DRIP: Duration = Duration::from_millis(200);
+
+/// A server that reads and then says, one byte at a time, how a handshake might go on.
+async fn dripping(address: SocketAddr) -> JoinSet<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut conversations = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            conversations.spawn(async move {
+                let _: std::io::Result<usize> = stream.read(&mut [0; 4096]).await;
+                // A record of 16 KiB that holds a ServerHello.
+                let beginning = [0x16, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc, 3, 3];
+                for byte in beginning.into_iter().chain(std::iter::repeat(7)) {
+                    if stream.write_all(&[byte]).await.is_err() {
+                        return;
+                    }
+                    sleep(DRIP).await;
+                }
+            });
+        }
+    });
+    tasks
+}
+
+/// Waits until whoever was there before has gone.
+async fn is_free(address: SocketAddr) {
+    until("the address to be free", async || {
+        TcpListener::bind(address).await.ok()
+    })
+    .await;
+}
+
+/// Asks for what is behind such a server, again and again; how often.
+async fn calls(way: &Way) -> usize {
+    let tried = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
+    for _ in 0..ATTACKERS {
+        let (way, tried) = (way.clone(), Arc::clone(&tried));
+        callers.spawn(async move {
+            let begun = Instant::now();
+            while begun.elapsed() < LASTS {
+                let reply = way.ask("GET /attack", &[("host", "peer")], "").await;
+                assert!((502..=504).contains(&reply.status), "{reply:?}");
+                tried.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    tried.load(Relaxed)
+}
+
+/// The other way round: it is we who call, and who is called that costs.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_of_servers_that_drip_or_show_endless_chains_cost_nobody_else() {
+    let mut scene = Scene::set(|_| fine()).await;
+    let address = scene.host.at(PEER);
+    let peer = service("peer");
+    let h2 = &["h2"];
+    let configs = [
+        ("a long chain", scene.mesh.leaf(&peer).behind(NEARLY)),
+        (
+            "a long chain of another CA",
+            Authority::new().leaf(&peer).behind(NEARLY),
+        ),
+        (
+            "a chain beyond all bounds",
+            scene.mesh.leaf(&peer).behind(TOO_MANY),
+        ),
+    ]
+    .map(|(what, leaf)| (what, leaf.server(h2)));
+    let doors = ["public", "outbound"];
+    let ways = scene.good_ways(&doors);
+    for (door, way) in &ways {
+        let good = scene.good_ways(&[door]);
+        for (what, config) in &configs {
+            is_free(address).await;
+            let _impostor = Impostor::tls(address, Arc::clone(config)).await;
+            let what = format!("{what}, from {door}");
+            let attack = async {
+                let tried = calls(way).await;
+                assert!(tried >= ATTACKERS, "{what}: {tried}");
+            };
+            scene.under_attack(&what, &good, attack).await;
+        }
+        is_free(address).await;
+        let _dripping = dripping(address).await;
+        let what = format!("a server that drips, from {door}");
+        let attack = async {
+            let tried = calls(way).await;
+            assert!(tried >= ATTACKERS, "{what}: {tried}");
+        };
+        scene.under_attack(&what, &good, attack).await;
+    }
+    assert!(
+        scene
+            .origin
+            .requests()
+            .iter()
+            .all(|seen| seen.target() == "/good")
+    );
 }

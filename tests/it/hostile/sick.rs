@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::app::{App, Asked, send_all};
 use super::frames;
 use super::hoarding::connected;
-use crate::alone::{Host, Origin, PATIENCE, Running, Stream, Then, Way};
+use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Stream, Then, Way};
+use crate::harness::certs::Authority;
 
 /// How long an origin may be sick before nearly nothing is sent to it.
 const NOTICED: Duration = Duration::from_secs(2);
@@ -50,6 +51,27 @@ ingress:
     let ingress = host.ingress().await;
     let way = Way::Plain(host.public());
     (host, ingress, way)
+}
+
+/// The same by a sidecar, for its app.
+async fn sidecar() -> (Host, Running, Way) {
+    let host = Host::new();
+    host.identify(&Authority::new(), "caller");
+    host.configure(&format!(
+        "{IDENTITY}services:
+  caller: {{}}
+  pair:
+    mesh: false
+    endpoints: [\"{}\", \"{}\"]
+    timeout: 300ms
+    retry: {{ attempts: 0 }}
+",
+        host.at(WELL),
+        host.at(SICK),
+    ));
+    let sidecar = host.sidecar("caller").await;
+    let way = Way::Plain(host.outbound());
+    (host, sidecar, way)
 }
 
 /// Whether one answer is whole and good.
@@ -126,6 +148,22 @@ async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
     drop(hanging);
     let _resetting = resetting(host.at(SICK)).await;
     assert!(bad_after_a_while(&way).await <= BAD, "resets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_origin_is_left_alone_within_two_seconds_by_a_sidecar_too() {
+    for (what, bytes, closes) in SICKNESSES {
+        let (host, mut sidecar, way) = sidecar().await;
+        let _well = Origin::fine(host.at(WELL)).await;
+        let _sick = Origin::start(host.at(SICK), |_| match closes {
+            true => Then::Close(bytes.to_vec()),
+            false => Then::Keep(bytes.to_vec()),
+        })
+        .await;
+        let bad = bad_after_a_while(&way).await;
+        assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
+        sidecar.assert_alive().await;
+    }
 }
 
 /// Takes connections and resets them at their first byte.

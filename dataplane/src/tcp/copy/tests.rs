@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -38,7 +39,15 @@ struct Tunnel {
 
 /// A tunnel between two sockets, of which the story holds the far ends.
 async fn tunnel(patience: Patience<'static>) -> Tunnel {
-    let ((near, client), (far, endpoint)) = (pair().await, pair().await);
+    between(pair().await, pair().await, patience)
+}
+
+/// The same between these.
+fn between(
+    (near, client): (TcpStream, TcpStream),
+    (far, endpoint): (TcpStream, TcpStream),
+    patience: Patience<'static>,
+) -> Tunnel {
     let moved = Rc::new(Cell::new((0, 0)));
     let counted = Rc::clone(&moved);
     let running = tokio::task::spawn_local(async move {
@@ -122,7 +131,19 @@ fn much_arrives_unchanged_both_ways_at_once() {
 #[test]
 fn a_reader_who_stops_has_little_taken_in_for_it() {
     story(async {
-        let mut tunnel = tunnel(PATIENCE).await;
+        let (client, endpoint) = (pair().await, pair().await);
+        // What the kernel may hold on the way: so little that what we hold shows beside it.
+        let buffers: usize = [&client.0, &client.1, &endpoint.0, &endpoint.1]
+            .map(|stream| {
+                let socket = SockRef::from(stream);
+                socket.set_send_buffer_size(16 * 1024).unwrap();
+                socket.set_recv_buffer_size(16 * 1024).unwrap();
+                // One of the two is on the way.
+                socket.send_buffer_size().unwrap()
+            })
+            .into_iter()
+            .sum();
+        let mut tunnel = between(client, endpoint, PATIENCE);
         let piece = [b'x'; 16 * 1024];
         let mut sent = 0_u64;
         // As far as the kernels' buffers and ours go.
@@ -133,6 +154,8 @@ fn a_reader_who_stops_has_little_taken_in_for_it() {
         }
         let (up, _) = tunnel.moved.get();
         assert!(up > 0, "the endpoint's kernel took some");
+        let most = 64 * 1024 + buffers as u64;
+        assert!(sent <= most, "{sent} bytes were taken, and {most} may be");
         // Then everything arrives all the same.
         tunnel.client.shutdown().await.unwrap();
         let mut heard = Vec::new();
