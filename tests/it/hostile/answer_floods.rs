@@ -16,7 +16,7 @@ use super::{Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, Reply, Way, until};
 
 /// Who asks for the same flood at the same time.
-const CALLERS: usize = 4;
+const CALLERS: usize = 2;
 
 /// What becomes of a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +120,14 @@ async fn asked(way: &Way, number: usize, most: usize) -> (Vec<u8>, bool) {
 
 /// What one caller sees of a flood.
 async fn is_ended_well(door: &str, way: Way, number: usize) {
-    /// More than anything may be passed on of what is cut: some of its data were there before it went wrong.
-    const MOST: usize = 1 << 20;
     let Flood(what, .., ends) = &FLOODS[number];
-    let (bytes, ended) = asked(&way, number, MOST).await;
+    let most = match ends {
+        // More than anything may be passed on of what is cut: some of its data were there before it went wrong.
+        Ends::Refused | Ends::Cut => 1 << 20,
+        // Enough to see that it goes on.
+        Ends::WithItsClient => 1 << 16,
+    };
+    let (bytes, ended) = asked(&way, number, most).await;
     let text = String::from_utf8_lossy(&bytes);
     let beginning: String = text.chars().take(300).collect();
     match ends {

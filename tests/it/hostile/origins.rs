@@ -500,6 +500,12 @@ async fn asked(way: &Way, method: &str, host: &str) -> Vec<u8> {
 fn whole(bytes: &[u8]) -> Option<Reply> {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n")?;
+    // Interim answers with nothing behind them are none yet.
+    let mut last = &*text;
+    while last.starts_with("HTTP/1.1 1") && !last.starts_with("HTTP/1.1 101 ") {
+        last = last.split_once("\r\n\r\n")?.1;
+    }
+    last.split_once("\r\n\r\n")?;
     let reply = Reply::parse(bytes);
     let ended = match reply.field("content-length") {
         Some(length) => reply.text().len() == length.parse::<usize>().unwrap(),
