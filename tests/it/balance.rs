@@ -559,6 +559,62 @@ async fn policies_without_a_key_give_each_its_share_from_gateway_and_sidecar() {
     }
 }
 
+/// One exchange after the other, so that none is ever under way where the next one goes: whoever counts those finds all
+/// replicas alike. An error that comes at once is no quick answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn least_response_time_leaves_out_who_is_slow_and_who_fails_fast_from_gateway_and_sidecar() {
+    const EXCHANGES: usize = 120;
+    let lines = "balance: { policy: least_response_time, slow_start: 0s }
+                 outlier: { enabled: false }
+                 retry: { attempts: 0 }";
+    let ways = Ways::start(&[("soonest", lines)]).await;
+    let url = ways.mesh.url("/");
+    let asked = async |from: From| {
+        let mut counts = [0; 4];
+        for number in 0..EXCHANGES {
+            let request = match from {
+                From::Gateway => Request::get(&url).header("host", "soonest"),
+                From::Sidecar => ways.mesh.request_from("storefront", 0, "http://soonest/"),
+            };
+            let reply = ways
+                .mesh
+                .client
+                .send(request.body(whole("")).unwrap())
+                .await;
+            let text = reply.text();
+            let home = text.strip_prefix("orders-").map(str::parse);
+            let Some(Ok(home)) = home else {
+                panic!("{number}: {} {text}", reply.code());
+            };
+            let home: usize = home;
+            assert!(reply.code() == 200 || home == 1, "{number}: {text}");
+            counts[home] += 1;
+        }
+        counts
+    };
+    for origin in ways.mesh.origins("orders") {
+        origin.does(Behaviour::Slow(Duration::from_millis(10)));
+    }
+    // Of two the better is taken, so one of four that is bad is never better than the other.
+    let cases = [
+        ("slow", 0, Behaviour::Slow(Duration::from_millis(500))),
+        ("fails fast", 1, Behaviour::Status(500)),
+    ];
+    for (what, number, bad) in cases {
+        ways.mesh.origin("orders", number).does(bad);
+        for from in BOTH {
+            let counts = asked(from).await;
+            // By chance, or by what is under way, it would have thirty. It is tried now and then.
+            assert!(
+                counts[number] < EXCHANGES / 8,
+                "{what}, {from:?}: {counts:?}"
+            );
+        }
+        let good = Behaviour::Slow(Duration::from_millis(10));
+        ways.mesh.origin("orders", number).does(good);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_with_a_key_keep_together_what_has_it_from_gateway_and_sidecar() {
     let by = |policy: &str, key: &str| {

@@ -19,6 +19,7 @@ use super::frames;
 use super::hoarding::connected;
 use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Stream, Then, Way};
 use crate::harness::certs::Authority;
+use crate::harness::{Behaviour, Mesh, Service};
 
 /// How long an origin may be sick before nearly nothing is sent to it.
 const NOTICED: Duration = Duration::from_secs(2);
@@ -163,6 +164,43 @@ async fn a_sick_origin_is_left_alone_within_two_seconds_by_a_sidecar_too() {
         let bad = bad_after_a_while(&way).await;
         assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
         sidecar.assert_alive().await;
+    }
+}
+
+/// Two sidecars with an app each, of which one is sick: what its own sidecar makes of that is enough for those who call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_a_sick_app_is_left_alone_within_two_seconds_in_the_mesh() {
+    for (what, bytes) in [
+        ("garbage", &b"this is no HTTP at all\r\n\r\n"[..]),
+        ("500", b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n"),
+        ("silence", b""),
+    ] {
+        // Long enough for the well one on a busy machine: were it left alone first, the sick one would be the last that there is.
+        let pair = Service::new("pair")
+            .replicas(2)
+            .with("timeout: 1s")
+            .with("retry: { attempts: 0 }");
+        let mesh = Mesh::new()
+            .service(pair)
+            .service(Service::new("caller"))
+            .without_ingress()
+            .start()
+            .await;
+        let host = mesh.replica("caller", 0).host;
+        let both = ["service=\"pair\""];
+        mesh.metric_reaches(host, "weft_service_endpoints_available", &both, 2.0)
+            .await;
+        let (sick, well) = (mesh.origin("pair", 0), mesh.origin("pair", 1));
+        well.does(Behaviour::Bytes(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec(),
+        ));
+        sick.does(match bytes {
+            b"" => Behaviour::Hang,
+            bytes => Behaviour::Bytes(bytes.to_vec()),
+        });
+        let bad = bad_after_a_while(&Way::Plain(mesh.outbound("caller", 0))).await;
+        assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
+        assert!(sick.total() > 0, "{what}: nobody asked");
     }
 }
 
