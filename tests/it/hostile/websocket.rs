@@ -310,7 +310,7 @@ async fn pinged(way: &Way, version: Version, attack: impl Future<Output = ()>) -
     let told = Arc::clone(&over);
     let pinging = tokio::spawn(async move {
         let mut times = Vec::new();
-        while !told.load(Ordering::Relaxed) || times.len() < QUESTIONS {
+        while !told.load(Ordering::Relaxed) || times.len() < *QUESTIONS {
             let begun = Instant::now();
             stream.write_all(PING).await.unwrap();
             stream.flush().await.unwrap();
