@@ -367,16 +367,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// How many retries this many requests in this time allow. The tolerance keeps 20% of 10 at 2, however a fraction is
-    /// rounded.
-    fn allow(&self, retries: u64, requests: u64, time: Duration) -> bool {
-        let allowed =
-            (requests as f64 * self.share).max(f64::from(self.per_second) * time.as_secs_f64());
-        retries as f64 <= allowed + 1e-9
+    /// How many retries this many requests in this time allow.
+    fn allowance(&self, requests: u64, time: Duration) -> f64 {
+        (requests as f64 * self.share).max(f64::from(self.per_second) * time.as_secs_f64())
     }
 }
 
-/// The requests and retries of all cores: those of the last ten seconds, and those since retries began.
+/// The requests and retries of all cores: those of the last ten seconds, and what is left of the time before.
 #[derive(Debug, Default)]
 pub struct Budget {
     requests: Window,
@@ -395,14 +392,55 @@ struct Retries {
 }
 
 /// A time in which retries were asked for, never more than ten seconds apart. What a window lets go in its first moment it
-/// would let go again each time that moment leaves it; so the limits hold for the whole of this time, too.
+/// would let go again each time that moment leaves it; so the limits hold for the whole of this time, too. It is taken ten
+/// seconds at a time, or what it takes until somebody asks again: what they leave over is handed on, as much as ten seconds
+/// may have.
 #[derive(Debug, Clone, Copy)]
 struct Trouble {
+    /// When the present ten seconds began.
     began: Instant,
+    /// When a retry was asked for last.
     last: Instant,
-    /// All requests that are not among those of this time: until ten seconds before it.
+    /// All requests that are not among those of the present ten seconds.
     before: u64,
+    /// What was granted in them.
     granted: u64,
+    /// How long they are taken to be at least: the first are given in advance.
+    least: Duration,
+    /// What was left over by those before.
+    left: f64,
+}
+
+impl Trouble {
+    /// One that begins, after this many requests.
+    fn new(now: Instant, before: u64) -> Self {
+        Self {
+            began: now,
+            last: now,
+            before,
+            granted: 0,
+            least: SPAN,
+            left: 0.0,
+        }
+    }
+
+    /// What it still may have, after `total` requests. Ten seconds may have `most` in any case.
+    fn rest(&mut self, limits: &Limits, total: u64, most: f64, now: Instant) -> f64 {
+        let lasts = now.saturating_duration_since(self.began);
+        let requests = total.saturating_sub(self.before);
+        let allowed = self.left + limits.allowance(requests, lasts.max(self.least));
+        let rest = allowed - self.granted as f64;
+        if lasts < SPAN {
+            return rest;
+        }
+        let left = rest.min(most).max(0.0);
+        *self = Self {
+            least: Duration::ZERO,
+            left,
+            ..Self::new(now, total)
+        };
+        left
+    }
 }
 
 impl Budget {
@@ -421,6 +459,7 @@ impl Budget {
     /// count.
     pub fn take(&self, limits: &Limits, now: Instant) -> bool {
         let recent = u64::from(self.requests.sums(now).total);
+        let most = limits.allowance(recent, SPAN);
         let total = self.total.load(Ordering::Relaxed);
         let mut retries = self
             .retries
@@ -429,17 +468,11 @@ impl Budget {
         let mut trouble = retries
             .trouble
             .filter(|trouble| now.saturating_duration_since(trouble.last) <= SPAN)
-            .unwrap_or(Trouble {
-                began: now,
-                last: now,
-                before: total.saturating_sub(recent),
-                granted: 0,
-            });
-        let lasts = now.saturating_duration_since(trouble.began).max(SPAN);
-        let since = total.saturating_sub(trouble.before);
-        let spent = u64::from(retries.recent.sums(now).total);
-        let granted = limits.allow(spent + 1, recent, SPAN)
-            && limits.allow(trouble.granted + 1, since, lasts);
+            .unwrap_or_else(|| Trouble::new(now, total.saturating_sub(recent)));
+        let spent = f64::from(retries.recent.sums(now).total);
+        let rest = trouble.rest(limits, total, most, now).min(most - spent);
+        // 20% of 10 are 2, however a fraction is rounded.
+        let granted = rest + 1e-9 >= 1.0;
         trouble.last = now.max(trouble.last);
         if granted {
             retries.recent.add(now, false);
@@ -632,6 +665,48 @@ mod tests {
             assert!((195..=200).contains(&take_all(&budget, now)));
             now += 2 * SPAN;
         }
+    }
+
+    /// So many seconds of requests of which every `nth` fails and asks for a retry, as often as it may. Gives what was granted.
+    fn seconds(
+        budget: &Budget,
+        now: &mut Instant,
+        limits: &Limits,
+        (seconds, per_second, nth): (u32, u32, u32),
+    ) -> u32 {
+        let mut granted = 0;
+        for number in 0..seconds * per_second {
+            *now += Duration::from_secs(1) / per_second;
+            budget.request(*now);
+            granted += u32::from(number % nth == 0 && budget.take(limits, *now));
+        }
+        granted
+    }
+
+    #[test]
+    fn a_budget_that_a_reload_made_smaller_holds_at_once_and_is_there_at_once() {
+        let (budget, mut now) = (Budget::new(), Instant::now());
+        let generous = Limits {
+            share: 1.0,
+            per_second: 100,
+        };
+        assert_eq!(seconds(&budget, &mut now, &generous, (3600, 10, 2)), 18_000);
+        // More was granted in the last ten seconds than may be now.
+        assert!(seconds(&budget, &mut now, &limits(), (10, 10, 2)) <= 30);
+        let then = seconds(&budget, &mut now, &limits(), (60, 10, 2));
+        assert!((170..=210).contains(&then), "{then}");
+    }
+
+    #[test]
+    fn a_long_night_of_trouble_takes_nothing_from_the_morning() {
+        let (budget, mut now) = (Budget::new(), Instant::now());
+        // Three a second would have been allowed.
+        assert_eq!(
+            seconds(&budget, &mut now, &limits(), (36_000, 1, 1)),
+            36_000
+        );
+        let morning = seconds(&budget, &mut now, &limits(), (60, 100, 2));
+        assert!((1150..=1230).contains(&morning), "{morning}");
     }
 
     #[test]
