@@ -188,13 +188,12 @@ impl Strangers {
         left_out
     }
 
-    /// Where there is room for all of it only when something is forgotten.
-    pub(super) fn lacks(&self, needs: &Needs) -> Option<Table> {
-        if self.counts + needs.counts > MAX_COUNTS_REMEMBERED && needs.counts > 0 {
-            return Some(Table::Counts);
+    /// Whether there is room for all of it in this table only when something is forgotten.
+    pub(super) fn lacks(&self, table: Table, needs: &Needs) -> bool {
+        match table {
+            Table::Counts => needs.counts > 0 && self.counts + needs.counts > MAX_COUNTS_REMEMBERED,
+            Table::Peers => self.peers - needs.peers_before + needs.peers > MAX_PEERS_REMEMBERED,
         }
-        let peers = self.peers - needs.peers_before + needs.peers;
-        (peers > MAX_PEERS_REMEMBERED).then_some(Table::Peers)
     }
 
     /// A run is forgotten; what it counted stays counted.

@@ -248,16 +248,39 @@ fn a_full_table_costs_the_silent_nothing_unless_somebody_needs_their_room() {
     );
 }
 
+/// As many counts as a report may have: each reporter has services of its own, which no honest ones have.
+fn counts(run: usize) -> Vec<ForeignCount> {
+    let outbound = report::Direction::Outbound;
+    (0..MAX_COUNTS)
+        .map(|n| count(outbound, "plaintext", &format!("s-{run}-{n}"), 1))
+        .collect()
+}
+
+#[test]
+fn the_silent_make_room_for_peers_also_where_there_is_none_for_counts() {
+    let (mut ledger, start) = (Ledger::default(), Instant::now());
+    let (orders, shop) = (peer("orders"), peer("storefront"));
+    let peers = || (0..MAX_PEERS).map(stranger).collect::<Vec<_>>();
+    for run in 0..MAX_PEERS_REMEMBERED / MAX_PEERS {
+        let report = request(run as u64, 1, vec![], peers());
+        assert_eq!(left_out(ledger.take(&orders, report, start)), 0);
+    }
+    let later = start + SILENT + Duration::from_secs(2);
+    for run in 0..MAX_COUNTS_REMEMBERED / MAX_COUNTS {
+        let report = request(run as u64, 1, counts(run), vec![]);
+        assert_eq!(left_out(ledger.take(&shop, report, later)), 0);
+    }
+    let report = request(9_999, 1, came(1), peers());
+    assert_eq!(
+        left_out(ledger.take(&orders, report, later)),
+        1,
+        "the count"
+    );
+}
+
 #[test]
 fn counts_beyond_the_bounds_are_others_or_wait_for_room() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
-    let outbound = report::Direction::Outbound;
-    // Each reporter has services of its own, which no honest ones have.
-    let counts = |run: usize| -> Vec<_> {
-        (0..MAX_COUNTS)
-            .map(|n| count(outbound, "plaintext", &format!("s-{run}-{n}"), 1))
-            .collect()
-    };
     let runs = MAX_COUNTS_REMEMBERED / MAX_COUNTS;
     for run in 0..runs {
         let report = request(run as u64, 1, counts(run), vec![]);
