@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use weft_dataplane::discovery::Resolver;
-use weft_dataplane::identity::peer_identity;
 use weft_dataplane::node::{self, Process, Size, Who};
 use weft_runtime::config::{Watched, watched};
 use weft_runtime::ready::Guard;
@@ -53,23 +52,12 @@ pub async fn run(
         let tls: collector::Tls = Arc::new(move || identity.server_config());
         let drain = process.drain.clone();
         process.tasks.spawn("collector", async move {
-            // By the plan in force when it connects: whoever is a service of its own only since then connects anew.
-            let identify: collector::Identify = Arc::new(move |certificates| {
-                let identity =
-                    peer_identity(certificates).map_err(|problem| problem.to_string())?;
-                let services = known.load().services().whose(&identity);
-                match services.is_empty() {
-                    true => Err(format!("{identity} is the identity of no service")),
-                    false => Ok(collector::Peer {
-                        services: Arc::from(services),
-                        identity: Arc::from(identity.as_str()),
-                    }),
-                }
-            });
+            let whose: collector::Whose =
+                Arc::new(move |identity| known.load().services().whose(identity));
             let stop = async move {
                 drain.ended().await;
             };
-            collector::serve(collector, listener, tls, identify, foreigners, stop).await
+            collector::serve(collector, listener, tls, whose, foreigners, stop).await
         });
     }
     node::run(process, size, resolver, designs, taken, who, listening).await

@@ -15,7 +15,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt, unfold};
 use metrics::counter;
 use rustls::ServerConfig;
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,11 +23,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use weft_dataplane::foreign::{Foreign, Foreigners, Sighting};
-use weft_dataplane::identity::{PeerProblem, noting};
+use weft_dataplane::identity::{PeerProblem, SpiffeId, noting, peer_identity};
 use weft_dataplane::observe::metrics::COLLECTOR_CONNECTIONS_REFUSED;
 use weft_dataplane::plan::services::INGRESS;
-
-use super::ledger::Peer;
 
 /// Connections at a time, those in their handshake included.
 pub const MAX_CONNECTIONS: usize = 4_096;
@@ -42,14 +39,14 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The TLS configuration for the next connection: a client certificate is demanded, and its chain checked.
 pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
-/// Who a peer is, from the certificates that it proved to own; the reason when it is nobody who may report.
-pub type Identify = Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<Peer, String> + Send + Sync>;
+/// The services whose identity this is, by the plan in force: those that its owner may report for.
+pub type Whose = Arc<dyn Fn(&SpiffeId) -> Vec<Arc<str>> + Send + Sync>;
 
 /// What connections are taken with.
 pub(super) struct Door {
     pub(super) listener: TcpListener,
     pub(super) tls: Tls,
-    pub(super) identify: Identify,
+    pub(super) whose: Whose,
     pub(super) places: Arc<Semaphore>,
     pub(super) handshake: Duration,
     /// Where those are noted who are not of the mesh.
@@ -124,11 +121,11 @@ impl Door {
             return None;
         };
         let config = (self.tls)();
-        let (identify, limit) = (Arc::clone(&self.identify), self.handshake);
+        let (whose, limit) = (Arc::clone(&self.whose), self.handshake);
         let foreigners = Arc::clone(&self.foreigners);
         let port = tcp.local_addr().ok().map(|local| local.port());
         Some(Box::pin(async move {
-            let securing = noting(secure(tcp, config, &identify, place));
+            let securing = noting(secure(tcp, config, &whose, place));
             match timeout(limit, securing).await {
                 Ok((Ok(secured), _)) => return Some(secured),
                 Ok((Err(Refused::Handshake(error)), claim)) => {
@@ -214,7 +211,7 @@ enum Refused {
 async fn secure(
     tcp: TcpStream,
     config: Arc<ServerConfig>,
-    identify: &Identify,
+    whose: &Whose,
     place: OwnedSemaphorePermit,
 ) -> Result<Secured, Refused> {
     tcp.set_nodelay(true).map_err(Refused::Handshake)?;
@@ -222,15 +219,15 @@ async fn secure(
     let tls = tls.map_err(Refused::Handshake)?;
     // A configuration that does not demand a certificate must not open the door: no certificate, no peer.
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-    if certificates.is_empty() {
-        let words = "it showed no certificate".into();
-        return Err(Refused::Peer(Foreign::NoCertificate, words));
+    let identity = peer_identity(certificates)
+        .map_err(|problem| Refused::Peer(problem.kind(), problem.to_string()))?;
+    if whose(&identity).is_empty() {
+        let words = format!("{identity} is the identity of no service");
+        return Err(Refused::Peer(Foreign::WrongService, words));
     }
-    let peer =
-        identify(certificates).map_err(|words| Refused::Peer(Foreign::WrongService, words))?;
     Ok(Secured {
         tls,
-        peer,
+        identity,
         _place: place,
     })
 }
@@ -238,16 +235,16 @@ async fn secure(
 /// A connection whose peer is known.
 pub(super) struct Secured {
     tls: TlsStream<TcpStream>,
-    peer: Peer,
+    identity: Arc<SpiffeId>,
     /// Held as long as the connection lives.
     _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Secured {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Arc<SpiffeId>;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Arc<SpiffeId> {
+        Arc::clone(&self.identity)
     }
 }
 
@@ -294,7 +291,7 @@ mod tests {
         let mut receiving = Receiving::new(Door {
             listener,
             tls: nobody(),
-            identify: Arc::new(|_| Err("nobody may".into())),
+            whose: Arc::new(|_| vec![]),
             places: Arc::new(Semaphore::new(1)),
             handshake: HANDSHAKE,
             foreigners: Arc::default(),

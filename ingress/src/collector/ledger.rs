@@ -22,7 +22,7 @@ use weft_dataplane::observe::{
 use weft_dataplane::reason::Reason;
 use weft_proto::report::{self, ReportRequest};
 
-use super::foreign::{self, Said, Strangers};
+use super::foreign::{self, Said, Strangers, Table};
 
 /// After this time without a report a run is no longer shown and may be forgotten.
 pub const SILENT: Duration = Duration::from_secs(600);
@@ -85,7 +85,8 @@ pub enum Outcome {
 /// What of a report was not added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Edges that the reporter may not speak for, and whatever does not say at which end it was counted.
+    /// Edges for which the reporter may not speak, and counts of edges and foreign peers that do not say at which end they
+    /// were made.
     pub refused: u64,
     /// Edges for which there was no room.
     pub edges_left_out: u64,
@@ -163,7 +164,7 @@ enum Held {
     Place,
     Edges,
     Endpoints,
-    Foreign(foreign::Table),
+    Foreign(Table),
 }
 
 impl Held {
@@ -390,9 +391,11 @@ impl Ledger {
     ) {
         if let Some(run) = self.runs.get(run) {
             let needs = run.foreign.needs(&run.service, &foreign);
-            while let Some(table) = self.foreign.lacks(&needs)
-                && self.forget_silent(Held::Foreign(table), now)
-            {}
+            for table in [Table::Counts, Table::Peers] {
+                while self.foreign.lacks(table, &needs)
+                    && self.forget_silent(Held::Foreign(table), now)
+                {}
+            }
         }
         let Some(run) = self.runs.get_mut(run) else {
             return;

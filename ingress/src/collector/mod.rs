@@ -24,12 +24,13 @@ use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use weft_dataplane::foreign::Foreigners;
+use weft_dataplane::identity::SpiffeId;
 use weft_dataplane::observe::metrics as names;
 use weft_dataplane::observe::{EdgeTotals, Registry};
 use weft_proto::report::collector_server::{Collector as Service, CollectorServer};
 use weft_proto::report::{ReportRequest, ReportResponse};
 
-pub use accept::{Identify, Tls};
+pub use accept::{Tls, Whose};
 pub use ledger::Peer;
 pub use page::MeshPage;
 
@@ -141,7 +142,7 @@ impl Collector {
         };
         counter!(names::COLLECTOR_REPORTS, "result" => result).increment(1);
         if let Ok(Outcome::Taken(missing)) = outcome {
-            counter!(names::COLLECTOR_REFUSED_EDGES).increment(missing.refused);
+            counter!(names::COLLECTOR_REFUSED_COUNTS).increment(missing.refused);
             counter!(names::COLLECTOR_EDGES_LEFT_OUT).increment(missing.edges_left_out);
             counter!(names::COLLECTOR_ENDPOINTS_LEFT_OUT).increment(missing.endpoints_left_out);
             counter!(names::COLLECTOR_FOREIGN_LEFT_OUT).increment(missing.foreign_left_out);
@@ -156,14 +157,14 @@ pub async fn serve(
     collector: Arc<Collector>,
     listener: TcpListener,
     tls: Tls,
-    identify: Identify,
+    whose: Whose,
     foreigners: Arc<Foreigners>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let connections = incoming(Door {
         listener,
         tls,
-        identify,
+        whose: Arc::clone(&whose),
         places: Arc::clone(&collector.places),
         handshake: collector.bounds.handshake,
         foreigners,
@@ -171,7 +172,11 @@ pub async fn serve(
     // Nothing is ever sent: streams end when the sender is gone.
     let (ended, ending) = watch::channel(());
     let mut farewell = ending.clone();
-    let service = CollectorServer::new(Reports { collector, ending });
+    let service = CollectorServer::new(Reports {
+        collector,
+        whose,
+        ending,
+    });
     let served = server()
         .add_service(service.max_decoding_message_size(MAX_REPORT))
         .serve_with_incoming_shutdown(connections, async {
@@ -203,6 +208,7 @@ async fn over(ending: &mut watch::Receiver<()>) {
 /// The gRPC side: streams of reports in, what was taken out.
 struct Reports {
     collector: Arc<Collector>,
+    whose: Whose,
     ending: watch::Receiver<()>,
 }
 
@@ -216,11 +222,12 @@ impl Service for Reports {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let identity = request.extensions().get::<Arc<SpiffeId>>().cloned();
         let session = Session {
             collector: Arc::clone(&self.collector),
+            whose: Arc::clone(&self.whose),
             ending: self.ending.clone(),
-            peer: peer
+            identity: identity
                 .ok_or_else(|| Status::unauthenticated("nobody is known on this connection"))?,
             reports: request.into_inner(),
             not_before: tokio::time::Instant::now(),
@@ -240,8 +247,9 @@ impl Service for Reports {
 /// One stream of one sidecar.
 struct Session {
     collector: Arc<Collector>,
+    whose: Whose,
     ending: watch::Receiver<()>,
-    peer: Peer,
+    identity: Arc<SpiffeId>,
     reports: Streaming<ReportRequest>,
     not_before: tokio::time::Instant,
     told: Told,
@@ -266,7 +274,12 @@ impl Session {
         };
         self.not_before = tokio::time::Instant::now() + PACE;
         let sequence = request.sequence;
-        let taken = self.collector.take(&self.peer, request, Instant::now());
+        // By the plan in force: a reload may have given the identity to others.
+        let peer = Peer {
+            identity: Arc::from(self.identity.as_str()),
+            services: (self.whose)(&self.identity).into(),
+        };
+        let taken = self.collector.take(&peer, request, Instant::now());
         Some(match taken {
             Ok(outcome) => {
                 if let Outcome::Taken(missing) = outcome {
@@ -283,14 +296,10 @@ impl Session {
     }
 
     fn warn(&mut self, missing: &Missing) {
-        let identity = &*self.peer.identity;
+        let identity = self.identity.as_str();
         if missing.refused > 0 && !std::mem::replace(&mut self.told.refused, true) {
-            let edges = missing.refused;
-            tracing::warn!(
-                identity,
-                edges,
-                "a sidecar reports edges that it may not report"
-            );
+            let counts = missing.refused;
+            tracing::warn!(identity, counts, "a sidecar reports what it may not report");
         }
         if missing.has_no_room() && !std::mem::replace(&mut self.told.no_room, true) {
             tracing::warn!(

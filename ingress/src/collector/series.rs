@@ -65,7 +65,7 @@ impl Collector {
             counter!(names::COLLECTOR_REPORTS, "result" => result).increment(0);
         }
         for name in [
-            names::COLLECTOR_REFUSED_EDGES,
+            names::COLLECTOR_REFUSED_COUNTS,
             names::COLLECTOR_EDGES_LEFT_OUT,
             names::COLLECTOR_ENDPOINTS_LEFT_OUT,
             names::COLLECTOR_FOREIGN_LEFT_OUT,
