@@ -60,9 +60,10 @@ pub(super) async fn enter(
         // Only a redirection says which port of the app is meant.
         (Capture::Inbound(_), None) => {
             cells.redirected(Redirected::PlaintextRefused);
-            door.foreign(Foreign::PlaintextRefused, site.address.port(), None);
-            tracing::warn!(listener = %site.name, peer = %came.from, "refused a connection that was not redirected here: \
-                 nobody is to connect to this port, and peers speak mutual TLS with the mesh's");
+            if door.foreign(Foreign::PlaintextRefused, site.address.port(), None) {
+                tracing::warn!(listener = %site.name, peer = %came.from, "refused a connection that was not redirected here: \
+                     nobody is to connect to this port, and peers speak mutual TLS with the mesh's");
+            }
             io.reset();
             None
         }
@@ -140,15 +141,15 @@ impl Door<'_> {
         to: SocketAddr,
     ) -> Option<(Io, Version)> {
         let now = SystemTime::now();
-        let permit = inbound.permit(to.port(), now);
-        if permit.is_some() {
+        let permitted = || {
             self.cells.redirected(Redirected::PlaintextPermitted);
             // Who comes like this will be refused after that.
             let until = inbound.ports.get(&to.port()).map(|permit| permit.until);
             self.foreign(Foreign::PlaintextPermitted, to.port(), until);
-        }
-        match permit {
+        };
+        match inbound.permit(to.port(), now) {
             Some(Permitted::Connections(app)) => {
+                permitted();
                 let guest = Guest::of(self.core, self.site, self.from, Some(to));
                 self.pass_on(io, *app, guest).await;
                 return None;
@@ -156,25 +157,33 @@ impl Door<'_> {
             Some(Permitted::Exchanges(rule)) => {
                 // The app says in the file what it speaks.
                 let version = match rule.target.spec.authority {
-                    Some(_) => Version::Opaque,
-                    None => self.http(&mut io, to).await?,
+                    Some(_) => Some(Version::Opaque),
+                    None => self.http(&mut io, to).await,
                 };
-                return Some((io, version));
+                match version {
+                    Some(Version::Tls) => self.cells.redirected(Redirected::UnexpectedTls),
+                    _ => permitted(),
+                }
+                return Some((io, version?));
             }
             None => {}
         }
         // What it speaks only makes a difference to how it is told.
-        let detected = self.protocol(&mut io, self.site.timeouts.head).await?;
+        let Some(detected) = self.protocol(&mut io, self.site.timeouts.head).await else {
+            self.cells.redirected(Redirected::PlaintextRefused);
+            return None;
+        };
+        // It is no member of the mesh or means the wrong port, but plaintext is not what is wrong with it.
+        if detected == Detected::Tls {
+            self.cells.redirected(Redirected::UnexpectedTls);
+            misplaced::tls(self.core, self.site, self.from, to.port());
+            return self.explained(io, detected);
+        }
         self.cells.redirected(Redirected::PlaintextRefused);
-        match detected {
-            // It is no member of the mesh or means the wrong port, but plaintext is not what is wrong with it.
-            Detected::Tls => misplaced::tls(self.core, self.site, self.from, to.port()),
-            _ if self.foreign(Foreign::PlaintextRefused, to.port(), None) => {
-                let refusal = inbound.refusal(to.port(), now);
-                tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
-                    "refused a peer");
-            }
-            _ => {}
+        if self.foreign(Foreign::PlaintextRefused, to.port(), None) {
+            let refusal = inbound.refusal(to.port(), now);
+            tracing::warn!(peer = %self.from, port = to.port(), reason = refusal.reason.code(), detail = %refusal.detail,
+                "refused a peer");
         }
         self.explained(io, detected)
     }

@@ -431,11 +431,13 @@ pub enum Redirected {
     PlaintextPermitted,
     /// It came in plaintext, and was not let in.
     PlaintextRefused,
+    /// It came in TLS to a port of the app that takes plaintext at most, and was not let in.
+    UnexpectedTls,
 }
 
 impl Redirected {
     /// Every outcome; `redirected as usize` is its index.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Service,
         Self::Passthrough,
         Self::Unreachable,
@@ -443,6 +445,7 @@ impl Redirected {
         Self::Looped,
         Self::PlaintextPermitted,
         Self::PlaintextRefused,
+        Self::UnexpectedTls,
     ];
 
     /// The label.
@@ -455,6 +458,7 @@ impl Redirected {
             Self::Looped => "looped",
             Self::PlaintextPermitted => "plaintext_permitted",
             Self::PlaintextRefused => "plaintext_refused",
+            Self::UnexpectedTls => "unexpected_tls",
         }
     }
 }
