@@ -299,8 +299,8 @@ pub struct Core {
     wired: RefCell<HashMap<u64, Rc<Wired>, RandomState>>,
     /// By the caller's identity.
     inbound: RefCell<HashMap<Arc<str>, Arc<EdgeCells>, RandomState>>,
-    /// When they were let go of last.
-    inbound_anew: Cell<Instant>,
+    /// When they were let go of last, and the plan that gave them their names.
+    inbound_anew: Cell<(Instant, u64)>,
     routes: RefCell<HashMap<u64, Arc<RouteCells>, RandomState>>,
     /// Of the listeners that have connections here.
     currents: RefCell<Vec<Weak<Current>>>,
@@ -328,7 +328,7 @@ impl Core {
             peers: Peers::default(),
             wired: RefCell::default(),
             inbound: RefCell::default(),
-            inbound_anew: Cell::new(Instant::now()),
+            inbound_anew: Cell::new((Instant::now(), 0)),
             routes: RefCell::default(),
             currents: RefCell::default(),
         })
@@ -360,10 +360,10 @@ impl Core {
         self.leaving.set(true);
     }
 
-    /// Notes somebody with whom something is wrong. Gives whether that is worth a line in the log.
+    /// Notes somebody with whom something is wrong, where there is a mesh. Gives whether that is worth a line in the log.
     pub(crate) fn foreign(&self, sighting: &Sighting<'_>) -> bool {
         self.identity()
-            .is_none_or(|identity| identity.foreigners().saw(sighting, SystemTime::now()))
+            .is_some_and(|identity| identity.foreigners().saw(sighting, SystemTime::now()))
     }
 
     /// What the time of day is at `at`.
@@ -456,10 +456,7 @@ impl Core {
         if let Some(cells) = self.inbound.borrow().get(text) {
             return Some(Arc::clone(cells));
         }
-        let source = match site.callers.get(text) {
-            Some(name) => Arc::clone(name),
-            None => Arc::from(identity.map_or("unknown", SpiffeId::label)),
-        };
+        let source = identity.map_or_else(|| "unknown".into(), |id| site.callers.name(id));
         let cells = self.registry.edge(EdgeKey {
             source,
             destination: Arc::clone(&site.service),
@@ -555,10 +552,11 @@ impl Core {
             .borrow_mut()
             .retain(|id, _| plan.has_cluster(*id));
         self.routes.borrow_mut().retain(|id, _| plan.has_rule(*id));
-        if now.saturating_duration_since(self.inbound_anew.get()) >= CALLERS_ANEW {
+        let (last, named_by) = self.inbound_anew.get();
+        if now.saturating_duration_since(last) >= CALLERS_ANEW || named_by != plan.generation {
             // The registry keeps what was counted; whoever still calls is asked for again.
             self.inbound.borrow_mut().clear();
-            self.inbound_anew.set(now);
+            self.inbound_anew.set((now, plan.generation));
         }
         self.currents.borrow_mut().retain(|current| {
             let current = current.upgrade();

@@ -10,7 +10,6 @@ use weft_dataplane::cluster::mtls::Permit;
 use weft_dataplane::cluster::{Cluster, Spec};
 use weft_dataplane::health::Question;
 use weft_dataplane::http1::Limits;
-use weft_dataplane::identity::SpiffeId;
 use weft_dataplane::node;
 use weft_dataplane::observe::PermitRow;
 use weft_dataplane::plan::carry::Carried;
@@ -398,7 +397,7 @@ impl Design {
             ),
             tells_identity: is_mesh,
             callers: match is_mesh {
-                true => Arc::new(self.services.callers()),
+                true => Arc::clone(&self.services.callers),
                 false => Arc::default(),
             },
             is_edge: false,
@@ -437,14 +436,7 @@ impl node::Design for Design {
     }
 
     fn callers(&self) -> HashSet<Arc<str>> {
-        let names = self.services.callers();
-        let identities = self.services.identities.values();
-        identities
-            .filter_map(|identity| {
-                let name = names.get(identity.as_str()).cloned();
-                name.or_else(|| Some(Arc::from(identity.parse::<SpiffeId>().ok()?.label())))
-            })
-            .collect()
+        self.services.callers.known()
     }
 
     fn plan(

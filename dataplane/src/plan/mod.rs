@@ -8,7 +8,7 @@ pub mod carry;
 pub mod current;
 pub mod services;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,8 +157,8 @@ pub struct Site {
     pub identity: Arc<str>,
     /// Whether callers are members of the mesh, whose identity the app is told.
     pub tells_identity: bool,
-    /// Under which name callers of these identities are counted; all others are under their label.
-    pub callers: Arc<HashMap<Arc<str>, Arc<str>>>,
+    /// Under which names callers are counted.
+    pub callers: Arc<services::Callers>,
     /// Whether clients are outsiders: what they say of where a request comes from is replaced, and routes are counted.
     pub is_edge: bool,
     /// Whether clients are strangers, whose uploads have to keep a pace. The app and members of the mesh may take their time.

@@ -1,6 +1,6 @@
 //! The services of the mesh as the file has them, checked: what every program's plan is made from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use weft_runtime::config::{Path, Problems};
@@ -29,6 +29,51 @@ pub struct Services {
     pub specs: BTreeMap<String, Spec>,
     /// The identity of every name that a rule may mention.
     pub identities: BTreeMap<String, String>,
+    /// What callers are called that have these identities.
+    pub callers: Arc<Callers>,
+}
+
+/// Under which names callers are counted: those under which they count themselves, and never another's.
+#[derive(Debug, Default)]
+pub struct Callers {
+    by_identity: HashMap<Arc<str>, Arc<str>>,
+    /// The names of the file.
+    names: HashSet<Arc<str>>,
+}
+
+impl Callers {
+    /// Of all names that there are, with their identities. Of several services with one identity it is the one that the
+    /// identity's label names, or the first.
+    fn new(identities: &BTreeMap<String, String>) -> Self {
+        let mut callers = Self::default();
+        for (name, identity) in identities {
+            let name: Arc<str> = Arc::from(name.as_str());
+            callers.names.insert(Arc::clone(&name));
+            let is_label = |id: SpiffeId| id.label() == &*name;
+            if !callers.by_identity.contains_key(identity.as_str())
+                || identity.parse().is_ok_and(is_label)
+            {
+                callers.by_identity.insert(identity.as_str().into(), name);
+            }
+        }
+        callers
+    }
+
+    /// What a caller is called that can prove this identity. One that the file does not know goes by its label, unless that is
+    /// the name of a service, which it is not.
+    pub fn name(&self, identity: &SpiffeId) -> Arc<str> {
+        let (text, label) = (identity.as_str(), identity.label());
+        match self.by_identity.get(text) {
+            Some(name) => Arc::clone(name),
+            None if self.names.contains(label) => Arc::from(text),
+            None => Arc::from(label),
+        }
+    }
+
+    /// The names of those whom the file knows.
+    pub fn known(&self) -> HashSet<Arc<str>> {
+        self.by_identity.values().cloned().collect()
+    }
 }
 
 impl Services {
@@ -53,26 +98,6 @@ impl Services {
             && !self.identities.contains_key(name)
         {
             names.push(Arc::from(name));
-        }
-        names
-    }
-
-    /// The names under which callers are counted, by their identity, where that is not the identity's own label: those
-    /// under which they count themselves. Of several services with one identity it is the one that the label names, or
-    /// the first.
-    pub fn callers(&self) -> HashMap<Arc<str>, Arc<str>> {
-        let mut names = HashMap::new();
-        for text in self.identities.values() {
-            let Ok(identity) = text.parse::<SpiffeId>() else {
-                continue;
-            };
-            let theirs = self.whose(&identity);
-            let label = identity.label();
-            if let Some(first) = theirs.first()
-                && theirs.iter().all(|name| &**name != label)
-            {
-                names.insert(Arc::from(identity.as_str()), Arc::clone(first));
-            }
         }
         names
     }
@@ -138,6 +163,7 @@ impl Services {
             file,
             defaults,
             specs,
+            callers: Arc::new(Callers::new(&identities)),
             identities,
         }
     }
@@ -195,16 +221,36 @@ stock: { identity: \"spiffe://shop.internal/ns/shop/sa/stock\" }
 
     #[test]
     fn a_caller_is_counted_under_the_name_under_which_it_counts_itself() {
-        let callers = services(TEXT).callers();
-        let mut callers: Vec<_> = callers
-            .iter()
-            .map(|(identity, name)| (&**identity, &**name))
-            .collect();
-        callers.sort_unstable();
-        let expected = [
-            ("spiffe://shop.internal/ns/shop/sa/all", "audit"),
-            ("spiffe://shop.internal/ns/shop/sa/invoices", "billing"),
-        ];
-        assert_eq!(callers, expected);
+        let callers = services(TEXT).callers;
+        for (path, name) in [
+            ("service/orders", "orders"),
+            ("service/ingress", "ingress"),
+            ("ns/shop/sa/invoices", "billing"),
+            ("ns/shop/sa/stock", "stock"),
+            // Of two services.
+            ("ns/shop/sa/all", "audit"),
+            // Of none that this file knows.
+            ("service/newcomer", "newcomer"),
+            ("ns/shop/sa/newcomer", "newcomer"),
+        ] {
+            let identity = format!("spiffe://shop.internal/{path}").parse().unwrap();
+            assert_eq!(&*callers.name(&identity), name, "{path}");
+        }
+        let mut known: Vec<_> = callers.known().into_iter().collect();
+        known.sort();
+        assert_eq!(
+            known.iter().map(|name| &**name).collect::<Vec<_>>(),
+            ["audit", "billing", "ingress", "orders", "stock"]
+        );
+    }
+
+    #[test]
+    fn nobody_is_counted_under_the_name_of_another() {
+        let callers = services(TEXT).callers;
+        for path in ["service/billing", "ns/other/sa/orders", "service/reports"] {
+            let identity = format!("spiffe://shop.internal/{path}");
+            let name = callers.name(&identity.parse().unwrap());
+            assert_eq!(*name, *identity);
+        }
     }
 }
