@@ -39,3 +39,30 @@ async fn there_is_a_runtime_for_each_core_or_as_many_as_are_asked_for() {
     let machine = std::thread::available_parallelism().unwrap().get();
     assert_eq!(cores(&usual).len(), machine);
 }
+
+/// The kernel would share the port between all who ask for that, of one user, without a word.
+#[tokio::test]
+async fn a_second_process_gets_no_part_of_the_connections_of_the_first() {
+    let host = Host::new();
+    let listener = format!("{{ name: public, address: \"{}\" }}", host.public());
+    let file = format!("ingress: {{ listeners: [ {listener} ] }}\n");
+    host.configure(&file);
+    let gateway = ["ingress", "--workers", "2"];
+    let mut first = host.start(&gateway, &[]);
+    first.ready().await;
+    let beside = host.beside();
+    beside.configure(&file);
+    let mut second = beside.start(&gateway, &[]);
+    assert_eq!(second.ended().await.code(), Some(1));
+    let said = second.log_text();
+    assert!(
+        said.contains(&host.public().to_string()) && said.contains("Address already in use"),
+        "{said}"
+    );
+    first.assert_alive().await;
+    // One that has drained is out of the way.
+    first.terminate();
+    assert_eq!(first.ended().await.code(), Some(0));
+    let mut next = beside.start(&gateway, &[]);
+    next.ready().await;
+}

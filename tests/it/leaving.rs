@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::Response;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::alone::{Host, IDENTITY, Way, until};
 use crate::harness::certs::{Authority, service};
+use crate::harness::listening;
 
 /// Callers at the same time.
 const CALLERS: usize = 16;
@@ -33,7 +33,7 @@ struct Peer {
 
 impl Peer {
     async fn start(address: SocketAddr, config: Arc<ServerConfig>) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listening(address);
         let acceptor = TlsAcceptor::from(config);
         let leaving = Arc::new(AtomicBool::new(false));
         let seen: Arc<Mutex<HashSet<String>>> = Arc::default();

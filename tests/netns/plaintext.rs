@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::app::{App, Does, breaks, connect, get, get_on, get_on_admin, take};
-use super::ground;
-use super::{ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either, until, weft_says};
+use super::ground::{self, Host};
+use super::{
+    ORDERS, ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, World, under_either, until, weft_says,
+};
 use crate::faults::clock::faked;
 use crate::harness::told::at_most;
 use crate::hostile::frames::{
@@ -289,9 +291,9 @@ fn who_will_be_refused_when_the_permission_ends_is_named_here_and_at_the_ingress
     }
 }
 
-/// What a stranger is told at orders' port until the connection ends.
-fn says(world: &World, bytes: &[u8]) -> String {
-    let mut stream = connect(&world.outside, &format!("{ORDERS_FROM_OUTSIDE}:8080")).unwrap();
+/// What somebody on this host is told at this port until the connection ends.
+fn says(host: &Host, address: &str, bytes: &[u8]) -> String {
+    let mut stream = connect(host, address).unwrap();
     // It may answer and end before it has read everything, and what it said has come all the same.
     let _: std::io::Result<()> = stream.write_all(bytes);
     let mut answer = Vec::new();
@@ -299,29 +301,34 @@ fn says(world: &World, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A port that is open to strangers for a while is a door like any other.
+/// A port that is open to strangers for a while is a door like any other, and so is the way out of an app that knows of none.
 #[test]
-fn hostile_requests_are_refused_where_plaintext_is_permitted() {
+fn hostile_requests_are_refused_wherever_connections_are_redirected() {
     if !ground::is_possible() {
         return;
     }
     let world = World::new("    mtls: { permissive: { until: 2999-12-31 } }\n", "");
     let app = App::start(&world.orders, "127.0.0.1:8080", Does::Http("orders"));
-    let address = format!("{ORDERS_FROM_OUTSIDE}:8080");
-    assert_eq!(get(&world.outside, &address, "orders").unwrap().status, 200);
-    let before = (app.callers().len(), app.requests().len());
-    for (bytes, status) in bad_heads() {
-        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-        let text = says(&world, &[&bytes, SMUGGLED].concat());
-        let refused = text.starts_with(&format!("HTTP/1.1 {status} "))
-            && text.contains("\r\nconnection: close\r\n")
-            && text.matches("\r\nweft-reason: ").count() == 1
-            && !text.contains("HTTP/1.1 200");
-        assert!(refused, "{shown:?} got {text:?}");
-        let after = (app.callers().len(), app.requests().len());
-        assert_eq!(after, before, "{shown:?} was forwarded");
+    for (host, ip) in [
+        (&world.outside, ORDERS_FROM_OUTSIDE),
+        (&world.storefront, ORDERS),
+    ] {
+        let address = format!("{ip}:8080");
+        assert_eq!(get(host, &address, "orders").unwrap().status, 200);
+        let before = (app.callers().len(), app.requests().len());
+        for (bytes, status) in bad_heads() {
+            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+            let text = says(host, &address, &[&bytes, SMUGGLED].concat());
+            let refused = text.starts_with(&format!("HTTP/1.1 {status} "))
+                && text.contains("\r\nconnection: close\r\n")
+                && text.matches("\r\nweft-reason: ").count() == 1
+                && !text.contains("HTTP/1.1 200");
+            assert!(refused, "{address}: {shown:?} got {text:?}");
+            let after = (app.callers().len(), app.requests().len());
+            assert_eq!(after, before, "{address}: {shown:?} was forwarded");
+        }
+        assert_eq!(get(host, &address, "orders").unwrap().status, 200);
     }
-    assert_eq!(get(&world.outside, &address, "orders").unwrap().status, 200);
 }
 
 /// Sends `start`, then `drop` every half second until `is_enough` of what was said. How long that took.
@@ -381,7 +388,12 @@ fn bodies_that_are_none_and_what_drips_are_given_up_where_plaintext_is_permitted
     for chunks in CHUNKS {
         let shown = String::from_utf8_lossy(chunks);
         let head = b"POST /body HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n";
-        let text = says(&world, &[head, *chunks, SMUGGLED].concat());
+        let address = format!("{ORDERS_FROM_OUTSIDE}:8080");
+        let text = says(
+            &world.outside,
+            &address,
+            &[head, *chunks, SMUGGLED].concat(),
+        );
         let refused = text.starts_with("HTTP/1.1 400 ") && text.matches("HTTP/1.1 ").count() == 1;
         assert!(refused, "{shown:?} got {text:?}");
     }

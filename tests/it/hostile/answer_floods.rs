@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, Reply, Way, until};
+use crate::harness::listening;
 
 /// Who asks for the same flood at the same time.
 const CALLERS: usize = 2;
@@ -54,7 +55,7 @@ const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\
 
 /// An app that answers `/good` well and `/flood/n` with that flood. Counts those that were ended by the other side.
 async fn app(address: SocketAddr) -> (JoinSet<()>, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listening(address);
     let (cut, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
     let cuts = Arc::clone(&cut);
     tasks.spawn(async move {

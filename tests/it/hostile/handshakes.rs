@@ -17,6 +17,7 @@ use super::Scene;
 use super::origins::PEER;
 use crate::alone::{PATIENCE, Way, fine, until};
 use crate::harness::certs::{Authority, nobody, service};
+use crate::harness::listening;
 use crate::mtls::Impostor;
 
 const H1: &[&str] = &["http/1.1"];
@@ -165,7 +166,7 @@ const DRIP: Duration = Duration::from_millis(200);
 
 /// A server that reads and then says, one byte at a time, how a handshake might go on.
 async fn dripping(address: SocketAddr) -> JoinSet<()> {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listening(address);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut conversations = JoinSet::new();

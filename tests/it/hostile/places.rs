@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::Scene;
 use super::frames::*;
 use crate::alone::{Host, Origin, PATIENCE, until};
-use crate::harness::settled;
+use crate::harness::{listening, settled};
 
 /// How many of them are taken back, and asked again: fewer than would be cut for it.
 const BACK: usize = 100;
@@ -30,7 +30,7 @@ struct Work {
 
 /// An app that works on each request until it is told to answer, and does not look whether anybody waits.
 async fn app(address: SocketAddr, answer: watch::Receiver<usize>) -> (JoinSet<()>, Arc<Work>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listening(address);
     let (work, mut tasks) = (Arc::<Work>::default(), JoinSet::new());
     let noted = Arc::clone(&work);
     tasks.spawn(async move {

@@ -126,10 +126,10 @@ const SICKNESSES: &[(&str, &[u8], bool)] = &[
     ("503", b"HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n", false),
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
+/// One of two origins has each, before a proxy of its own.
+async fn every_sickness(proxy: impl AsyncFn() -> (Host, Running, Way)) {
     for (what, bytes, closes) in SICKNESSES {
-        let (host, mut ingress, way) = gateway("http").await;
+        let (host, mut running, way) = proxy().await;
         let _well = Origin::fine(host.at(WELL)).await;
         let _sick = Origin::start(host.at(SICK), |_| match closes {
             true => Then::Close(bytes.to_vec()),
@@ -138,8 +138,13 @@ async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
         .await;
         let bad = bad_after_a_while(&way).await;
         assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
-        ingress.assert_alive().await;
+        running.assert_alive().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
+    every_sickness(async || gateway("http").await).await;
     // Nobody there, nobody who answers, nobody who stays.
     let (host, _ingress, way) = gateway("http").await;
     let _well = Origin::fine(host.at(WELL)).await;
@@ -153,18 +158,7 @@ async fn a_sick_origin_of_http1_is_left_alone_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_origin_is_left_alone_within_two_seconds_by_a_sidecar_too() {
-    for (what, bytes, closes) in SICKNESSES {
-        let (host, mut sidecar, way) = sidecar().await;
-        let _well = Origin::fine(host.at(WELL)).await;
-        let _sick = Origin::start(host.at(SICK), |_| match closes {
-            true => Then::Close(bytes.to_vec()),
-            false => Then::Keep(bytes.to_vec()),
-        })
-        .await;
-        let bad = bad_after_a_while(&way).await;
-        assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
-        sidecar.assert_alive().await;
-    }
+    every_sickness(sidecar).await;
 }
 
 /// Two sidecars with an app each, of which one is sick: what its own sidecar makes of that is enough for those who call.
