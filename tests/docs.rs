@@ -82,6 +82,56 @@ fn names_in(folder: &str, prefix: &str) -> BTreeSet<String> {
     names
 }
 
+/// What a line of the code says that a constant, or a field of a default, is.
+fn value_of(name: &str, code: &str) -> Option<u64> {
+    let said = code.lines().find_map(|line| {
+        let line = line.trim().trim_start_matches("pub(super) ");
+        let line = line
+            .trim_start_matches("pub ")
+            .trim_start_matches("pub(crate) ");
+        match line.strip_prefix("const ") {
+            Some(line) => Some(
+                line.strip_prefix(name)?
+                    .strip_prefix(": ")?
+                    .split_once(" = ")?
+                    .1,
+            ),
+            None => line.strip_prefix(name)?.strip_prefix(": "),
+        }
+        .filter(|said| said.starts_with(|first: char| first.is_ascii_digit()))
+    })?;
+    let said = said.trim_end_matches([',', ';']).replace('_', "");
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    match said.split_once(" << ") {
+        Some((left, right)) => Some(number(left)? << number(right)?),
+        None => said.split(" * ").map(number).product(),
+    }
+}
+
+#[test]
+fn operations_says_what_each_bound_is() {
+    let text = read("docs/operations.md");
+    let table = text.split_once("\n## Bounds\n").unwrap().1;
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.ends_with("` |")) {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [most, _, place] = cells[..] else {
+            panic!("{row}")
+        };
+        let (file, name) = place.trim_matches('`').split_once("::").unwrap();
+        let (number, unit) = match most.split_once(' ') {
+            Some((number, "KiB")) => (number, 1 << 10),
+            Some((number, "MiB")) => (number, 1 << 20),
+            Some(_) => panic!("{row}"),
+            None => (most, 1),
+        };
+        let number: u64 = number.replace(',', "").parse().unwrap();
+        assert_eq!(value_of(name, &read(file)), Some(number * unit), "{row}");
+        rows += 1;
+    }
+    assert!(rows > 20, "{rows} rows");
+}
+
 #[test]
 fn operations_lists_every_metric_and_no_other() {
     let mut there: BTreeSet<String> = metrics::ALL
@@ -92,6 +142,13 @@ fn operations_lists_every_metric_and_no_other() {
     there.extend(names_in("runtime/src/config", "weft_config_"));
     there.extend(names_in("runtime/src/telemetry", "weft_"));
     there.extend(names_in("runtime/src/telemetry", "process_"));
+    for room in ["src", "ingress/src", "sidecar/src", "runtime/src/admin"] {
+        there.extend(
+            names_in(room, "weft_")
+                .into_iter()
+                .filter(|name| name != "weft_"),
+        );
+    }
     let text = read("docs/operations.md");
     let listed: BTreeSet<String> = text
         .lines()

@@ -198,7 +198,7 @@ async fn a_service_with_an_identity_of_its_own_goes_by_its_name_at_both_ends() {
     let reporter = ["service=\"storefront\""];
     mesh.metric_reaches(host, "weft_mesh_reporters", &reporter, 1.0)
         .await;
-    let refused = "weft_collector_refused_edges_total";
+    let refused = "weft_collector_refused_counts_total";
     assert!(mesh.metric(host, refused, &[]).await < 0.5);
 }
 

@@ -95,7 +95,7 @@ names! {
     gauge MESH_CERTIFICATE_EXPIRY = "weft_mesh_certificate_expiry_seconds", "Seconds until a reporter's certificate ends; negative after that.";
     gauge MESH_REPORTERS = "weft_mesh_reporters", "Sidecars that reported in the last minutes, by service.";
     counter COLLECTOR_REPORTS = "weft_collector_reports_total", "Reports by what became of them: taken, stale or refused.";
-    counter COLLECTOR_REFUSED_EDGES = "weft_collector_refused_edges_total", "Edges in reports that the reporter may not speak for, or that do not say at which end they were counted.";
+    counter COLLECTOR_REFUSED_COUNTS = "weft_collector_refused_counts_total", "Counts in reports, of edges and of foreign peers, for which the reporter may not speak, or that do not say at which end they were counted.";
     counter COLLECTOR_EDGES_LEFT_OUT = "weft_collector_edges_left_out_total", "Edges in reports that were not taken, because there was no room.";
     counter COLLECTOR_ENDPOINTS_LEFT_OUT = "weft_collector_endpoints_left_out_total", "Endpoints in reports that were not taken, because there was no room.";
     counter COLLECTOR_FOREIGN_LEFT_OUT = "weft_collector_foreign_left_out_total", "Foreign peers in reports that were not taken, because there was no room.";
