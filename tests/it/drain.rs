@@ -288,9 +288,28 @@ async fn a_replica_that_is_stopped_under_load_fails_nothing() {
     load.stop().await.assert_all_answered();
 }
 
+/// Waits until every core of a sidecar of `orders` has heard that it drains, which is a moment after its log says so: whoever
+/// connects anew is told, and is taken by one core or another.
+async fn every_core_drains(mesh: &Mesh, number: usize) {
+    const IN_A_ROW: usize = 8;
+    let member = mesh.authority.leaf(&service("storefront")).client(&["h2"]);
+    let door = mesh.inbound("orders", number);
+    let mut told = 0;
+    eventually("every core drains", async || {
+        let client = Client::tls(door, Arc::clone(&member), "orders").await;
+        let reply = client.get("http://orders/orders/1").await;
+        told = match reply.header("weft-draining") {
+            Some(_) => told + 1,
+            None => 0,
+        };
+        (told == IN_A_ROW).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_leave_a_draining_replica_within_a_round_trip_and_come_back() {
-    let mut mesh = draining("delay: 4s", 2).await;
+    let mut mesh = draining("delay: 15s", 2).await;
     mesh.dns.ttl(600);
     let host = mesh.replica("orders", 0).host;
     let state = |page: &str, state: &str| {
@@ -304,13 +323,14 @@ async fn peers_leave_a_draining_replica_within_a_round_trip_and_come_back() {
     mesh.sidecar("orders", 0)
         .says(&["draining", "SIGTERM"])
         .await;
+    every_core_drains(&mesh, 0).await;
     mesh.origin("orders", 0).forget();
     for number in 0..100 {
         let reply = mesh.post(&format!("/orders/{number}"), "an order").await;
         assert_eq!(reply.code(), 200, "{}", reply.text());
         assert_eq!(reply.header("weft-draining"), None, "this is between us");
     }
-    // It was told with the answer to the first exchange, or with one that was before its cores had heard of it.
+    // It was told with the answer to the first exchange.
     let after = mesh.origin("orders", 0).total();
     assert!(after <= 3, "{after} exchanges with a draining replica");
     let page = mesh.page(mesh.ingress_host(), "/metrics").await.text();
@@ -379,7 +399,7 @@ async fn connections_that_are_no_http_leave_a_draining_replica_within_a_round_tr
         )
         .service(Service::new("shop"))
         .without_ingress()
-        .with("drain: { delay: 4s, timeout: 8s }")
+        .with("drain: { delay: 15s, timeout: 8s }")
         .start()
         .await;
     mesh.dns.ttl(600);
@@ -388,25 +408,24 @@ async fn connections_that_are_no_http_leave_a_draining_replica_within_a_round_tr
     }
     let door = mesh.listen("shop", 0);
     let (mut ended, mut cut) = (dial_to(door, "db-0").await, dial_to(door, "db-0").await);
-    let (done, failures) = <(Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>)>::default();
+    let (done, failures) = <(Arc<[AtomicUsize; 4]>, Arc<Mutex<Vec<String>>>)>::default();
     let mut callers = JoinSet::new();
-    for _ in 0..4 {
+    for caller in 0..done.len() {
         let (done, failures) = (Arc::clone(&done), Arc::clone(&failures));
         callers.spawn(async move {
             loop {
                 if let Err(words) = used_once(door).await {
                     failures.lock().unwrap().push(words);
                 }
-                done.fetch_add(1, Relaxed);
+                done[caller].fetch_add(1, Relaxed);
             }
         });
     }
+    let by_caller = || done.each_ref().map(|done| done.load(Relaxed));
+    let all = || by_caller().iter().sum::<usize>();
     let more = async |connections: usize| {
-        let wanted = done.load(Relaxed) + connections;
-        eventually("more connections", async || {
-            (done.load(Relaxed) >= wanted).then_some(())
-        })
-        .await;
+        let wanted = all() + connections;
+        eventually("more connections", async || (all() >= wanted).then_some(())).await;
     };
     more(50).await;
     // A third of them; each core goes around for itself.
@@ -420,8 +439,13 @@ async fn connections_that_are_no_http_leave_a_draining_replica_within_a_round_tr
     let draining = [at.as_str(), "state=\"draining\""];
     mesh.metric_reaches(host, "weft_endpoint_state", &draining, 1.0)
         .await;
-    // What had been on its way by then.
-    more(8).await;
+    // What had been on its way by then, of each caller.
+    let before = by_caller();
+    eventually("every caller has begun anew", async || {
+        let mut both = before.iter().zip(by_caller());
+        both.all(|(before, now)| now >= before + 2).then_some(())
+    })
+    .await;
     let told = mesh.origin("db", 0).connections();
     more(200).await;
     assert_eq!(mesh.origin("db", 0).connections(), told, "it got more");
@@ -504,12 +528,13 @@ async fn an_app_cannot_say_that_its_sidecar_drains() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_ends_before_its_sidecar_is_no_failure_of_its_callers() {
-    let mut mesh = draining("delay: 4s", 1).await;
+    let mut mesh = draining("delay: 15s", 1).await;
     assert_eq!(mesh.get("/orders/1").await.code(), 200);
     mesh.sidecar("orders", 0).terminate();
     mesh.sidecar("orders", 0)
         .says(&["draining", "SIGTERM"])
         .await;
+    every_core_drains(&mesh, 0).await;
     mesh.origin("orders", 0).stop().await;
     // There is no other to turn to, so the reason is seen.
     let reply = mesh.post("/orders/2", "an order").await;

@@ -152,17 +152,20 @@ async fn a_probe_needs_no_rule_and_is_no_traffic_and_opens_nothing_else() {
     let (host, app) = (mesh.replica("orders", 0).host, mesh.origin("orders", 0));
     // Asked by the ingress, by storefront's sidecar and by its own.
     until(&mesh, host, "health", "passing").await;
-    eventually("everybody asks", async || (app.total() >= 9).then_some(())).await;
-    let callers: std::collections::BTreeSet<String> = app
-        .seen()
-        .iter()
-        .map(|seen| {
-            assert_eq!((seen.method(), seen.target()), ("GET", "/healthz"));
-            assert_eq!(seen.head.field("user-agent"), Some("weft-health"));
-            let caller = seen.head.field("x-forwarded-client-cert").unwrap();
-            caller.rsplit('/').next().unwrap().to_owned()
-        })
-        .collect();
+    let callers = eventually("everybody asks, again and again", async || {
+        let callers: std::collections::BTreeSet<String> = app
+            .seen()
+            .iter()
+            .map(|seen| {
+                assert_eq!((seen.method(), seen.target()), ("GET", "/healthz"));
+                assert_eq!(seen.head.field("user-agent"), Some("weft-health"));
+                let caller = seen.head.field("x-forwarded-client-cert").unwrap();
+                caller.rsplit('/').next().unwrap().to_owned()
+            })
+            .collect();
+        (app.total() >= 9 && callers.len() >= 3).then_some(callers)
+    })
+    .await;
     assert_eq!(
         callers,
         ["ingress", "orders", "storefront"]

@@ -177,7 +177,8 @@ async fn nobody_waits_longer_than_half_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_has_enough_is_passed_over_until_all_have() {
-    let mesh = orders(&["limits: { endpoint: { in_flight: 2, waiting: 1 } }"], 2).await;
+    let limits = "limits: { wait: 3s, endpoint: { in_flight: 2, waiting: 1 } }";
+    let mesh = orders(&[limits], 2).await;
     let apps = [Holding::new(), Holding::new()];
     for (origin, app) in mesh.origins("orders").into_iter().zip(&apps) {
         origin.does(app.behaviour());
@@ -188,9 +189,9 @@ async fn an_endpoint_that_has_enough_is_passed_over_until_all_have() {
     }
     // One more waits at each, for a while, and all others have no place.
     let mut late = 0;
-    for (reply, waited) in ask(&mesh, 6).join_all().await {
+    for (reply, _) in ask(&mesh, 6).join_all().await {
         is_refused(&reply, "overloaded");
-        late += usize::from(waited >= Duration::from_millis(490));
+        late += usize::from(reply.text().contains("none ended within"));
     }
     assert!((1..=2).contains(&late), "{late} waited");
     for app in &apps {
@@ -202,17 +203,32 @@ async fn an_endpoint_that_has_enough_is_passed_over_until_all_have() {
     }
 }
 
+/// How long one waits for a connection where it is to be refused.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Has the last service wait for longer than a core of a busy machine may halt: where room is made at once, nobody is refused.
+async fn waits_longer(mesh: &mut Mesh, service: impl Fn(Duration) -> Service) {
+    let (host, generation) = (mesh.ingress_host(), "weft_config_generation");
+    let before = mesh.metric(host, generation, &[]).await;
+    let longer = service(Duration::from_secs(20));
+    mesh.change(|spec| *spec.services.last_mut().unwrap() = longer);
+    mesh.metric_reaches(host, generation, &[], before + 1.0)
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_counted_over_both_cores_and_idle_ones_make_room() {
     // The same apps, reached without their sidecars: a connection for each exchange.
-    let plain = Service::new("plain")
-        .replicas(0)
-        .with("mesh: false")
-        .with("dns: orders")
-        .with("limits: { connections: 3, wait: 300ms }");
-    let mesh = Mesh::new()
+    let plain = |wait: Duration| {
+        Service::new("plain")
+            .replicas(0)
+            .with("mesh: false")
+            .with("dns: orders")
+            .with(&format!("limits: {{ connections: 3, wait: {wait:?} }}"))
+    };
+    let mut mesh = Mesh::new()
         .service(Service::new("orders").replicas(2))
-        .service(plain)
+        .service(plain(SHORT))
         .route("/orders/*", "plain")
         .start()
         .await;
@@ -229,27 +245,34 @@ async fn connections_are_counted_over_both_cores_and_idle_ones_make_room() {
     while let Some(answered) = asked.join_next().await {
         assert_eq!(answered.unwrap().0.text(), "ok");
     }
+    waits_longer(&mut mesh, plain).await;
     // Three idle connections are left, on whatever core and to whatever endpoint; nobody is kept from asking by them.
+    let mut waits = Vec::new();
     for round in 0..10 {
-        for (reply, _) in ask(&mesh, 3).join_all().await {
+        for (reply, waited) in ask(&mesh, 3).join_all().await {
             assert_eq!((reply.code(), reply.reason()), (200, None), "round {round}");
+            waits.push(waited);
         }
         app.has_at_most(3).await;
     }
+    are_short(waits, SHORT);
     assert_eq!(app.most.load(SeqCst), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_endpoint_has_only_so_many_connections() {
-    let plain = Service::new("plain")
-        .replicas(0)
-        .with("mesh: false")
-        .with("dns: orders")
-        .with("balance: { slow_start: 0s }")
-        .with("limits: { wait: 300ms, endpoint: { connections: 2 } }");
-    let mesh = Mesh::new()
+    let plain = |wait: Duration| {
+        let limits = format!("limits: {{ wait: {wait:?}, endpoint: {{ connections: 2 }} }}");
+        Service::new("plain")
+            .replicas(0)
+            .with("mesh: false")
+            .with("dns: orders")
+            .with("balance: { slow_start: 0s }")
+            .with(&limits)
+    };
+    let mut mesh = Mesh::new()
         .service(Service::new("orders").replicas(2))
-        .service(plain)
+        .service(plain(SHORT))
         .route("/orders/*", "plain")
         .start()
         .await;
@@ -267,7 +290,7 @@ async fn each_endpoint_has_only_so_many_connections() {
         is_refused(&reply, "too_many_connections");
         waits.push(waited);
     }
-    // They may wait for 300 ms.
+    // They may wait for [`SHORT`].
     are_short(waits, Duration::from_millis(500));
     for app in &apps {
         assert_eq!(app.connections.load(SeqCst), 2);
@@ -276,15 +299,19 @@ async fn each_endpoint_has_only_so_many_connections() {
     while let Some(answered) = asked.join_next().await {
         assert_eq!(answered.unwrap().0.text(), "ok");
     }
+    waits_longer(&mut mesh, plain).await;
     // Idle ones count, and make room.
+    let mut waits = Vec::new();
     for round in 0..10 {
-        for (reply, _) in ask(&mesh, 4).join_all().await {
+        for (reply, waited) in ask(&mesh, 4).join_all().await {
             assert_eq!((reply.code(), reply.reason()), (200, None), "round {round}");
+            waits.push(waited);
         }
         for app in &apps {
             app.has_at_most(2).await;
         }
     }
+    are_short(waits, SHORT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,7 +418,7 @@ async fn retries_that_wait_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_opens_lets_one_through_and_closes() {
     let lines = [
-        "breaker: { enabled: true, requests: 10, open: 1s }",
+        "breaker: { enabled: true, requests: 10, open: 5s }",
         "retry: { attempts: 0 }",
         "outlier: { enabled: false }",
     ];
@@ -410,7 +437,8 @@ async fn a_breaker_opens_lets_one_through_and_closes() {
     }
     let reply = mesh.get("/orders/refused").await;
     is_refused(&reply, "circuit_open");
-    assert_eq!(reply.header("retry-after"), Some("1"));
+    let after: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=5).contains(&after), "{after} s");
     assert_eq!(app.total(), 10, "it is left alone");
     assert_eq!(state("open").await, 1.0);
     // Half-open: the one that may is with the app, and decides; the others do not wait for it.
@@ -465,19 +493,19 @@ async fn each_hop_waits_only_as_long_as_the_caller_has_left() {
     let mesh = pair().await;
     let app = mesh.origin("orders", 0);
     app.does(Behaviour::Hang);
-    let (head, waited) = call(&mesh, "weft-timeout: 600\r\n").await;
+    let (head, waited) = call(&mesh, "weft-timeout: 3000\r\n").await;
     assert_eq!(head.status(), 504, "{}", head.text);
     assert_eq!(head.field("weft-reason"), Some("deadline_exceeded"));
-    assert!(waited >= Duration::from_millis(590), "{waited:?}");
+    assert!(waited >= Duration::from_millis(2_990), "{waited:?}");
     assert!(
-        waited < Duration::from_secs(8),
+        waited < Duration::from_secs(10),
         "not the service's 15 s: {waited:?}"
     );
     // The app was told what was left, and until when that is.
     let seen = app.seen();
     let told = seen[0].head.field("weft-timeout").unwrap();
     let (left, by) = told.split_once(";by=").unwrap();
-    assert!((1..=600).contains(&left.parse::<u64>().unwrap()), "{told}");
+    assert!((1..=3000).contains(&left.parse::<u64>().unwrap()), "{told}");
     assert!(by.parse::<u64>().is_ok(), "{told}");
     // Callers in a hurry get nobody ejected.
     app.does(Behaviour::Answer);

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::harness::mesh::Builder;
+use super::harness::told::at_most;
 use super::harness::{Behaviour, Client, Mesh, Origin, Service, Wire, eventually, soon};
 
 /// A database, and a shop that uses it.
@@ -72,7 +73,10 @@ async fn a_connection_is_carried_and_counted_at_both_ends() {
         let count = async |name: &str, more: &[&str]| {
             mesh.metric(host, name, &[&parts[..], more].concat()).await
         };
-        assert_eq!(count("weft_requests_total", &["class=\"2xx\""]).await, 3.0);
+        // The other end may write the last one down a moment later.
+        let all = [&parts[..], &["class=\"2xx\""]].concat();
+        let counted = mesh.metric_reaches(host, "weft_requests_total", &all, 3.0);
+        assert_eq!(counted.await, 3.0);
         assert_eq!(count("weft_request_bytes_total", &[]).await, 45.0);
         assert_eq!(count("weft_response_bytes_total", &[]).await, 45.0);
     }
@@ -127,7 +131,8 @@ async fn a_server_that_speaks_first_is_heard_within_a_second() {
         let banner = soon("the banner", client.exactly(11)).await;
         assert_eq!(banner.unwrap(), b"220 ready\r\n");
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(1), "after {took:?}");
+        let second = at_most(Duration::from_secs(1), Duration::from_secs(10));
+        assert!(took < second, "after {took:?}");
     }
 }
 

@@ -30,8 +30,14 @@ const BAD: usize = LOOKED_AT / 50;
 const WELL: u16 = 21_591;
 const SICK: u16 = 21_592;
 
-/// A gateway in front of two origins that speak so.
+/// A gateway in front of two origins that speak so. They have long enough for the well one on a busy machine: were it left
+/// alone first, the sick one would be the last that there is.
 async fn gateway(protocol: &str) -> (Host, Running, Way) {
+    gateway_with(protocol, "1s").await
+}
+
+/// The same, and so long may an exchange take.
+async fn gateway_with(protocol: &str, timeout: &str) -> (Host, Running, Way) {
     let host = Host::new();
     host.configure(&format!(
         "services:
@@ -39,7 +45,7 @@ async fn gateway(protocol: &str) -> (Host, Running, Way) {
     mesh: false
     protocol: {protocol}
     endpoints: [\"{}\", \"{}\"]
-    timeout: 300ms
+    timeout: {timeout}
     retry: {{ attempts: 0 }}
 ingress:
   listeners: [ {{ name: public, address: \"{}\" }} ]
@@ -64,7 +70,7 @@ async fn sidecar() -> (Host, Running, Way) {
   pair:
     mesh: false
     endpoints: [\"{}\", \"{}\"]
-    timeout: 300ms
+    timeout: 1s
     retry: {{ attempts: 0 }}
 ",
         host.at(WELL),
@@ -396,7 +402,7 @@ async fn an_app_that_says_goodbye_on_every_connection_is_asked_little_and_left_a
     /// The connection that an exchange begins on, and three more.
     const MOST: usize = 4;
     for waits in [false, true] {
-        let (host, ingress, way) = gateway("grpc").await;
+        let (host, ingress, way) = gateway_with("grpc", "5s").await;
         let leaving = Leaving::start(host.at(SICK), waits).await;
         // Alone it is asked as often as a connection may end, and then there is an answer.
         for _ in 0..5 {
@@ -414,7 +420,7 @@ async fn an_app_that_says_goodbye_on_every_connection_is_asked_little_and_left_a
         }
         drop((ingress, leaving));
         // Beside one that is well, and of which nothing bad is known.
-        let (host, mut ingress, way) = gateway("grpc").await;
+        let (host, mut ingress, way) = gateway_with("grpc", "5s").await;
         let leaving = Leaving::start(host.at(SICK), waits).await;
         let placed = Arc::new(std::sync::Mutex::new(BTreeMap::<String, usize>::new()));
         let noted = Arc::clone(&placed);

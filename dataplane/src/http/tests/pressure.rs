@@ -272,7 +272,7 @@ fn a_head_that_we_do_not_read_for_want_of_room_has_not_stalled() {
     // A PING, which is to be answered before anything else, and another request but for its last byte.
     const MORE: &[u8] =
         b"\0\0\x08\x06\0\0\0\0\0weftweft\0\0\x0b\x01\x05\0\0\0\x03\x82\x86\x84\x01\x06order";
-    let patience = Duration::from_millis(300);
+    let patience = Duration::from_secs(1);
     story(async {
         let (origin, stage) = scene_with(Speaks::Http1, |setting| {
             setting.site.timeouts.head = patience;

@@ -240,6 +240,9 @@ fn streams_of_a_slow_connection_are_not_given_up() {
     story(async {
         const STREAMS: usize = 200;
         const SIZE: usize = 64 * 1024;
+        // So long that a machine that halts for a moment is not taken for a connection that does not move. A stream waits for
+        // longer than that for its next 16 KiB.
+        const PATIENCE: Duration = Duration::from_secs(3);
         let origin = Origin::new().await;
         let stage = Stage::with(Speaks::Http1, &[origin.address], |setting| {
             setting.site.timeouts.unread = PATIENCE;
@@ -247,7 +250,7 @@ fn streams_of_a_slow_connection_are_not_given_up() {
             setting.site.http2.send_buffer = 16 * 1024;
         })
         .await;
-        let way = slow_way(stage.address, 20 * 1024).await;
+        let way = slow_way(stage.address, 7 * 1024).await;
         let mut client = H2Client::connect(way, |builder| {
             builder
                 .initial_window_size(1 << 30)
