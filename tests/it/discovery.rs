@@ -140,27 +140,12 @@ async fn a_new_replica_is_used_soon_and_a_removed_one_left_whatever_the_ttl() {
     .await;
 
     let old = mesh.replica("orders", 0).host;
-    let is_known = async |known: bool| {
-        eventually(&format!("the old replica is known: {known}"), async || {
-            let page = mesh.page(mesh.ingress_host(), "/endpoints").await.text();
-            (page.contains(&format!("{old}:")) == known).then_some(())
-        })
-        .await;
-    };
-    // Right behind a question it takes as long as it may, and a busy machine makes it longer: that is chance, once.
-    let mut times = Vec::new();
-    loop {
-        mesh.dns.remove("orders", old);
-        let removed = Instant::now();
-        is_known(false).await;
-        times.push(removed.elapsed());
-        if times.last() <= Some(&soon) {
-            break;
-        }
-        assert!(times.len() < 2, "it is left after {times:?}");
-        mesh.dns.add("orders", old);
-        is_known(true).await;
-    }
+    mesh.dns.remove("orders", old);
+    within(soon, "the old replica is left", async || {
+        let page = mesh.page(mesh.ingress_host(), "/endpoints").await.text();
+        (!page.contains(&format!("{old}:"))).then_some(())
+    })
+    .await;
     // What was on its way to it by then ends with the load.
     load.stop().await.assert_all_answered();
     mesh.origin("orders", 0).forget();
