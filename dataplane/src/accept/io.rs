@@ -2,11 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -143,6 +145,22 @@ impl AsyncRead for Io {
             return Poll::Ready(Ok(()));
         }
         match &mut self.stream {
+            // What is not initialised yet would have to be, for this.
+            Stream::Plain(stream) if buf.initialized().len() == buf.capacity() => {
+                let space = buf.initialize_unfilled();
+                let length = space.len();
+                let received = ready!(poll_direct(
+                    stream,
+                    cx,
+                    Interest::READABLE,
+                    length,
+                    |stream| {
+                        recv(stream, &mut *space, RecvFlags::empty()).map(|(_, length)| length)
+                    }
+                ))?;
+                buf.advance(received);
+                Poll::Ready(Ok(()))
+            }
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
@@ -156,7 +174,11 @@ impl AsyncWrite for Io {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Plain(stream) => {
+                poll_direct(stream, cx, Interest::WRITABLE, buf.len(), |stream| {
+                    send(stream, buf, SendFlags::NOSIGNAL)
+                })
+            }
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
@@ -187,6 +209,47 @@ impl AsyncWrite for Io {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+/// One system call on a socket that is ready for it, without the C library in between: in a process of several threads its
+/// calls are points of cancellation, which costs as much again as entering the kernel.
+///
+/// `call` moves `most` bytes, or fewer when the socket has or takes no more; then it is not ready any more, which is known
+/// without asking it once more.
+fn poll_direct(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    interest: Interest,
+    most: usize,
+    mut call: impl FnMut(&TcpStream) -> rustix::io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        if interest.is_readable() {
+            ready!(stream.poll_read_ready(cx))?;
+        } else {
+            ready!(stream.poll_write_ready(cx))?;
+        }
+        let mut moved = None;
+        let called = stream.try_io(interest, || {
+            let length = loop {
+                match call(stream) {
+                    Err(Errno::INTR) => {}
+                    called => break called?,
+                }
+            };
+            moved = Some(length);
+            // The end of the stream stays ready.
+            match length > 0 && length < most {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        });
+        match (moved, called) {
+            (Some(length), _) => return Poll::Ready(Ok(length)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, called) => return Poll::Ready(called.map(|()| 0)),
         }
     }
 }

@@ -78,9 +78,12 @@ struct Peer {
     hopeful: Cell<usize>,
 }
 
+/// Shared by all who send, one after another: to clone it for each is as much work for h2 as to send.
+type Sender = Rc<RefCell<SendRequest<Bytes>>>;
+
 #[derive(Debug)]
 struct Open {
-    sender: SendRequest<Bytes>,
+    sender: Sender,
     load: Rc<Load>,
     used: Instant,
     /// An exchange has had it.
@@ -89,26 +92,36 @@ struct Open {
 
 impl Open {
     /// A connection that has ended, or is about to, is never ready again.
-    fn lasts(&mut self, cx: &mut Context<'_>) -> bool {
-        matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+    fn lasts(&self, cx: &mut Context<'_>) -> bool {
+        let mut sender = self.sender.borrow_mut();
+        match sender.poll_ready(cx) {
+            Poll::Ready(ready) => ready.is_ok(),
+            Poll::Pending => {
+                // It waits for what was sent by it last to be begun. There is room as we count it, and a new one waits
+                // for nothing.
+                let new = sender.clone();
+                *sender = new;
+                true
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.load.streams.get() >= self.sender.current_max_send_streams()
+        self.load.streams.get() >= self.sender.borrow().current_max_send_streams()
     }
 }
 
 /// Room for one stream on a connection.
 #[derive(Debug)]
 pub(crate) struct Room {
-    sender: SendRequest<Bytes>,
+    sender: Sender,
     place: Place,
 }
 
 impl Room {
     /// To send by, and to hold for as long as the stream lasts.
     pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
-        (self.sender, self.place)
+        (self.sender.borrow().clone(), self.place)
     }
 
     /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
@@ -122,7 +135,7 @@ impl Room {
             _ => Poll::Ready(()),
         })
         .await;
-        self.sender.is_extended_connect_protocol_enabled()
+        self.sender.borrow().is_extended_connect_protocol_enabled()
     }
 }
 
@@ -306,12 +319,12 @@ impl Peer {
     /// A place on an open connection, if one has any.
     fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
-        open.retain_mut(|open| open.lasts(cx));
+        open.retain(|open| open.lasts(cx));
         let found = open.iter_mut().find(|open| !open.is_full())?;
         found.used = now;
         found.taken = true;
         Some(Room {
-            sender: found.sender.clone(),
+            sender: Rc::clone(&found.sender),
             place: Place::new(&found.load),
         })
     }
@@ -343,7 +356,7 @@ impl Peer {
 
     fn is_open(&self, cx: &mut Context<'_>) -> bool {
         let mut open = self.open.borrow_mut();
-        open.retain_mut(|open| open.lasts(cx));
+        open.retain(|open| open.lasts(cx));
         !open.is_empty()
     }
 
@@ -404,7 +417,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 demand,
             });
             peer.open.borrow_mut().push(Open {
-                sender,
+                sender: Rc::new(RefCell::new(sender)),
                 load: Rc::clone(&load),
                 used: Instant::now(),
                 taken: false,
@@ -558,10 +571,9 @@ pub(crate) fn ask(
 ) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
-    let Room { mut sender, place } = room;
-    let (response, stream) = sender
-        .send_request(request, bodiless)
-        .map_err(|error| failure(&error, Side::Endpoint))?;
+    let Room { sender, place } = room;
+    let sent = sender.borrow_mut().send_request(request, bodiless);
+    let (response, stream) = sent.map_err(|error| failure(&error, Side::Endpoint))?;
     Ok(Asked {
         response,
         pressure: place.pressure(),
@@ -670,11 +682,10 @@ pub(crate) async fn extended_connect(
     request
         .extensions_mut()
         .insert(Protocol::from_static("websocket"));
-    let Room { mut sender, place } = room;
-    let (response, send) = sender
-        .send_request(request, false)
-        .map_err(|error| failure(&error, side))?;
+    let Room { sender, place } = room;
+    let sent = sender.borrow_mut().send_request(request, false);
     drop(sender);
+    let (response, send) = sent.map_err(|error| failure(&error, side))?;
     let (parts, receive) = response
         .await
         .map_err(|error| failure(&error, side))?

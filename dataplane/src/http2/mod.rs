@@ -8,6 +8,7 @@ mod pressure;
 mod resets;
 pub mod server;
 mod stall;
+mod streams;
 mod watch;
 
 use std::cell::RefCell;
@@ -35,6 +36,8 @@ pub struct Received {
     peer: Peer,
     length: Length,
     state: State,
+    /// Whether h2 had all of it when it was asked last: it takes a lock for that.
+    whole: bool,
     /// Handed out, and given back to the stream's window when more is asked for: then it has been passed on.
     taken: usize,
     pressure: Rc<Pressure>,
@@ -60,8 +63,9 @@ impl Received {
         pressure: Rc<Pressure>,
     ) -> Self {
         pressure.reads();
+        let whole = stream.is_end_stream();
         let length = match content_length {
-            _ if stream.is_end_stream() => Length::None,
+            _ if whole => Length::None,
             Some(length) => Length::Exact(length),
             None => Length::Unknown,
         };
@@ -70,6 +74,7 @@ impl Received {
             peer,
             length,
             state: State::Data,
+            whole,
             taken: 0,
             pressure,
             pace: None,
@@ -105,6 +110,7 @@ impl Received {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     self.taken = data.len();
+                    self.whole = self.stream.is_end_stream();
                     if let Some(pace) = &mut self.pace
                         && !pace.keeps(data.len(), Instant::now())
                     {
@@ -142,8 +148,9 @@ impl Received {
         })
     }
 
+    /// Whether it is known that nothing more comes.
     pub(crate) fn is_end(&self) -> bool {
-        self.state == State::Ended || self.stream.is_end_stream()
+        self.state == State::Ended || self.whole
     }
 
     pub(crate) fn length(&self) -> Length {
@@ -153,7 +160,7 @@ impl Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if self.state == State::Ended || self.stream.is_end_stream() {
+        if self.is_end() || self.stream.is_end_stream() {
             self.pressure.passed_on(self.taken);
             self.pressure.ended();
         } else {

@@ -6,12 +6,11 @@ use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::Either;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, Stream};
 use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::SendResponse;
@@ -19,6 +18,7 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use super::frames::Trouble;
@@ -26,7 +26,8 @@ use super::lanes::{Job, Running};
 use super::pressure::{Pressure, Windows};
 use super::resets::Resets;
 use super::stall::Stall;
-use super::{Coalesce, Received, length_value};
+use super::streams::Streams;
+use super::{Coalesce, Flusher, Received, length_value};
 use crate::accept::Io;
 use crate::body::{Body, Length};
 use crate::core::Seat;
@@ -50,8 +51,12 @@ const HEAD_BYTES: u32 = 64 * 1024;
 /// the connection ends with ENHANCE_YOUR_CALM.
 const PENDING_RESETS: usize = 100;
 const LOCAL_RESETS: usize = 256;
+/// How often h2 and the streams are looked at in turn at one wake-up: others have a right to the core, too.
+const ROUNDS: usize = 16;
 /// For how many bytes a peer that was refused is listened to.
 const GOODBYE_BYTES: usize = 64 * 1024;
+
+type Connection = h2::server::Connection<Coalesce, Bytes>;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
@@ -91,8 +96,8 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let Some(mut connection) = connection else {
         return;
     };
-    // None while there are none: even an empty set has room for an exchange.
-    let mut streams = None;
+    let mut streams = Streams::new(places);
+    let waker = streams.waker();
     let mut resets = Resets::new(std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
@@ -100,58 +105,26 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let mut busy = true;
     let (mut reader, mut lagging) = (Reader::default(), Timer::new());
     poll_fn(|cx| {
+        streams.enter(cx);
         seat.wake_at_drain(cx);
         if !told && caller.is_draining() {
             told = true;
             connection.graceful_shutdown();
         }
-        loop {
-            let mut progressed = false;
-            while !closed {
-                let open = streams.as_ref().map_or(0, FuturesUnordered::len);
-                if open >= places {
-                    // All places are taken, also by what was taken back a moment ago: the others wait.
-                    closed = connection.poll_closed(cx).is_ready();
-                    break;
-                }
-                match connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((request, respond)))) => {
-                        let caller = Rc::clone(&caller);
-                        let streams = streams.get_or_insert_with(FuturesUnordered::new);
-                        streams.push(match *request.method() {
-                            // Boxed: rare, and it would make every exchange as large.
-                            Method::CONNECT => Either::Right(
-                                connect(caller, request, respond, Rc::clone(&pressure))
-                                    .boxed_local(),
-                            ),
-                            ref method => {
-                                let is_head = method == Method::HEAD;
-                                let request = received(request, &caller, &pressure);
-                                Either::Left(Running::new(Job {
-                                    caller,
-                                    request,
-                                    is_head,
-                                    respond,
-                                }))
-                            }
-                        });
-                        progressed = true;
-                    }
-                    Poll::Ready(Some(Err(error))) => {
-                        if (error.is_library() && error.is_go_away()) || flusher.trouble().is_some()
-                        {
-                            caller.connections.parse_error();
-                        }
-                        closed = true;
-                    }
-                    Poll::Ready(None) => closed = true,
-                    Poll::Pending => break,
-                }
-            }
-            while let Some(Poll::Ready(Some(ended))) =
-                streams.as_mut().map(|open| Pin::new(open).poll_next(cx))
-            {
-                progressed = true;
+        let mut goes_on = true;
+        for _ in 0..ROUNDS {
+            let was_full = take_in(
+                &mut Context::from_waker(&waker),
+                &mut connection,
+                &mut streams,
+                &caller,
+                &pressure,
+                &flusher,
+                &mut closed,
+            );
+            goes_on = false;
+            while let Some(ended) = streams.poll_ended() {
+                goes_on |= was_full;
                 match ended {
                     Ended::Whole => resets.completed(),
                     Ended::TakenBack if calming || resets.taken_back(std::time::Instant::now) => {}
@@ -159,12 +132,17 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                         calming = true;
                         caller.connections.parse_error();
                         connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        goes_on = true;
                     }
                 }
             }
-            if closed || !progressed {
+            goes_on |= streams.is_rung();
+            if closed || !goes_on || !has_budget_remaining() {
                 break;
             }
+        }
+        if goes_on {
+            cx.waker().wake_by_ref();
         }
         if let Some(window) = pressure.turn()
             && connection.set_initial_window_size(window).is_ok()
@@ -208,8 +186,8 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         if closed {
             return Poll::Ready(());
         }
-        if streams.as_ref().is_none_or(FuturesUnordered::is_empty) {
-            streams = None;
+        if streams.len() == 0 {
+            streams.rest();
             if busy {
                 busy = false;
                 timer.set(Instant::now() + idle);
@@ -227,9 +205,60 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         } else {
             busy = true;
         }
+        streams.leave();
         Poll::Pending
     })
     .await;
+}
+
+/// Takes in what the client asks for, until it asks for nothing more or has no room for it. Says whether it has no room.
+fn take_in(
+    cx: &mut Context<'_>,
+    connection: &mut Connection,
+    streams: &mut Streams,
+    caller: &Rc<Caller>,
+    pressure: &Rc<Pressure>,
+    flusher: &Flusher,
+    closed: &mut bool,
+) -> bool {
+    streams.look_at_connection();
+    while !*closed {
+        if streams.is_full() {
+            // All places are taken, also by what was taken back a moment ago: the others wait.
+            *closed = connection.poll_closed(cx).is_ready();
+            return true;
+        }
+        match connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                let caller = Rc::clone(caller);
+                streams.push(match *request.method() {
+                    // Boxed: rare, and it would make every exchange as large.
+                    Method::CONNECT => Either::Right(
+                        connect(caller, request, respond, Rc::clone(pressure)).boxed_local(),
+                    ),
+                    ref method => {
+                        let is_head = method == Method::HEAD;
+                        let request = received(request, &caller, pressure);
+                        Either::Left(Running::new(Job {
+                            caller,
+                            request,
+                            is_head,
+                            respond,
+                        }))
+                    }
+                });
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if (error.is_library() && error.is_go_away()) || flusher.trouble().is_some() {
+                    caller.connections.parse_error();
+                }
+                *closed = true;
+            }
+            Poll::Ready(None) => *closed = true,
+            Poll::Pending => break,
+        }
+    }
+    false
 }
 
 /// How an exchange ended for the connection's account.
@@ -266,13 +295,18 @@ fn received(
 ) -> Result<Request, Error> {
     let (parts, stream) = request.into_parts();
     let (head, length) = head(parts)?;
-    let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
-    let body = if body.is_end() {
+    let body = if stream.is_end_stream() {
+        // Nobody reads what there may be of others, either.
+        pressure.reads();
+        pressure.ended();
         Body::Empty
-    } else if !head.is_grpc() && caller.site().paces_uploads {
-        Body::Http2(body.paced())
     } else {
-        Body::Http2(body)
+        let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
+        Body::Http2(if !head.is_grpc() && caller.site().paces_uploads {
+            body.paced()
+        } else {
+            body
+        })
     };
     Ok(Request {
         head,

@@ -57,8 +57,6 @@ pub enum Level {
     Info,
     /// Each exchange.
     Debug,
-    /// Each step of an exchange.
-    Trace,
 }
 
 /// Keeps the log running; writes what still waits when it is dropped, so `main` holds it to the end.
@@ -157,7 +155,6 @@ impl From<Level> for LevelFilter {
             Level::Warn => Self::WARN,
             Level::Info => Self::INFO,
             Level::Debug => Self::DEBUG,
-            Level::Trace => Self::TRACE,
         }
     }
 }
