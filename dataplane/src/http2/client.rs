@@ -93,17 +93,7 @@ struct Open {
 impl Open {
     /// A connection that has ended, or is about to, is never ready again.
     fn lasts(&self, cx: &mut Context<'_>) -> bool {
-        let mut sender = self.sender.borrow_mut();
-        match sender.poll_ready(cx) {
-            Poll::Ready(ready) => ready.is_ok(),
-            Poll::Pending => {
-                // It waits for what was sent by it last to be begun. There is room as we count it, and a new one waits
-                // for nothing.
-                let new = sender.clone();
-                *sender = new;
-                true
-            }
-        }
+        matches!(self.sender.borrow_mut().poll_ready(cx), Poll::Ready(Ok(())))
     }
 
     fn is_full(&self) -> bool {
@@ -572,7 +562,7 @@ pub(crate) fn ask(
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
     let Room { sender, place } = room;
-    let sent = sender.borrow_mut().send_request(request, bodiless);
+    let sent = send(&sender, request, bodiless);
     let (response, stream) = sent.map_err(|error| failure(&error, Side::Endpoint))?;
     Ok(Asked {
         response,
@@ -581,6 +571,24 @@ pub(crate) fn ask(
         request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
         interims: Interims::default(),
     })
+}
+
+/// A sender that has sent what may be the last stream which the peer takes waits for that to be begun, holds it until then,
+/// and takes the place of whoever else waits for it. There is room as we count it, and a new sender waits for nothing.
+fn send(
+    sender: &Sender,
+    request: Request<()>,
+    bodiless: bool,
+) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+    let mut sender = sender.borrow_mut();
+    let sent = sender.send_request(request, bodiless);
+    // Nobody waits for a stream that is this new.
+    let nobody = &mut Context::from_waker(Waker::noop());
+    if sender.poll_ready(nobody).is_pending() {
+        let new = sender.clone();
+        *sender = new;
+    }
+    sent
 }
 
 impl Asked {
@@ -683,7 +691,7 @@ pub(crate) async fn extended_connect(
         .extensions_mut()
         .insert(Protocol::from_static("websocket"));
     let Room { sender, place } = room;
-    let sent = sender.borrow_mut().send_request(request, false);
+    let sent = send(&sender, request, false);
     drop(sender);
     let (response, send) = sent.map_err(|error| failure(&error, side))?;
     let (parts, receive) = response

@@ -232,6 +232,13 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    /// Bells that are still held somewhere hold the board, and must not hold the task.
+    fn drop(&mut self) {
+        *self.board.task() = Waker::noop().clone();
+    }
+}
+
 impl std::fmt::Debug for Streams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Streams")
@@ -418,6 +425,19 @@ mod tests {
         let next = exchanges(&mut streams, 1);
         look(&mut streams, &task);
         assert_eq!(next[0].polled(), 1);
+    }
+
+    #[test]
+    fn whoever_rings_after_the_end_holds_no_task() {
+        let (mut streams, task) = (Streams::new(100), Arc::<Task>::default());
+        let all = exchanges(&mut streams, 1);
+        look(&mut streams, &task);
+        let late = all[0].waker();
+        assert!(Arc::strong_count(&task) > 1);
+        drop(streams);
+        assert_eq!(Arc::strong_count(&task), 1);
+        late.wake();
+        assert_eq!(task.woken(), 0);
     }
 
     #[test]

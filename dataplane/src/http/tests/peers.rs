@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use weft_runtime::config::{Path, Problems};
 
 use crate::balance;
 use crate::cluster::limits::Patience;
 use crate::cluster::{Speaks, breaker};
 use crate::testing::{
-    Origin, Raw, Stage, answer, nowhere, request, retries, scene, scene_with, story, until,
+    Origin, Raw, Stage, answer, collect, nowhere, request, retries, scene, scene_with, send_all,
+    story, until,
 };
 
 /// What begins a connection, with windows that take what these stories send: SETTINGS, WINDOW_UPDATE.
@@ -119,6 +121,54 @@ fn beyond_all_connections_exchanges_wait_for_a_stream() {
         }
         for response in waiting {
             assert_eq!(response.await.unwrap().status(), 204);
+        }
+    });
+}
+
+#[test]
+fn whoever_waits_for_a_stream_does_not_hold_up_the_upload_that_has_it() {
+    const UPLOADS: usize = 24;
+    const PIECE: usize = 10_000;
+    story(async {
+        let (origin, stage) = scene_with(Speaks::Http2, |setting| {
+            setting.spec.limits.wait = Duration::from_secs(30);
+        })
+        .await;
+        let mut client = stage.h2_client().await;
+        let (first, _) = client.send(request("GET", "/"), true).await;
+        // One connection, which takes one stream at a time: all others wait at the moment when one is opened.
+        let mut one = origin.accept_h2_narrow().await;
+        one.request()
+            .await
+            .1
+            .send_response(answer(204), true)
+            .unwrap();
+        drop(origin);
+        let mut connection = one.0;
+        tokio::task::spawn_local(async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    let body = collect(request.into_body()).await.unwrap();
+                    assert_eq!(body.len(), 2 * PIECE);
+                    respond.send_response(answer(204), true).unwrap();
+                });
+            }
+        });
+        assert_eq!(first.await.unwrap().status(), 204);
+        let mut sent = Vec::new();
+        for _ in 0..UPLOADS {
+            sent.push(client.send(request("POST", "/upload"), false).await);
+        }
+        let uploads = sent.into_iter().map(async |(response, mut stream)| {
+            // In two pieces, neither of which is all of it.
+            for is_last in [false, true] {
+                let piece = Bytes::from(vec![b'x'; PIECE]);
+                send_all(&mut stream, piece, is_last).await;
+            }
+            response.await.unwrap().status()
+        });
+        for status in futures_util::future::join_all(uploads).await {
+            assert_eq!(status, 204);
         }
     });
 }
