@@ -456,7 +456,7 @@ mod tests {
         let exchange = &exchanges(&mut streams, 1)[0];
         let waker = Waker::from(Arc::new(Here(thread::current())));
         // Each ring answers the poll before it, so one that is lost ends this test in waiting for ever.
-        let (polled, rings) = std::sync::mpsc::channel::<Waker>();
+        let (polled, rings) = std::sync::mpsc::sync_channel::<Waker>(1);
         let ringer = thread::spawn(move || rings.into_iter().for_each(Waker::wake));
         let mut seen = 0;
         while seen < RINGS {
