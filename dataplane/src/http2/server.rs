@@ -295,18 +295,13 @@ fn received(
 ) -> Result<Request, Error> {
     let (parts, stream) = request.into_parts();
     let (head, length) = head(parts)?;
-    let body = if stream.is_end_stream() {
-        // Nobody reads what there may be of others, either.
-        pressure.reads();
-        pressure.ended();
+    let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
+    let body = if body.is_end() {
         Body::Empty
+    } else if !head.is_grpc() && caller.site().paces_uploads {
+        Body::Http2(body.paced())
     } else {
-        let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
-        Body::Http2(if !head.is_grpc() && caller.site().paces_uploads {
-            body.paced()
-        } else {
-            body
-        })
+        Body::Http2(body)
     };
     Ok(Request {
         head,

@@ -165,9 +165,9 @@ impl Streams {
         }
     }
 
-    /// Whether something has happened to a stream or to the connection.
+    /// Whether something has happened to a stream or to the connection since all were polled.
     pub(super) fn is_rung(&self) -> bool {
-        self.taken != 0 || self.board.is_rung()
+        self.board.is_rung()
     }
 
     /// Adds one, which begins when it is polled. There must be room.
