@@ -62,6 +62,19 @@ async fn its_exit_code_is_the_apps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_does_without_huge_pages_and_the_app_need_not() {
+    let mesh = shop().await;
+    let script = r#"
+        huge() { grep -q "THP_enabled:.*$1" "/proc/$2/status"; }
+        huge 1 $$ && echo 'app: may have them'
+        until huge 0 $PPID; do sleep 0.05; done
+    "#;
+    let mut process = bash(&mesh, &[], script).await;
+    assert!(process.end().await.success());
+    process.says(&["app: may have them"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_app_starts_when_there_is_an_identity_and_its_first_call_is_answered() {
     let mut mesh = Mesh::new()
         .service(Service::new("orders"))
