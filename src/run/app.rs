@@ -110,7 +110,7 @@ impl Program {
 }
 
 /// A child also inherits that its parent does without huge pages, as this allocator does (docs/decisions/0064): a database is
-/// slower so.
+/// slower so. For as long as that takes, the proxy may have them too.
 fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
     let without = transparent_huge_pages_are_disabled().unwrap_or_default();
     let change = |disable| {
