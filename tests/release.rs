@@ -1,4 +1,4 @@
-//! Optimised builds have the profile of what proxies do, and nothing else has it (`deploy/release/rustc`).
+//! Optimised builds have the profile of what proxies do and are one file, and nothing else is (`deploy/release/rustc`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -60,6 +60,35 @@ fn an_optimised_build_is_given_the_profile_and_no_other_is() {
         counting.contains("-Cprofile-generate=into") && !counting.contains("profile-use"),
         "{counting}"
     );
+}
+
+/// Where the C library is there in that form: `cc` names the file with its directory then.
+#[test]
+fn an_optimised_binary_is_static_and_nothing_else_is() {
+    const STATIC: &str = "-Ctarget-feature=+crt-static";
+    let library = Command::new("cc").arg("-print-file-name=libc.a").output();
+    let library = String::from_utf8(library.unwrap().stdout).unwrap();
+    let binary = [&["--crate-type", "bin"][..], &OPTIMISED].concat();
+    let is_there = Path::new(library.trim_end()).exists();
+    assert_eq!(called_with(&binary, None).contains(STATIC), is_there);
+    for other in [
+        &["--crate-type", "lib"][..],
+        &["--crate-type", "proc-macro"],
+        // For another system, as its builder wants it, or by a linker that may have another library.
+        &[
+            "--crate-type",
+            "bin",
+            "--target",
+            "aarch64-unknown-linux-gnu",
+        ],
+        &["--crate-type", "bin", "-C", "target-feature=-crt-static"],
+        &["--crate-type", "bin", "-C", "linker=clang"],
+    ] {
+        let said = called_with(&[other, &OPTIMISED].concat(), None);
+        assert!(!said.contains(STATIC), "{said}");
+    }
+    let debug = ["--crate-type", "bin", "-C", "debuginfo=1"];
+    assert!(!called_with(&debug, None).contains(STATIC));
 }
 
 /// Functions are found by names that this word of cargo's is in: with another target, flag or dependency it would be another.

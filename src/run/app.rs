@@ -10,6 +10,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit,
     wait,
 };
+use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 use tokio::signal::unix;
 
 /// The exit code when the sidecar has failed and not the app, as `timeout`, `env` and `docker run` have it.
@@ -90,7 +91,7 @@ impl Program {
         };
         // A child has its parent's limits, and programs that use `select` break with more than 1,024.
         let lowered = with(self.descriptors);
-        let child = self.command.spawn();
+        let child = with_huge_pages(|| self.command.spawn());
         if lowered.is_ok()
             && let Err(error) = with(ours.current)
         {
@@ -106,6 +107,21 @@ impl Program {
         let pid = pid.ok_or_else(|| failed(io::Error::other("a process without a number")))?;
         Ok(App { pid })
     }
+}
+
+/// A child also inherits that its parent does without huge pages, as this allocator does (docs/decisions/0064): a database is
+/// slower so. For as long as that takes, the proxy may have them too.
+fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
+    let without = transparent_huge_pages_are_disabled().unwrap_or_default();
+    let change = |disable| {
+        if without && let Err(error) = disable_transparent_huge_pages(disable) {
+            tracing::warn!(%error, disable, "cannot say whether there are to be huge pages");
+        }
+    };
+    change(false);
+    let started = start();
+    change(true);
+    started
 }
 
 impl App {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::sync::Notify;
 
 use crate::harness::process::run;
-use crate::harness::told::is_root;
+use crate::harness::told::{is_root, left_out};
 use crate::harness::{Behaviour, Mesh, Origin, Process, Service, Wire, eventually, soon};
 
 /// What the scripts here begin with: `call PATH` asks `orders` by the sidecar, `idle` waits for signals.
@@ -59,6 +59,24 @@ async fn its_exit_code_is_the_apps() {
         let ended = mesh.run(&[], "shop", &words).await.end().await;
         assert_eq!(ended.code(), Some(code), "{command:?}: {ended}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_does_without_huge_pages_and_the_app_need_not() {
+    let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+    if !ours.contains("THP_enabled:\t1") {
+        left_out("this kernel has no huge pages, or they were forbidden");
+        return;
+    }
+    let mesh = shop().await;
+    let script = r#"
+        huge() { grep -q "THP_enabled:.*$1" "/proc/$2/status"; }
+        huge 1 $$ && echo 'app: may have them'
+        until huge 0 $PPID; do sleep 0.05; done
+    "#;
+    let mut process = bash(&mesh, &[], script).await;
+    assert!(process.end().await.success());
+    process.says(&["app: may have them"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,22 @@
 //! A host whose clock is wrong by ten minutes, with certificates of a real CA: libfaketime between one sidecar and its
 //! system.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Traffic;
 use crate::harness::mesh::Builder;
+use crate::harness::told::{WEFT, left_out};
 use crate::harness::{Mesh, Service, eventually, tools};
 
 /// What makes a process see the clock that `file` tells, such as `-10m`, and changes with it. `None`: the test is left
 /// out.
 pub(crate) fn faked(file: &Path) -> Option<Vec<(String, String)>> {
+    if !loads_libraries() {
+        left_out("a static binary loads no library: RUSTFLAGS='-C target-feature=-crt-static'");
+        return None;
+    }
     let library = tools::file(
         ["/usr/lib", "faketime/libfaketimeMT.so.1"],
         "Debian's package libfaketime",
@@ -24,6 +30,15 @@ pub(crate) fn faked(file: &Path) -> Option<Vec<(String, String)>> {
         ("NO_FAKE_STAT", "1".to_owned()),
     ];
     Some(variables.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+/// Whether the binary under test has a loader, whose name is at its beginning.
+fn loads_libraries() -> bool {
+    let mut head = Vec::new();
+    let file = std::fs::File::open(WEFT.as_str()).unwrap();
+    file.take(4096).read_to_end(&mut head).unwrap();
+    let loader = b"/ld-linux";
+    head.windows(loader.len()).any(|part| part == loader)
 }
 
 /// `orders` twice, the first with a clock of its own, and `storefront`.
