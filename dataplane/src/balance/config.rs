@@ -36,7 +36,8 @@ pub enum Config {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "BalancePolicy")]
 pub enum Name {
-    /// The less loaded of two random endpoints; the least loaded of all where there are few.
+    /// The less loaded of two random endpoints; the least loaded of all where there are few; where there are more than 128 of
+    /// the same weight, one that is idle and was used lately, if there is one.
     #[default]
     LeastRequest,
     /// Each in turn, as often as its weight says.

@@ -46,6 +46,16 @@ impl Group {
         }
     }
 
+    /// Puts them into a random order. They must all weigh the same.
+    pub(super) fn shuffle(&mut self, dice: &mut Dice) {
+        debug_assert!(!self.is_weighted(), "weights stay where they are");
+        let mut endpoints = self.endpoints.to_vec();
+        for last in (1..endpoints.len()).rev() {
+            endpoints.swap(last, dice.below(last + 1));
+        }
+        self.endpoints = endpoints.into();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.endpoints.len()
     }

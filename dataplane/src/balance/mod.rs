@@ -110,7 +110,7 @@ pub trait Picker: Send + Sync + std::fmt::Debug {
 /// The policy of this name over these endpoints. `seed` is for what is to differ between processes.
 fn picker(choice: Choice, group: Group, seed: u64) -> Box<dyn Picker> {
     match choice {
-        Choice::LeastRequest => Box::new(least_request::LeastRequest::new(group)),
+        Choice::LeastRequest => Box::new(least_request::LeastRequest::new(group, seed)),
         Choice::RoundRobin => Box::new(round_robin::RoundRobin::new(group, seed)),
         Choice::Random => Box::new(random::Random::new(group)),
         Choice::LeastResponseTime => Box::new(least_response_time::LeastResponseTime::new(group)),

@@ -20,6 +20,11 @@ use crate::cluster::limits::Held;
 
 /// The best size measured for copying bodies: larger ones fall out of the cache.
 const READ_SIZE: usize = 32 * 1024;
+/// After what came with its head a body is received in pieces of this size at first. One that a narrow window stops stands
+/// still soon after its beginning, with two of them held; larger ones are for those that run.
+const FIRST_READ_SIZE: usize = READ_SIZE / 2;
+/// So many pieces that filled their space, one after the other, and a body runs.
+const RUNS_AFTER: u8 = 2;
 /// Output is sent when this much is staged.
 const STAGE_SIZE: usize = 32 * 1024;
 /// A piece of a body of at least this size is sent from where it lies; a smaller one is copied behind the head.
@@ -71,6 +76,8 @@ pub(crate) struct Wire {
     pub(crate) input: Bytes,
     /// Where bodies are received; empty but for its capacity between reads.
     space: BytesMut,
+    /// Pieces of this body that filled it, up to [`RUNS_AFTER`].
+    filled: u8,
     /// Staged for sending, from `sent` on.
     staged: Vec<u8>,
     sent: usize,
@@ -93,6 +100,7 @@ impl Wire {
             from,
             input: Bytes::new(),
             space: BytesMut::new(),
+            filled: 0,
             staged: Vec::new(),
             sent: 0,
             tail: Bytes::new(),
@@ -135,7 +143,12 @@ impl Wire {
         }
         // An empty rest holds the whole space, which could not be reused then.
         self.input = Bytes::new();
-        self.space.reserve(READ_SIZE);
+        let size = if self.filled < RUNS_AFTER {
+            FIRST_READ_SIZE
+        } else {
+            READ_SIZE
+        };
+        self.space.reserve(size);
         let length = ready!(pin!(self.io.read_buf(&mut self.space)).poll(cx))?;
         if length == 0 {
             self.ended = true;
@@ -146,6 +159,13 @@ impl Wire {
             self.space.clear();
         } else {
             self.input = self.space.split().freeze();
+        }
+        if self.filled < RUNS_AFTER {
+            self.filled = if length >= size { self.filled + 1 } else { 0 };
+            if self.filled == RUNS_AFTER {
+                // A small one would be made larger by what lies before its beginning, too.
+                self.space = BytesMut::new();
+            }
         }
         Poll::Ready(Ok(length))
     }
@@ -162,9 +182,9 @@ impl Wire {
 
     /// Gives up the space for bodies; called between messages.
     pub(crate) fn release_space(&mut self) {
-        if self.space.capacity() > 0 {
-            self.space = BytesMut::new();
-        }
+        self.filled = 0;
+        // Also where it has no room left: what was split off it may be all of it.
+        self.space = BytesMut::new();
         // What is left when all was consumed still holds the buffer.
         if self.input.is_empty() {
             self.input = Bytes::new();
@@ -319,6 +339,37 @@ mod tests {
             kept.push(std::mem::take(&mut wire.input));
         }
         assert!(kept.iter().all(|piece| piece == "x"));
+    }
+
+    #[tokio::test]
+    async fn bodies_that_run_are_received_in_larger_pieces_until_their_end() {
+        let (mut wire, mut theirs) = pair().await;
+        // As fast as it is taken, until it is taken no more.
+        let body =
+            tokio::spawn(
+                async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} },
+            );
+        for _ in 0..3 {
+            let mut before = [0; 2];
+            let larger = loop {
+                let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                wire.input = Bytes::new();
+                if length > FIRST_READ_SIZE {
+                    break length;
+                }
+                before = [before[1], length];
+            };
+            assert_eq!(before, [FIRST_READ_SIZE; 2], "two that were full");
+            assert!(larger <= READ_SIZE);
+            for _ in 0..20 {
+                let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                wire.input = Bytes::new();
+                assert!(length <= READ_SIZE, "{length}");
+            }
+            wire.release_space();
+        }
+        drop(wire);
+        body.await.unwrap();
     }
 
     #[test]

@@ -314,7 +314,7 @@ impl Http2 {
     pub const MESH: Self = Self {
         streams: 1000,
         stream_window: 1024 * 1024,
-        narrow_window: 32 * 1024,
+        narrow_window: 16 * 1024,
         crowded: 8 * 1024 * 1024,
         connection_window: 64 * 1024 * 1024,
         send_buffer: 16 * 1024,
