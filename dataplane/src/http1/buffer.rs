@@ -345,31 +345,29 @@ mod tests {
     async fn bodies_that_run_are_received_in_larger_pieces_until_their_end() {
         let (mut wire, mut theirs) = pair().await;
         // As fast as it is taken, until it is taken no more.
-        let body =
-            tokio::spawn(
-                async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} },
-            );
-        for _ in 0..3 {
-            let mut before = [0; 2];
-            let larger = loop {
-                let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
-                wire.input = Bytes::new();
-                if length > FIRST_READ_SIZE {
-                    break length;
+        let body = async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} };
+        let reader = async move {
+            for _ in 0..3 {
+                let mut before = [0; 2];
+                let larger = loop {
+                    let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                    wire.input = Bytes::new();
+                    if length > FIRST_READ_SIZE {
+                        break length;
+                    }
+                    before = [before[1], length];
+                };
+                assert_eq!(before, [FIRST_READ_SIZE; 2], "two that were full");
+                assert!(larger <= READ_SIZE);
+                for _ in 0..20 {
+                    let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                    wire.input = Bytes::new();
+                    assert!(length <= READ_SIZE, "{length}");
                 }
-                before = [before[1], length];
-            };
-            assert_eq!(before, [FIRST_READ_SIZE; 2], "two that were full");
-            assert!(larger <= READ_SIZE);
-            for _ in 0..20 {
-                let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
-                wire.input = Bytes::new();
-                assert!(length <= READ_SIZE, "{length}");
+                wire.release_space();
             }
-            wire.release_space();
-        }
-        drop(wire);
-        body.await.unwrap();
+        };
+        tokio::join!(body, reader);
     }
 
     #[test]
