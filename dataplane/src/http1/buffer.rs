@@ -20,8 +20,8 @@ use crate::cluster::limits::Held;
 
 /// The best size measured for copying bodies: larger ones fall out of the cache.
 const READ_SIZE: usize = 32 * 1024;
-/// After what came with its head a body is received in pieces of this size at first. One that a narrow window stops stands
-/// still soon after its beginning, with two of them held; larger ones are for those that run.
+/// Bodies are received in pieces of this size at first, and while the piece before is still held by where it goes: of one
+/// that nobody takes two pieces are held when it stands still, and only one of them is a large one.
 const FIRST_READ_SIZE: usize = READ_SIZE / 2;
 /// So many pieces that filled their space, one after the other, and a body runs.
 const RUNS_AFTER: u8 = 2;
@@ -143,6 +143,10 @@ impl Wire {
         }
         // An empty rest holds the whole space, which could not be reused then.
         self.input = Bytes::new();
+        if self.filled == RUNS_AFTER && !self.space.try_reclaim(READ_SIZE) {
+            self.filled = 0;
+            self.space = BytesMut::new();
+        }
         let size = if self.filled < RUNS_AFTER {
             FIRST_READ_SIZE
         } else {
@@ -163,8 +167,7 @@ impl Wire {
         if self.filled < RUNS_AFTER {
             self.filled = if length >= size { self.filled + 1 } else { 0 };
             if self.filled == RUNS_AFTER {
-                // A small one would be made larger by what lies before its beginning, too.
-                self.space = BytesMut::new();
+                self.space = BytesMut::with_capacity(READ_SIZE);
             }
         }
         Poll::Ready(Ok(length))
@@ -366,6 +369,23 @@ mod tests {
                 }
                 wire.release_space();
             }
+        };
+        tokio::join!(body, reader);
+    }
+
+    #[tokio::test]
+    async fn of_pieces_that_are_held_no_two_in_turn_are_large() {
+        let (mut wire, mut theirs) = pair().await;
+        let body = async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} };
+        let reader = async move {
+            let mut held = Vec::new();
+            for _ in 0..100 {
+                poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                held.push(std::mem::take(&mut wire.input));
+            }
+            let large = |piece: &Bytes| piece.len() > FIRST_READ_SIZE;
+            assert!(!held.windows(2).any(|two| two.iter().all(large)));
+            assert!(held.iter().any(large), "and some are");
         };
         tokio::join!(body, reader);
     }
