@@ -20,11 +20,6 @@ use crate::cluster::limits::Held;
 
 /// The best size measured for copying bodies: larger ones fall out of the cache.
 const READ_SIZE: usize = 32 * 1024;
-/// Bodies are received in pieces of this size at first, and while the piece before is still held by where it goes: of one
-/// that nobody takes two pieces are held when it stands still, and only one of them is a large one.
-const FIRST_READ_SIZE: usize = READ_SIZE / 2;
-/// So many pieces that filled their space, one after the other, and a body runs.
-const RUNS_AFTER: u8 = 2;
 /// Output is sent when this much is staged.
 const STAGE_SIZE: usize = 32 * 1024;
 /// A piece of a body of at least this size is sent from where it lies; a smaller one is copied behind the head.
@@ -76,8 +71,6 @@ pub(crate) struct Wire {
     pub(crate) input: Bytes,
     /// Where bodies are received; empty but for its capacity between reads.
     space: BytesMut,
-    /// Pieces of this body that filled it, up to [`RUNS_AFTER`].
-    filled: u8,
     /// Staged for sending, from `sent` on.
     staged: Vec<u8>,
     sent: usize,
@@ -100,7 +93,6 @@ impl Wire {
             from,
             input: Bytes::new(),
             space: BytesMut::new(),
-            filled: 0,
             staged: Vec::new(),
             sent: 0,
             tail: Bytes::new(),
@@ -143,16 +135,7 @@ impl Wire {
         }
         // An empty rest holds the whole space, which could not be reused then.
         self.input = Bytes::new();
-        if self.filled == RUNS_AFTER && !self.space.try_reclaim(READ_SIZE) {
-            self.filled = 0;
-            self.space = BytesMut::new();
-        }
-        let size = if self.filled < RUNS_AFTER {
-            FIRST_READ_SIZE
-        } else {
-            READ_SIZE
-        };
-        self.space.reserve(size);
+        self.space.reserve(READ_SIZE);
         let length = ready!(pin!(self.io.read_buf(&mut self.space)).poll(cx))?;
         if length == 0 {
             self.ended = true;
@@ -163,12 +146,6 @@ impl Wire {
             self.space.clear();
         } else {
             self.input = self.space.split().freeze();
-        }
-        if self.filled < RUNS_AFTER {
-            self.filled = if length >= size { self.filled + 1 } else { 0 };
-            if self.filled == RUNS_AFTER {
-                self.space = BytesMut::with_capacity(READ_SIZE);
-            }
         }
         Poll::Ready(Ok(length))
     }
@@ -185,7 +162,6 @@ impl Wire {
 
     /// Gives up the space for bodies; called between messages.
     pub(crate) fn release_space(&mut self) {
-        self.filled = 0;
         // Also where it has no room left: what was split off it may be all of it.
         self.space = BytesMut::new();
         // What is left when all was consumed still holds the buffer.
@@ -345,47 +321,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_that_run_are_received_in_larger_pieces_until_their_end() {
-        let (mut wire, mut theirs) = pair().await;
-        // As fast as it is taken, until it is taken no more.
-        let body = async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} };
-        let reader = async move {
-            for _ in 0..3 {
-                let mut before = [0; 2];
-                let larger = loop {
-                    let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
-                    wire.input = Bytes::new();
-                    if length > FIRST_READ_SIZE {
-                        break length;
-                    }
-                    before = [before[1], length];
-                };
-                assert_eq!(before, [FIRST_READ_SIZE; 2], "two that were full");
-                assert!(larger <= READ_SIZE);
-                for _ in 0..20 {
-                    let length = poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
-                    wire.input = Bytes::new();
-                    assert!(length <= READ_SIZE, "{length}");
-                }
-                wire.release_space();
-            }
-        };
-        tokio::join!(body, reader);
-    }
-
-    #[tokio::test]
-    async fn of_pieces_that_are_held_no_two_in_turn_are_large() {
+    async fn the_space_is_given_up_also_when_a_piece_filled_it() {
         let (mut wire, mut theirs) = pair().await;
         let body = async move { while theirs.write_all(&[b'x'; READ_SIZE]).await.is_ok() {} };
         let reader = async move {
-            let mut held = Vec::new();
-            for _ in 0..100 {
-                poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
-                held.push(std::mem::take(&mut wire.input));
+            while poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap() < READ_SIZE {
+                wire.input = Bytes::new();
             }
-            let large = |piece: &Bytes| piece.len() > FIRST_READ_SIZE;
-            assert!(!held.windows(2).any(|two| two.iter().all(large)));
-            assert!(held.iter().any(large), "and some are");
+            let piece = std::mem::take(&mut wire.input);
+            assert!(!piece.is_unique(), "the connection holds what it lies in");
+            wire.release_space();
+            assert!(piece.is_unique());
         };
         tokio::join!(body, reader);
     }
