@@ -142,7 +142,11 @@ fn rules(step: &Step, family: Family) -> Vec<String> {
         before.push_str(" -m tcp --syn");
     }
     if let Some(network) = network {
-        let _ = write!(before, " -d {network}");
+        let side = match step.way {
+            Way::Outbound => "-d",
+            Way::Inbound => "-s",
+        };
+        let _ = write!(before, " {side} {network}");
     }
     if *loopback {
         let side = match step.way {
@@ -264,14 +268,16 @@ mod tests {
 -A WEFT_INBOUND -p tcp -m multiport --dports 15000,15006,15008 -m comment --comment "spared: ports 15000 15006 15008 (the sidecar)" -j RETURN
 -A WEFT_INBOUND -p tcp -m multiport --dports 22 -m comment --comment "spared: SSH (port 22)" -j RETURN
 -A WEFT_INBOUND -p tcp -m multiport --dports 9100 -m comment --comment "spared: to port 9100" -j RETURN
--A WEFT_INBOUND -p tcp -m comment --comment "redirected to port 15006: every other TCP connection" -j REDIRECT --to-ports 15006
+-A WEFT_INBOUND -p tcp -s 172.16.0.0/12 -m comment --comment "spared: from 172.16.0.0/12" -j RETURN
+-A WEFT_INBOUND -p tcp -s 10.0.0.0/8 -m multiport --dports 80,8080 -m comment --comment "redirected to port 15006: TCP from 10.0.0.0/8, ports 80 8080" -j REDIRECT --to-ports 15006
 -A PREROUTING -p tcp -j WEFT_INBOUND
 COMMIT
 "#
         );
         let v6 = script(&all(), Family::V6, BARE);
         assert!(v6.contains(" -d fd00::/8 ") && v6.contains(" -d fe80::/10 "));
-        assert!(!v6.contains(" -d 10.0.0.0/8 "));
+        assert!(v6.contains(" -s fd00::/8 ") && v6.contains(" -s fd77::/16 "));
+        assert!(!v6.contains(" 10.0.0.0/8 ") && !v6.contains(" 172.16.0.0/12 "));
     }
 
     /// A table as it is after an installation.
@@ -316,6 +322,9 @@ COMMIT
         let outbound = wish.outbound.as_mut().unwrap();
         outbound.exclude_networks.clear();
         outbound.include_networks.clear();
+        let inbound = wish.inbound.as_mut().unwrap();
+        inbound.exclude_networks.clear();
+        inbound.include_networks.clear();
         let expected: Vec<(Way, String)> = wish
             .steps()
             .into_iter()

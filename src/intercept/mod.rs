@@ -87,9 +87,15 @@ struct Install {
     /// Leaves connections of others to these ports alone, such as one for health checks
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = port())]
     exclude_inbound_port: Vec<u16>,
+    /// Leaves connections from these networks alone, such as those of a load balancer's health checks
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    exclude_inbound_network: Vec<Network>,
     /// Redirects connections of others to these ports only. All but SSH's by default
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = port())]
     include_inbound_port: Vec<u16>,
+    /// Redirects connections from these networks only
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    include_inbound_network: Vec<Network>,
     /// Prints the rules and installs nothing; needs no privilege
     #[arg(long)]
     print: bool,
@@ -187,7 +193,9 @@ impl Install {
             to: self.inbound_port,
             own_ports: [self.mesh_port, self.admin_port].into(),
             exclude_ports: set(&self.exclude_inbound_port),
+            exclude_networks: set(&self.exclude_inbound_network),
             include_ports: set(&self.include_inbound_port),
+            include_networks: set(&self.include_inbound_network),
         });
         Ok(Wish { outbound, inbound })
     }
@@ -376,7 +384,8 @@ mod tests {
     #[test]
     fn flags_become_a_wish() {
         let wish = install(
-            "--user 1337 --exclude-port 5432,6379 --exclude-port 3306 --exclude-network 10.0.0.9/8",
+            "--user 1337 --exclude-port 5432,6379 --exclude-port 3306 --exclude-network 10.0.0.9/8 \
+             --exclude-inbound-network 192.168.0.9,fd00::1/8 --include-inbound-network 192.168.0.0/16,::/0",
         )
         .unwrap();
         let outbound = wish.outbound.unwrap();
@@ -390,6 +399,18 @@ mod tests {
         let inbound = wish.inbound.unwrap();
         assert_eq!(inbound.to, 15_006);
         assert_eq!(inbound.own_ports, [15_000, 15_008].into());
+        assert_eq!(
+            inbound.exclude_networks,
+            ["192.168.0.9/32", "fd00::/8"]
+                .map(|text| text.parse().unwrap())
+                .into()
+        );
+        assert_eq!(
+            inbound.include_networks,
+            ["192.168.0.0/16", "::/0"]
+                .map(|text| text.parse().unwrap())
+                .into()
+        );
     }
 
     #[test]
@@ -411,6 +432,8 @@ mod tests {
         refused("--user 0 --exclude-port x", "'x'");
         refused("--user 0 --exclude-network 10.0.0.0/40", "10.0.0.0/40");
         refused("--user 0 --include-inbound-port 15008", "own");
+        refused("--user 0 --exclude-inbound-network ::/129", "::/129");
+        refused("--user 0 --include-inbound-network x,10.0.0.0/8", "`x`");
     }
 
     #[test]

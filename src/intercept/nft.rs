@@ -67,7 +67,11 @@ fn rule(step: &Step) -> String {
     }
     if let Some(network) = network {
         let family = if network.is_ipv4() { "ip" } else { "ip6" };
-        parts.push(format!("{family} daddr {network}"));
+        let side = match step.way {
+            Way::Outbound => "daddr",
+            Way::Inbound => "saddr",
+        };
+        parts.push(format!("{family} {side} {network}"));
     }
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
@@ -160,11 +164,31 @@ table inet weft {
         tcp dport { 15000, 15006, 15008 } return comment "spared: ports 15000 15006 15008 (the sidecar)"
         tcp dport { 22 } return comment "spared: SSH (port 22)"
         tcp dport { 9100 } return comment "spared: to port 9100"
-        meta l4proto tcp redirect to :15006 comment "redirected to port 15006: every other TCP connection"
+        ip saddr 172.16.0.0/12 return comment "spared: from 172.16.0.0/12"
+        ip6 saddr fd77::/16 return comment "spared: from fd77::/16"
+        ip saddr 10.0.0.0/8 tcp dport { 80, 8080 } redirect to :15006 comment "redirected to port 15006: TCP from 10.0.0.0/8, ports 80 8080"
+        ip6 saddr fd00::/8 tcp dport { 80, 8080 } redirect to :15006 comment "redirected to port 15006: TCP from fd00::/8, ports 80 8080"
     }
 }
 "#
         );
+    }
+
+    #[test]
+    fn where_no_ports_are_named_it_is_tcp_still() {
+        let mut wish = all();
+        wish.inbound.as_mut().unwrap().include_ports.clear();
+        let rules = script(&wish);
+        for rule in [
+            r#"  ip saddr 10.0.0.0/8 meta l4proto tcp redirect to :15006 comment "redirected to port 15006: TCP from 10.0.0.0/8""#,
+            r#"  ip6 saddr fd00::/8 meta l4proto tcp redirect to :15006 comment "redirected to port 15006: TCP from fd00::/8""#,
+        ] {
+            assert!(rules.contains(rule), "no {rule} in\n{rules}");
+        }
+        wish.inbound.as_mut().unwrap().include_networks.clear();
+        let rules = script(&wish);
+        let rule = r#"  meta l4proto tcp redirect to :15006 comment "redirected to port 15006: every other TCP connection""#;
+        assert!(rules.contains(rule), "no {rule} in\n{rules}");
     }
 
     #[test]

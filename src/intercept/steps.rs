@@ -40,7 +40,10 @@ pub(super) struct Inbound {
     /// Where the sidecar listens itself: mutual TLS, the admin pages.
     pub(super) own_ports: BTreeSet<u16>,
     pub(super) exclude_ports: BTreeSet<u16>,
+    pub(super) exclude_networks: BTreeSet<Network>,
+    /// Only these, where there are any.
     pub(super) include_ports: BTreeSet<u16>,
+    pub(super) include_networks: BTreeSet<Network>,
 }
 
 /// Which way a connection goes.
@@ -66,6 +69,7 @@ pub(super) struct Step {
 pub(super) struct When {
     pub(super) user: Option<u32>,
     pub(super) loopback: bool,
+    /// The other side's: where a connection goes to, or where it comes from.
     pub(super) network: Option<Network>,
     pub(super) ports: BTreeSet<u16>,
 }
@@ -105,9 +109,7 @@ fn outbound(wish: &Outbound) -> Vec<Step> {
         let which = wish.exclude_ports.iter().copied();
         list.spare(ports(which.clone()), &format!("to {}", named(which)));
     }
-    for &network in &wish.exclude_networks {
-        list.spare(to_network(network), &format!("to {network}"));
-    }
+    list.spare_networks(&wish.exclude_networks);
     list.take(&wish.include_networks, &wish.include_ports, wish.to);
     list.steps
 }
@@ -128,7 +130,8 @@ fn inbound(wish: &Inbound) -> Vec<Step> {
         let which = wish.exclude_ports.iter().copied();
         list.spare(ports(which.clone()), &format!("to {}", named(which)));
     }
-    list.take(&BTreeSet::new(), &wish.include_ports, wish.to);
+    list.spare_networks(&wish.exclude_networks);
+    list.take(&wish.include_networks, &wish.include_ports, wish.to);
     list.steps
 }
 
@@ -154,6 +157,17 @@ impl List {
         });
     }
 
+    fn spare_networks(&mut self, networks: &BTreeSet<Network>) {
+        for &network in networks {
+            let when = When {
+                network: Some(network),
+                ..When::default()
+            };
+            let words = self.other_side(network);
+            self.spare(when, &words);
+        }
+    }
+
     fn take(&mut self, networks: &BTreeSet<Network>, ports: &BTreeSet<u16>, to: u16) {
         let networks: Vec<Option<Network>> = match networks.is_empty() {
             true => vec![None],
@@ -163,10 +177,12 @@ impl List {
             let which = match (network, ports.is_empty()) {
                 (None, true) => "every other TCP connection".to_owned(),
                 (None, false) => format!("TCP to {}", named(ports.iter().copied())),
-                (Some(network), true) => format!("TCP to {network}"),
-                (Some(network), false) => {
-                    format!("TCP to {network}, {}", named(ports.iter().copied()))
-                }
+                (Some(network), true) => format!("TCP {}", self.other_side(network)),
+                (Some(network), false) => format!(
+                    "TCP {}, {}",
+                    self.other_side(network),
+                    named(ports.iter().copied())
+                ),
             };
             self.steps.push(Step {
                 way: self.way,
@@ -178,6 +194,13 @@ impl List {
                 to: Some(to),
                 words: format!("redirected to port {to}: {which}"),
             });
+        }
+    }
+
+    fn other_side(&self, network: Network) -> String {
+        match self.way {
+            Way::Outbound => format!("to {network}"),
+            Way::Inbound => format!("from {network}"),
         }
     }
 }
@@ -192,13 +215,6 @@ fn loopback() -> When {
 fn ports(ports: impl IntoIterator<Item = u16>) -> When {
     When {
         ports: ports.into_iter().collect(),
-        ..When::default()
-    }
-}
-
-fn to_network(network: Network) -> When {
-    When {
-        network: Some(network),
         ..When::default()
     }
 }
@@ -241,7 +257,13 @@ pub(super) mod tests {
                 to: 15_006,
                 own_ports: [15_000, 15_008].into(),
                 exclude_ports: [9100].into(),
-                include_ports: BTreeSet::new(),
+                exclude_networks: ["172.16.0.0/12", "fd77::/16"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
+                include_ports: [80, 8080].into(),
+                include_networks: ["10.0.0.0/8", "fd00::/8"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
             }),
         }
     }
@@ -267,7 +289,10 @@ pub(super) mod tests {
                 "spared: ports 15000 15006 15008 (the sidecar)",
                 "spared: SSH (port 22)",
                 "spared: to port 9100",
-                "redirected to port 15006: every other TCP connection",
+                "spared: from 172.16.0.0/12",
+                "spared: from fd77::/16",
+                "redirected to port 15006: TCP from 10.0.0.0/8, ports 80 8080",
+                "redirected to port 15006: TCP from fd00::/8, ports 80 8080",
             ]
         );
     }
@@ -276,7 +301,10 @@ pub(super) mod tests {
     fn ssh_is_taken_when_it_is_asked_for() {
         let mut wish = all();
         wish.outbound = None;
-        wish.inbound.as_mut().unwrap().include_ports = [22, 8080].into();
+        let inbound = wish.inbound.as_mut().unwrap();
+        inbound.exclude_networks.clear();
+        inbound.include_ports = [22, 8080].into();
+        inbound.include_networks.clear();
         assert_eq!(
             words(&wish),
             [
@@ -289,12 +317,36 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn of_networks_and_ports_those_that_are_named_must_hold() {
+        let taken = |networks: &[&str], ports: &[u16]| {
+            let mut wish = all();
+            let inbound = wish.inbound.as_mut().unwrap();
+            inbound.include_networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+            inbound.include_ports = ports.iter().copied().collect();
+            let last = words(&wish).pop().unwrap();
+            last.replace("redirected to port 15006: ", "")
+        };
+        assert_eq!(taken(&[], &[]), "every other TCP connection");
+        assert_eq!(taken(&[], &[80, 8080]), "TCP to ports 80 8080");
+        assert_eq!(taken(&["10.0.0.0/8"], &[]), "TCP from 10.0.0.0/8");
+        assert_eq!(
+            taken(&["10.0.0.0/8"], &[8080]),
+            "TCP from 10.0.0.0/8, port 8080"
+        );
+    }
+
+    #[test]
     fn words_fit_into_a_comment() {
         let mut wish = all();
+        // The longest that there can be.
+        let ports: BTreeSet<u16> = (10_000..=65_535).collect();
+        let networks: [Network; 1] = ["1111:2222:3333:4444:5555:6666:7777:8888".parse().unwrap()];
         let outbound = wish.outbound.as_mut().unwrap();
-        outbound.include_ports = (60_000..60_100).collect();
-        outbound.include_networks =
-            ["1111:2222:3333:4444:5555:6666:7777:8888".parse().unwrap()].into();
+        (outbound.exclude_ports, outbound.include_ports) = (ports.clone(), ports.clone());
+        (outbound.exclude_networks, outbound.include_networks) = (networks.into(), networks.into());
+        let inbound = wish.inbound.as_mut().unwrap();
+        (inbound.exclude_ports, inbound.include_ports) = (ports.clone(), ports);
+        (inbound.exclude_networks, inbound.include_networks) = (networks.into(), networks.into());
         for words in words(&wish) {
             // The shortest limit is that of nftables.
             assert!(words.len() < 128, "{words}");

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::ground::{APP, Host};
 use crate::harness::wire::Head;
 use crate::hostile::frames::{
@@ -216,6 +218,20 @@ pub(crate) fn connect(host: &Host, to: &str) -> std::io::Result<TcpStream> {
 pub(crate) fn connect_as(host: &Host, user: u32, to: &str) -> std::io::Result<TcpStream> {
     let to: SocketAddr = to.parse().unwrap();
     let stream = host.as_user(user, || TcpStream::connect_timeout(&to, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A connection of an app on this host, from one of the host's addresses.
+pub(crate) fn connect_from(host: &Host, from: &str, to: &str) -> std::io::Result<TcpStream> {
+    let from: SocketAddr = format!("{from}:0").parse().unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let stream = host.as_user(APP, || -> std::io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        Ok(socket.into())
+    })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }

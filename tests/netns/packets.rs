@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
-use super::app::{App, Does, connect, get, take};
+use super::app::{App, Does, connect, connect_from, get_on, take};
 use super::ground::{self, Host};
 use super::{
     BACKENDS, ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6, OUTSIDE, OUTSIDE_V6, World, until,
@@ -82,15 +82,31 @@ fn is_redirected(host: &Host, app: &App, to: &str) -> bool {
     callers[before].port() != own
 }
 
-/// Wishes about what the app is sent: the flags, and whether a connection is redirected to each port (8080 and 8081).
+/// The host outside as it calls orders, and a second address of it there: orders has a way back to these and to no others.
+const CALLER: &str = "10.77.3.1";
+const CALLER_V6: &str = "[fd77:3::1]";
+const OTHER_CALLER: &str = "10.77.3.200";
+const OTHER_CALLER_V6: &str = "[fd77:3::200]";
+
+/// Wishes about what the app is sent: the flags, and whether a connection is redirected to each port (8080 and 8081) from
+/// each address (of the host outside, and its second one).
 #[rustfmt::skip] // a row a line
-const INBOUND: &[(&str, [bool; 2])] = &[
-    ("", [true, true]),
-    ("--exclude-inbound-port 8081", [true, false]),
-    ("--exclude-inbound-port 8080,8081", [false, false]),
-    ("--include-inbound-port 8080", [true, false]),
-    ("--include-inbound-port 8080,8081 --exclude-inbound-port 8080", [false, true]),
-    ("--no-inbound", [false, false]),
+const INBOUND: &[(&str, [[bool; 2]; 2])] = &[
+    ("", [[true, true], [true, true]]),
+    ("--exclude-inbound-port 8081", [[true, false], [true, false]]),
+    ("--exclude-inbound-port 8080,8081", [[false, false], [false, false]]),
+    ("--exclude-inbound-network 10.77.3.128/25,fd77:3::200/128", [[true, true], [false, false]]),
+    ("--exclude-inbound-port 8081 --exclude-inbound-network 10.77.3.128/25,fd77:3::200/128", [[true, false], [false, false]]),
+    ("--include-inbound-port 8080", [[true, false], [true, false]]),
+    ("--include-inbound-network 10.77.3.128/25,fd77:3::200/128", [[false, false], [true, true]]),
+    ("--include-inbound-port 8080 --include-inbound-network 10.77.3.128/25,fd77:3::200/128", [[false, false], [true, false]]),
+    ("--include-inbound-port 8080,8081 --exclude-inbound-port 8080", [[false, true], [false, true]]),
+    ("--include-inbound-network 10.77.3.0/24,fd77:3::/64 --exclude-inbound-network 10.77.3.128/25,fd77:3::200/128", [[true, true], [false, false]]),
+    // Orders' own addresses, from which nothing comes.
+    ("--exclude-inbound-network 10.77.3.2,fd77:3::2", [[true, true], [true, true]]),
+    // Of what is sent, which says nothing of what comes.
+    ("--exclude-network 10.77.3.0/24,fd77:3::/64", [[true, true], [true, true]]),
+    ("--no-inbound", [[false, false], [false, false]]),
 ];
 
 #[test]
@@ -99,27 +115,45 @@ fn what_an_app_is_sent_is_redirected_where_it_was_wished_and_nowhere_else() {
         return;
     }
     let world = World::without_rules("", "");
-    let _apps = [8080, 8081].map(|port| {
+    world.outside.system("ip addr add 10.77.3.200/24 dev net3");
+    world
+        .outside
+        .system("ip addr add fd77:3::200/64 dev net3 nodad");
+    let ports = [8080, 8081];
+    let _apps = ports.map(|port| {
         let address = format!("[::]:{port}");
         App::start(&world.orders, &address, Does::Http("orders"))
     });
     for backend in BACKENDS {
         for (wish, wanted) in INBOUND {
             install(&world.orders, backend, wish);
-            for address in [ORDERS_FROM_OUTSIDE, ORDERS_FROM_OUTSIDE_V6] {
-                for (port, wanted) in [8080, 8081].iter().zip(wanted) {
-                    let to = format!("{address}:{port}");
-                    let answer = get(&world.outside, &to, "orders").unwrap();
-                    // The sidecar takes nothing in plaintext; the app takes everything.
-                    let redirected = answer.reason() == Some("plaintext_refused");
-                    let by_itself = answer.body == "orders called by nobody";
-                    assert!(redirected != by_itself, "{answer:?}");
-                    assert_eq!(redirected, *wanted, "{backend} {wish:?}: {to}");
+            let families = [
+                (ORDERS_FROM_OUTSIDE, [CALLER, OTHER_CALLER]),
+                (ORDERS_FROM_OUTSIDE_V6, [CALLER_V6, OTHER_CALLER_V6]),
+            ];
+            for (address, callers) in families {
+                for (from, wanted) in callers.iter().zip(wanted) {
+                    for (port, wanted) in ports.iter().zip(wanted) {
+                        let to = format!("{address}:{port}");
+                        let refused = is_refused(&world.outside, from, &to);
+                        assert_eq!(refused, *wanted, "{backend} {wish:?}: {from} to {to}");
+                    }
                 }
             }
             weft_says(&world.orders, "intercept remove");
         }
     }
+}
+
+/// Whether a request from this address of a host comes to the sidecar, which takes nothing in plaintext, and not to the
+/// app, which takes everything.
+fn is_refused(host: &Host, from: &str, to: &str) -> bool {
+    let mut stream = connect_from(host, from, to).unwrap();
+    let answer = get_on(&mut stream, "orders", "/").unwrap();
+    let refused = answer.reason() == Some("plaintext_refused");
+    let by_itself = answer.body == "orders called by nobody";
+    assert!(refused != by_itself, "{from} to {to}: {answer:?}");
+    refused
 }
 
 /// All rules of a host, in every table of either backend, without what has been counted.
@@ -147,7 +181,7 @@ fn removal_leaves_nothing_in_any_table() {
         weft_says(&host, "intercept remove");
         let before = all_rules(&host);
         assert!(!before.to_lowercase().contains("weft"), "{before}");
-        for (wish, _) in OUTBOUND {
+        for (wish, _) in OUTBOUND.iter().chain(INBOUND) {
             install(&host, backend, wish);
             assert_ne!(all_rules(&host), before, "{backend} {wish:?}");
             weft_says(&host, "intercept remove");

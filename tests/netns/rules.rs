@@ -7,8 +7,8 @@ use super::ground::{self, Host};
 use super::{weft, weft_says};
 use crate::harness::told::WEFT;
 
-const INSTALL: &str =
-    "intercept install --user 1337 --exclude-port 5432 --exclude-network 192.168.0.0/16,fe80::/10";
+const INSTALL: &str = "intercept install --user 1337 --exclude-port 5432 --exclude-network 192.168.0.0/16,fe80::/10 \
+     --exclude-inbound-network 10.0.0.0/8,fd00::/8";
 
 #[test]
 fn rules_are_installed_once_shown_in_words_and_removed_whole() {
@@ -32,6 +32,10 @@ fn rules_are_installed_once_shown_in_words_and_removed_whole() {
         "  spared: DNS over TCP (port 53)\n",
         "  spared: to port 5432\n",
         "  spared: to fe80::/10\n",
+        "ip saddr 10.0.0.0/8 return",
+        "ip6 saddr fd00::/8 return",
+        "  spared: from 10.0.0.0/8\n",
+        "  spared: from fd00::/8\n",
         "  redirected to port 15001: every other TCP connection\n",
         "  redirected to port 15006: every other TCP connection\n",
     ] {
@@ -127,10 +131,15 @@ fn where_there_is_no_nft_iptables_does_it() {
         shown.contains("# IPv4\n") && shown.contains("# IPv6\n"),
         "{shown}"
     );
-    assert!(
-        shown.contains("  spared: user 1337 (the sidecar)\n"),
-        "{shown}"
-    );
+    for words in [
+        "  spared: user 1337 (the sidecar)\n",
+        "-s 10.0.0.0/8 ",
+        "-s fd00::/8 ",
+        "  spared: from 10.0.0.0/8\n",
+        "  spared: from fd00::/8\n",
+    ] {
+        assert!(shown.contains(words), "no {words:?} in\n{shown}");
+    }
     let (good, said) = with_path(&host, &path, "remove");
     assert!(good, "{said}");
     assert_eq!(table(), before, "removed without nft");
