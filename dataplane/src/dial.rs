@@ -4,8 +4,9 @@
 //! next one waiting; the first connection wins, the others are dropped. Where the network has no way for one family that
 //! costs nothing, since the attempt fails at once.
 //!
-//! Not for the endpoints of a service: their addresses are replicas, not ways to one host, and each is picked, judged and
-//! connected to for itself.
+//! The race is not for the endpoints of a service: their addresses are replicas, not ways to one host, and each is picked,
+//! judged and connected to for itself. The order is ([`Family::in_turns`]): where they are taken one after another the
+//! families take turns, and an exchange to which an address of one does not answer goes to the other.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,24 +16,17 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 
+use crate::endpoint::Family;
+
 /// How long one address is waited for before the next is tried beside it (RFC 8305 §5).
 pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// Addresses of one thing that are tried.
 pub const MOST_ADDRESSES: usize = 8;
 
-/// In the order to try them: the families take turns, IPv6 first, each in the order it came (RFC 8305 §4).
+/// In the order to try them: see [`Family::in_turns`].
 pub fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    let (v6, v4): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
-    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
-    let mut order = Vec::new();
-    loop {
-        let pair = (v6.next(), v4.next());
-        if pair == (None, None) {
-            return order;
-        }
-        order.extend(pair.0.into_iter().chain(pair.1));
-    }
+    Family::in_turns(addresses, SocketAddr::ip)
 }
 
 /// The first connection that any of these addresses takes, and which one that was. They are tried in this order; see

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Among, Ask, Dice};
-use crate::endpoint::{Endpoint, FULL_WEIGHT};
+use crate::endpoint::{Endpoint, FULL_WEIGHT, Family};
 
 /// Draws for one that is fit before all are looked at. With half of them fit it fails once in some ten thousand picks.
 const DRAWS: usize = 16;
@@ -54,6 +54,13 @@ impl Group {
             endpoints.swap(last, dice.below(last + 1));
         }
         self.endpoints = endpoints.into();
+    }
+
+    /// The same with the families of their addresses taking turns.
+    pub(super) fn in_turns(self) -> Self {
+        let endpoints = self.endpoints.iter().cloned();
+        let endpoints = Family::in_turns(endpoints, |endpoint| endpoint.address.ip());
+        Self::new(endpoints.into(), self.slow_start)
     }
 
     pub(super) fn len(&self) -> usize {

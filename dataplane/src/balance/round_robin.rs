@@ -3,7 +3,8 @@
 //! Which one comes when is laid down once for a membership ([`super::smooth`]); a pick only moves on. The place is shared
 //! by all cores, so that the service sees one round and not one for each core, and begins anywhere, so that a hundred
 //! proxies that were started at once do not march in step. One that may not be used now is passed over, and the turn
-//! passes to the next: its successor does not take two.
+//! passes to the next: its successor does not take two. IPv4 and IPv6 alternate as long as there are both (RFC 8305 §4), so
+//! that where there is no way for one of them no two exchanges in a row find that out; another attempt takes no turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -26,6 +27,7 @@ pub(super) struct RoundRobin {
 impl RoundRobin {
     /// `seed` says where the round begins.
     pub(super) fn new(group: Group, seed: u64) -> Self {
+        let group = group.in_turns();
         let order = group.is_weighted().then(|| {
             let weights: Vec<_> = (0..group.len()).map(|index| group.weight(index)).collect();
             smooth::order(&weights)
@@ -42,8 +44,13 @@ impl RoundRobin {
         }
     }
 
-    fn next(&self) -> usize {
-        let turn = self.turn.fetch_add(1, Relaxed);
+    /// Whose turn it is. An exchange that has had a turn looks `ahead`, and leaves the turns to the others: else it would be
+    /// the same one of two endpoints that each exchange comes to first.
+    fn next(&self, ask: &Ask<'_>, ahead: usize) -> usize {
+        let turn = match ask.tried.is_empty() {
+            true => self.turn.fetch_add(1, Relaxed),
+            false => self.turn.load(Relaxed).wrapping_add(ahead),
+        };
         match &self.order {
             None => turn % self.group.len(),
             Some(order) => order[turn % order.len()].into(),
@@ -58,8 +65,8 @@ impl Picker for RoundRobin {
             return None;
         }
         let mut dice = Dice::new(ask.random);
-        for _ in 0..TURNS.min(4 * endpoints.len()) {
-            let endpoint = &endpoints[self.next()];
+        for ahead in 0..TURNS.min(4 * endpoints.len()) {
+            let endpoint = &endpoints[self.next(ask, ahead)];
             if among.fits(endpoint, ask) && self.group.takes_part(endpoint, ask, among, &mut dice) {
                 return Some(endpoint);
             }
@@ -74,9 +81,12 @@ mod tests {
     use std::time::Duration;
 
     use super::super::testing::*;
+    use super::super::{Ask, EndpointSet};
+    use crate::endpoint::place::Place;
+    use crate::endpoint::{Endpoint, Family};
 
     /// The positions of successive picks.
-    fn picks(set: &super::super::EndpointSet, times: usize) -> Vec<usize> {
+    fn picks(set: &EndpointSet, times: usize) -> Vec<usize> {
         let now = now();
         (0..times)
             .map(|n| position(set, &ask(now, n as u64)))
@@ -95,6 +105,59 @@ mod tests {
                     assert!(counts.into_iter().all(|count| count == rounds), "{picks:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn families_take_turns_as_long_as_there_are_both() {
+        let check = |weights: &[(&str, u16)], wanted: &str| {
+            let endpoints = weights.iter().map(|(address, weight)| {
+                Endpoint::at(Place {
+                    weight: *weight,
+                    ..Place::new(address.parse().unwrap())
+                })
+            });
+            let set = EndpointSet::new(&policy("round_robin"), endpoints.collect(), 1);
+            let now = now();
+            let rounds: String = (0..2 * wanted.len())
+                .map(|n| match set.pick(&ask(now, n as u64)).unwrap().family() {
+                    Family::V4 => '4',
+                    Family::V6 => '6',
+                })
+                .collect();
+            // A round begins anywhere.
+            assert!(rounds.contains(wanted), "{weights:?}: {rounds}");
+        };
+        let [a, b, c] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+        let [x, y] = ["[fd00::1]:80", "[fd00::2]:80"];
+        check(&[(a, 1), (b, 1), (x, 1), (y, 1)], "6464");
+        check(&[(a, 1), (b, 1), (c, 1), (x, 1)], "6444");
+        check(&[(a, 1), (b, 1), (c, 1), (x, 1), (y, 1)], "64644");
+        check(&[(a, 1), (b, 1)], "44");
+        // Weights come first: each has its turns spread as evenly as can be.
+        check(&[(a, 3), (x, 1)], "4464");
+    }
+
+    #[test]
+    fn another_attempt_takes_nobodys_turn() {
+        let set = weighted("round_robin", &[1; 4]);
+        let now = now();
+        let first: Vec<_> = (0..8)
+            .map(|n| {
+                let first = position(&set, &ask(now, n));
+                let tried = [set.endpoints()[first].id];
+                let again = Ask {
+                    tried: &tried,
+                    ..ask(now, n)
+                };
+                assert_ne!(position(&set, &again), first);
+                first
+            })
+            .collect();
+        for round in first.chunks(4) {
+            let mut round = round.to_vec();
+            round.sort_unstable();
+            assert_eq!(round, [0, 1, 2, 3]);
         }
     }
 

@@ -6,8 +6,8 @@
 //! is when to ask again, what is published and what is said about it.
 //!
 //! Each address is an endpoint: an A and an AAAA record of one name are two, each judged by what becomes of its own
-//! exchanges. There is no race between families (RFC 8305) here, because a service's name stands for its replicas and not
-//! for one host; that is for dialling one thing by its name ([`crate::dial`]).
+//! exchanges. There is no race between families (RFC 8305 §5) here, because a service's name stands for its replicas and not
+//! for one host; that is for dialling one thing by its name ([`crate::dial`]). Their order (§4) is that of the policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -164,6 +164,23 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
+
+    /// Addresses, or what has one, in the order in which they are best tried: the families take turns, IPv6 first, each in the
+    /// order it came ("happy eyeballs", RFC 8305 §4).
+    pub fn in_turns<T>(list: impl IntoIterator<Item = T>, ip: impl Fn(&T) -> IpAddr) -> Vec<T> {
+        let is_v6 = |one: &T| Self::of(ip(one)) == Self::V6;
+        let (v6, v4): (Vec<_>, Vec<_>) = list.into_iter().partition(is_v6);
+        let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+        let mut order = Vec::with_capacity(v6.len() + v4.len());
+        loop {
+            let before = order.len();
+            order.extend(v6.next());
+            order.extend(v4.next());
+            if order.len() == before {
+                return order;
+            }
+        }
+    }
 }
 
 impl Endpoint {
