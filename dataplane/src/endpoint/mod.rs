@@ -14,10 +14,12 @@ use arc_swap::ArcSwap;
 
 pub mod latency;
 pub mod place;
+pub(crate) mod slowest;
 pub mod window;
 
 use latency::Latency;
 use place::Place;
+use slowest::Slowest;
 use window::{Sums, Window, instant, stamp};
 
 use crate::gate::{Gate, NO_LIMIT, Slot};
@@ -155,6 +157,8 @@ pub struct Endpoint {
     local_failures: AtomicU64,
     remote_failures: AtomicU64,
     ejections: AtomicU64,
+    /// How long its slowest answers took lately, where it speaks HTTP/2.
+    pub(crate) slowest: Slowest,
 }
 
 impl Family {
@@ -213,6 +217,7 @@ impl Endpoint {
             local_failures: AtomicU64::new(0),
             remote_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            slowest: Slowest::default(),
             window: Window::default(),
             noted: AtomicU64::new(0),
             latency: Latency::default(),

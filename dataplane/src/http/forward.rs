@@ -1,11 +1,10 @@
 //! From a decided request to an endpoint's answer: attempts, their deadline, and what their outcome says of the endpoint.
 
 use std::future::{Future, poll_fn};
-use std::ops::DerefMut;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
@@ -17,6 +16,7 @@ use super::exchange::Request;
 use super::headers::Forwarded;
 use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
+use super::parting::{self, Parted};
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use super::steer::Steer;
@@ -243,11 +243,16 @@ async fn attempts(
         .with(forwarded);
         let mut outcome = {
             let patience = &mut carried.terms.patience;
-            let attempt = pin!(attempt(
-                core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience
-            ));
+            let attempt = attempt(
+                core, cluster, &endpoint, head, body, upgrade, interim, now, &told, patience,
+            );
+            let mut attempt = pin!(Some(attempt));
             let late = || late(upload, &deadline, spec.timeout, &endpoint);
-            within(&mut timer, &deadline, upload, &mut steer, attempt, late).await
+            let attempt = attempt.as_mut();
+            within(
+                &mut timer, &deadline, upload, &mut steer, interim, attempt, late,
+            )
+            .await
         };
         if let Some(steer) = &mut steer {
             steer.end(fared(&outcome, head));
@@ -492,30 +497,47 @@ fn decide(
     }
 }
 
-/// Runs a future to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
-/// it was sent, however long that takes.
-async fn within<T>(
+/// Runs an attempt to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
+/// it was sent, however long that takes. What the endpoint may still work on when it was the client, or time, that ended the
+/// attempt is kept.
+async fn within(
     timer: &mut Timer,
     deadline: &Deadline,
     upload: Option<&Replay>,
     steer: &mut Option<Box<Steer>>,
-    mut future: Pin<impl DerefMut<Target = impl Future<Output = Result<T, Error>>>>,
+    interim: &Interim<'_>,
+    mut attempt: Pin<&mut Option<impl Future<Output = Result<Answered, Error>>>>,
     late: impl Fn() -> Error,
-) -> Result<T, Error> {
+) -> Result<Answered, Error> {
     let mut received = upload.map_or(0, Replay::received);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => {
-            let now = upload.map_or(0, Replay::received);
-            if now != received {
-                received = now;
-                timer.set(deadline.from(Instant::now()).into());
-                if let Some(steer) = steer {
-                    steer.waited();
-                }
+    poll_fn(|cx| {
+        let Some(running) = attempt.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(late()));
+        };
+        let (polled, left) = match upload {
+            // Without a body there is nothing that the client could end it by.
+            None => (running.poll(cx), Parted::default()),
+            Some(_) => parting::collect(|| running.poll(cx)),
+        };
+        if let Poll::Ready(result) = polled {
+            let is_clients = |error: &Error| !error.is_of_endpoint() && !error.is_not_processed();
+            if result.as_ref().is_err_and(is_clients) {
+                interim.keep(left);
             }
-            timer.poll_expired(cx).map(|()| Err(late()))
+            return Poll::Ready(result);
         }
+        let now = upload.map_or(0, Replay::received);
+        if now != received {
+            received = now;
+            timer.set(deadline.from(Instant::now()).into());
+            if let Some(steer) = steer {
+                steer.waited();
+            }
+        }
+        ready!(timer.poll_expired(cx));
+        let ((), left) = parting::collect(|| attempt.set(None));
+        interim.keep(left);
+        Poll::Ready(Err(late()))
     })
     .await
 }

@@ -1,12 +1,14 @@
-//! Interim answers (1xx), passed on to the client when they come.
+//! What becomes of an exchange before its answer: interim answers (1xx), which are passed on to the client when they come, and
+//! attempts that had none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode, Version};
 
+use super::parting::Parted;
 use crate::error::Error;
 use crate::http1::{Framing, Handle, encode};
 use crate::reason::Reason;
@@ -32,12 +34,33 @@ impl Interims {
     }
 }
 
-/// Where interim answers go.
+/// A stream of an HTTP/2 client while its exchange runs.
+pub(crate) struct Stream {
+    pub(crate) respond: RefCell<SendResponse<Bytes>>,
+    /// What endpoints may still work on though the client is answered. Seldom anything.
+    late: Cell<Option<Box<Parted>>>,
+}
+
+impl Stream {
+    pub(crate) fn new(respond: SendResponse<Bytes>) -> Self {
+        Self {
+            respond: RefCell::new(respond),
+            late: Cell::new(None),
+        }
+    }
+
+    /// What endpoints may still work on, besides what is in hand now.
+    pub(crate) fn take_late(&self) -> Option<Parted> {
+        self.late.take().map(|parted| *parted)
+    }
+}
+
+/// Where interim answers go, and what is left behind.
 pub(crate) enum Interim<'a> {
     /// To a client that speaks HTTP/1.1.
     Http1(&'a Handle),
     /// To a stream of an HTTP/2 client.
-    Http2(&'a RefCell<SendResponse<Bytes>>),
+    Http2(&'a Stream),
     /// Nowhere: HTTP/1.0 has none (RFC 9110 §15.2).
     Nowhere,
 }
@@ -68,8 +91,18 @@ impl Interim<'_> {
                 *response.status_mut() = status;
                 *response.headers_mut() = headers.clone();
                 *response.version_mut() = Version::HTTP_2;
-                let _: Result<_, _> = stream.borrow_mut().send_informational(response);
+                let _: Result<_, _> = stream.respond.borrow_mut().send_informational(response);
             }
+        }
+    }
+
+    /// Keeps what an attempt left behind that has no answer: only HTTP/2 has places for it.
+    pub(crate) fn keep(&self, left: Parted) {
+        if let Self::Http2(stream) = self
+            && !left.is_empty()
+        {
+            let before = stream.take_late().unwrap_or_default();
+            stream.late.set(Some(Box::new(before.and(left))));
         }
     }
 }

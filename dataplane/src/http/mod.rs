@@ -1,8 +1,9 @@
 //! Exchanges: from a request's head and body to an answer, whatever HTTP version either side speaks.
 //!
 //! `exchange` is the spine: it decides whether and where, in that order. `forward` makes the attempts, `relay` moves
-//! the bodies, and `answer` is the one place where an error becomes a response. `knock` is what we answer for an app whose
-//! callers ask only whether it takes connections.
+//! the bodies, and `answer` is the one place where an error becomes a response. `parting` is about what endpoints still
+//! work on when nobody waits for it, and `knock` is what we answer for an app whose callers ask only whether it takes
+//! connections.
 
 pub(crate) mod answer;
 pub(crate) mod entry;
@@ -13,6 +14,7 @@ pub(crate) mod hop;
 pub(crate) mod interim;
 mod knock;
 pub(crate) mod pace;
+pub(crate) mod parting;
 pub(crate) mod relay;
 mod replay;
 mod steer;
@@ -58,6 +60,8 @@ pub(crate) struct Caller {
     pub(crate) connections: Arc<ConnectionCells>,
     /// Whether the connection takes nothing at the moment of what all its streams have for it.
     pub(crate) clogged: Cell<bool>,
+    /// How often places of its streams may be given back early.
+    early: parting::Early,
     /// Whether its listener outlasts the others in a drain.
     outlasts: bool,
     current: Rc<Current>,
@@ -90,6 +94,7 @@ impl Caller {
             tls,
             connections,
             clogged: Cell::new(false),
+            early: parting::Early::default(),
             outlasts,
             current,
             client_cert: RefCell::new(None),
@@ -106,6 +111,11 @@ impl Caller {
         if self.core.is_leaving() && site.tells_identity {
             headers.insert(DRAINING, HeaderValue::from_static("?1"));
         }
+    }
+
+    /// Whether one of its streams' places may be given back early once more.
+    pub(crate) fn gives_back_early(&self) -> bool {
+        self.early.once_more(&self.site())
     }
 
     /// The listener as the plan of this moment has it. An exchange asks once, at its head, and keeps the answer: it

@@ -74,6 +74,7 @@ async fn over_http2(
         mut headers,
         mut send,
         receive,
+        pressure,
         place,
     } = http2::client::extended_connect(room, &head, mesh, told).await?;
     let refused = mesh && headers.remove(NOT_UPGRADED).is_some();
@@ -82,8 +83,7 @@ async fn over_http2(
         true => None,
         false => http2::client::content_length(&headers)?,
     };
-    let pressure = place.pressure();
-    let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(Some(place));
+    let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(place);
     if is_tunnel {
         if headers.contains_key(CONTENT_LENGTH) {
             // h2 holds what comes on the stream against that length, and would break off in the middle a tunnel that carries

@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, StatusCode};
 
 use super::parse::{self, Framing, Limits};
-use super::parting::Engaged;
 use super::{Handle, encode};
 use crate::body::{Body, Length};
 use crate::error::Error;
 use crate::head::Head;
 use crate::http::hop::Told;
 use crate::http::interim::{Interim, Interims};
+use crate::http::parting::Engaged;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::identity::Refusal;
 use crate::reason::Reason;

@@ -12,11 +12,11 @@ use super::buffer::Wire;
 use super::frame::{Decoder, Piece};
 use super::parse::Framing;
 use super::parse::Limits;
-use super::parting;
 use crate::accept::Io;
 use crate::body::{Frame, Length};
 use crate::error::{Error, Retry};
 use crate::http::pace::Pace;
+use crate::http::parting;
 use crate::reason::Reason;
 
 /// A connection, as its server or client loop, its body and its relay hold it.

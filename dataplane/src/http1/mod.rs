@@ -2,8 +2,8 @@
 //!
 //! [`parse`], [`frame`] and [`encode`] turn bytes into heads and bodies and back, without I/O: they are where requests
 //! are smuggled or not. On top of them, `buffer` holds the bytes of a connection, [`server`] runs the downstream side and
-//! [`client`] the upstream side; `spare` has the maps of fields that are used again and again, `parting` the connections of
-//! exchanges that were taken back. What they hand out and take are the words of this crate and the `http` crate's types.
+//! [`client`] the upstream side; `spare` has the maps of fields that are used again and again. What they hand out and take
+//! are the words of this crate and the `http` crate's types.
 
 mod buffer;
 pub mod client;
@@ -17,7 +17,6 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod parse;
-pub(crate) mod parting;
 pub mod server;
 pub(crate) mod spare;
 

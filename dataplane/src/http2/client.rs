@@ -21,6 +21,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::frames::Trouble;
 use super::pressure::{Pressure, Windows};
+use super::resets::Resets;
 use super::stall::Stall;
 use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure, length_value};
@@ -31,8 +32,10 @@ use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
+use crate::http::answer::REASON;
 use crate::http::hop::Told;
 use crate::http::interim::{Interim, Interims};
+use crate::http::parting;
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::http1::{Peer as Side, parse};
 use crate::plan::Http2;
@@ -93,11 +96,17 @@ struct Open {
 impl Open {
     /// A connection that has ended, or is about to, is never ready again.
     fn lasts(&self, cx: &mut Context<'_>) -> bool {
-        matches!(self.sender.borrow_mut().poll_ready(cx), Poll::Ready(Ok(())))
+        !self.load.spent.get()
+            && matches!(self.sender.borrow_mut().poll_ready(cx), Poll::Ready(Ok(())))
     }
 
-    fn is_full(&self) -> bool {
-        self.load.streams.get() >= self.sender.borrow().current_max_send_streams()
+    fn is_full(&self, now: Instant) -> bool {
+        let most = self.sender.borrow().current_max_send_streams();
+        let (streams, mut kept) = (self.load.streams.get(), self.load.kept.borrow_mut());
+        if streams + kept.len() >= most {
+            kept.retain(|asked| asked.lasts(now));
+        }
+        streams + kept.len() >= most
     }
 }
 
@@ -106,6 +115,8 @@ impl Open {
 pub(crate) struct Room {
     sender: Sender,
     place: Place,
+    /// When it was found.
+    now: Instant,
 }
 
 impl Room {
@@ -138,6 +149,15 @@ struct Load {
     /// The peer has said something, and so what it takes; or it never will.
     heard: Cell<bool>,
     peer: Weak<Peer>,
+    endpoint: Arc<Endpoint>,
+    /// How many streams may still be reset, where the peer is a member of the mesh: half of what it tolerates, and so it has
+    /// as many more as there are streams when these are spent.
+    resets: Option<RefCell<Resets>>,
+    /// They are spent: it takes no more exchanges.
+    spent: Cell<bool>,
+    /// What was reset there and may still have its place at a member of the mesh, which keeps it as we do. No more of them than
+    /// streams, and the half of the resets.
+    kept: RefCell<Vec<parting::Asked>>,
     /// Who waits for the connection's place, where there is a limit on connections.
     demand: Option<Demand>,
 }
@@ -168,22 +188,82 @@ impl Place {
         Rc::clone(&self.0.pressure)
     }
 
+    /// The stream ends with its answer, or is reset. A member of the mesh ends a connection on which that is done too often,
+    /// though it may have been many clients: before it comes to that the next exchanges take another connection.
+    pub(super) fn ends(&self, whole: bool) {
+        let Some(resets) = &self.0.resets else {
+            return;
+        };
+        let mut resets = resets.borrow_mut();
+        if whole {
+            resets.completed();
+        } else if !resets.taken_back(Instant::now) {
+            self.0.spent.set(true);
+        }
+    }
+
     fn new(load: &Rc<Load>) -> Self {
         load.streams.set(load.streams.get() + 1);
         Self(Rc::clone(load))
     }
 }
 
+/// A request from its head to that of its answer. Dropped before that, the endpoint may be working on it still.
+#[derive(Debug)]
+struct Engaged {
+    place: Option<Place>,
+    asked: Instant,
+    /// When the endpoint had all of it; nothing while it does not.
+    whole: Option<Instant>,
+}
+
+impl Engaged {
+    fn new(place: Place, asked: Instant, bodiless: bool) -> Self {
+        Self {
+            place: Some(place),
+            asked,
+            whole: bodiless.then_some(asked),
+        }
+    }
+
+    /// The endpoint has begun its answer, which goes on in the place.
+    fn answered(&mut self, headers: &HeaderMap) -> Option<Place> {
+        let place = self.place.take()?;
+        let load = &place.0;
+        let took = self.whole.map(|whole| whole.elapsed());
+        // Not how long a sidecar waits for its app.
+        let is_apps = load.resets.is_none() || !headers.contains_key(REASON);
+        let took = took.filter(|_| is_apps);
+        load.endpoint.slowest.answered(self.asked, took);
+        Some(place)
+    }
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            place.ends(false);
+            let load = &place.0;
+            let asked = parting::Asked::new(&load.endpoint, self.asked);
+            if load.resets.is_some() {
+                load.kept.borrow_mut().push(asked.clone());
+            }
+            parting::note_stream(asked);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        if let Some(peer) = self.0.peer.upgrade() {
-            if self.0.streams.get() == 0
-                && self.0.wanted() > 0
+        let load = &self.0;
+        load.streams.set(load.streams.get() - 1);
+        if let Some(peer) = load.peer.upgrade() {
+            if load.streams.get() == 0
+                && load.wanted() > 0
                 && let Ok(mut open) = peer.open.try_borrow_mut()
             {
                 // Somebody needs the place more than we do.
-                open.retain(|open| !Rc::ptr_eq(&open.load, &self.0));
+                open.retain(|open| !Rc::ptr_eq(&open.load, load));
             }
             peer.wake_waiting();
         }
@@ -298,6 +378,9 @@ impl Peers {
     pub(crate) fn sweep(&self, now: Instant) {
         self.peers.borrow_mut().retain(|_, peer| {
             let mut open = peer.open.borrow_mut();
+            for open in open.iter() {
+                open.load.kept.borrow_mut().retain(|asked| asked.lasts(now));
+            }
             // Streams that are still open keep their connection without us.
             open.retain(|open| now.duration_since(open.used) < IDLE);
             !open.is_empty() || peer.begun.get() != peer.ended.get()
@@ -310,12 +393,13 @@ impl Peer {
     fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
         open.retain(|open| open.lasts(cx));
-        let found = open.iter_mut().find(|open| !open.is_full())?;
+        let found = open.iter_mut().find(|open| !open.is_full(now))?;
         found.used = now;
         found.taken = true;
         Some(Room {
             sender: Rc::clone(&found.sender),
             place: Place::new(&found.load),
+            now,
         })
     }
 
@@ -404,6 +488,12 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 pressure,
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
+                endpoint: Arc::clone(&endpoint),
+                resets: cluster
+                    .is_mesh()
+                    .then(|| RefCell::new(Resets::new(BOUNDS.streams / 2, Instant::now()))),
+                spent: Cell::new(false),
+                kept: RefCell::default(),
                 demand,
             });
             peer.open.borrow_mut().push(Open {
@@ -545,7 +635,7 @@ pub(crate) struct Answered {
 #[derive(Debug)]
 pub(crate) struct Asked {
     response: ResponseFuture,
-    place: Option<Place>,
+    engaged: Engaged,
     pressure: Rc<Pressure>,
     request: Option<Box<Relay>>,
     interims: Interims,
@@ -561,13 +651,13 @@ pub(crate) fn ask(
 ) -> Result<Asked, Error> {
     let request = request(head, body.length(), tls, told)?;
     let bodiless = body.is_end();
-    let Room { sender, place } = room;
+    let Room { sender, place, now } = room;
     let sent = send(&sender, request, bodiless);
     let (response, stream) = sent.map_err(|error| failure(&error, Side::Endpoint))?;
     Ok(Asked {
         response,
         pressure: place.pressure(),
-        place: Some(place),
+        engaged: Engaged::new(place, now, bodiless),
         request: (!bodiless).then(|| Box::new(Relay::new(body, Sink::Http2 { stream }))),
         interims: Interims::default(),
     })
@@ -602,7 +692,10 @@ impl Asked {
         if let Some(relay) = &mut self.request {
             match relay.poll(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.request = None,
+                Poll::Ready(Ok(())) => {
+                    self.request = None;
+                    self.engaged.whole = Some(Instant::now());
+                }
                 Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
                 // The endpoint takes no more; it may have answered all the same.
                 Poll::Ready(Err(Failed::Sink(_))) => self.request = None,
@@ -620,6 +713,7 @@ impl Asked {
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
         let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        let place = self.engaged.answered(&parts.headers);
         check_fields(&parts.headers)?;
         if parts.status.as_u16() > LAST_STATUS {
             return Poll::Ready(Err(broken(&format!("status {}", parts.status.as_u16()))));
@@ -629,7 +723,7 @@ impl Asked {
         Poll::Ready(Ok(Answered {
             status: parts.status,
             headers: parts.headers,
-            body: Received::new(stream, side, length, pressure).at(self.place.take()),
+            body: Received::new(stream, side, length, pressure).at(place),
             request: self.request.take(),
         }))
     }
@@ -674,7 +768,8 @@ pub(crate) struct Connected {
     pub(crate) headers: HeaderMap,
     pub(crate) send: SendStream<Bytes>,
     pub(crate) receive: RecvStream,
-    pub(crate) place: Place,
+    pub(crate) pressure: Rc<Pressure>,
+    pub(crate) place: Option<Place>,
 }
 
 /// Asks for a WebSocket by a head that would ask for it in HTTP/1.1. Dropping the future resets the stream.
@@ -690,19 +785,21 @@ pub(crate) async fn extended_connect(
     request
         .extensions_mut()
         .insert(Protocol::from_static("websocket"));
-    let Room { sender, place } = room;
+    let Room { sender, place, now } = room;
     let sent = send(&sender, request, false);
     drop(sender);
     let (response, send) = sent.map_err(|error| failure(&error, side))?;
-    let (parts, receive) = response
-        .await
-        .map_err(|error| failure(&error, side))?
-        .into_parts();
+    let pressure = place.pressure();
+    let mut engaged = Engaged::new(place, now, true);
+    let answer = response.await;
+    let (parts, receive) = answer.map_err(|error| failure(&error, side))?.into_parts();
+    let place = engaged.answered(&parts.headers);
     Ok(Connected {
         status: parts.status,
         headers: parts.headers,
         send,
         receive,
+        pressure,
         place,
     })
 }

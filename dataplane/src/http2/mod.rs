@@ -5,7 +5,7 @@ mod coalesce;
 mod frames;
 mod lanes;
 mod pressure;
-mod resets;
+pub(crate) mod resets;
 pub mod server;
 mod stall;
 mod streams;
@@ -44,7 +44,7 @@ pub struct Received {
     /// Where it must keep one.
     pace: Option<Pace>,
     /// Of the upstream connection's streams, until the answer has ended.
-    _place: Option<client::Place>,
+    place: Option<client::Place>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Received {
             taken: 0,
             pressure,
             pace: None,
-            _place: None,
+            place: None,
         }
     }
 
@@ -90,7 +90,7 @@ impl Received {
 
     /// Holds this place for as long as the body runs.
     pub(crate) fn at(mut self, place: Option<client::Place>) -> Self {
-        self._place = place;
+        self.place = place;
         self
     }
 
@@ -160,7 +160,11 @@ impl Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if self.is_end() || self.stream.is_end_stream() {
+        let whole = self.is_end() || self.stream.is_end_stream();
+        if let Some(place) = &self.place {
+            place.ends(whole);
+        }
+        if whole {
             self.pressure.passed_on(self.taken);
             self.pressure.ended();
         } else {

@@ -6,29 +6,34 @@
 
 use std::time::Instant;
 
-/// Exchanges that may come to nothing, beyond those that others make up for.
-const MOST: u32 = 200;
+/// Exchanges that may come to nothing, beyond those that others make up for: so many for each stream that is granted. At the
+/// edge that is 200; a connection of the mesh has more streams, because it speaks for many clients.
+const FOR_EACH: u32 = 2;
 /// What time gives back in a second: people close pages, and calls run out of time.
 const RATE: u128 = 20;
 
 /// The account of one connection.
 #[derive(Debug)]
 pub(crate) struct Resets {
+    most: u32,
     left: u32,
     refilled: Instant,
 }
 
 impl Resets {
-    pub(crate) fn new(now: Instant) -> Self {
+    /// Of a connection that is granted so many streams.
+    pub(crate) fn new(streams: u32, now: Instant) -> Self {
+        let most = FOR_EACH.saturating_mul(streams);
         Self {
-            left: MOST,
+            most,
+            left: most,
             refilled: now,
         }
     }
 
     /// An exchange went to its end.
     pub(crate) fn completed(&mut self) {
-        self.left = (self.left + 1).min(MOST);
+        self.left = (self.left + 1).min(self.most);
     }
 
     /// An exchange was taken back. Says whether that is tolerable; the clock is asked only when it hardly is.
@@ -37,7 +42,7 @@ impl Resets {
             let now = now();
             let earned = now.duration_since(self.refilled).as_millis() * RATE / 1000;
             if earned > 0 {
-                self.left = u32::try_from(earned).unwrap_or(MOST).min(MOST);
+                self.left = u32::try_from(earned).map_or(self.most, |earned| earned.min(self.most));
                 self.refilled = now;
             }
         }
@@ -56,7 +61,7 @@ mod tests {
     /// How many exchanges a client begins and resets, at so many a second, before it is told to calm down.
     fn endures(per_second: u32, seconds: u32, completed_between: u32) -> Option<u32> {
         let start = Instant::now();
-        let mut resets = Resets::new(start);
+        let mut resets = Resets::new(100, start);
         (1..=per_second * seconds).find(|number| {
             (0..completed_between).for_each(|_| resets.completed());
             !resets.taken_back(|| start + Duration::from_secs(1) * *number / per_second)

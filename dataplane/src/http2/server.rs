@@ -35,11 +35,11 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::http::answer::{self, Answer};
 use crate::http::exchange::{Request, exchange};
-use crate::http::interim::Interim;
+use crate::http::interim::{Interim, Stream};
+use crate::http::parting::{self, Parted};
 use crate::http::relay::{Failed, Relay, Sink, Unsent};
 use crate::http::unread::{self, Late, Reader};
 use crate::http::{Caller, upgrade, websocket};
-use crate::http1::parting::{self, Parted};
 use crate::http1::{Peer, parse};
 use crate::reason::Reason;
 use crate::tcp;
@@ -47,9 +47,8 @@ use crate::tcp::end::End;
 use crate::timer::Timer;
 
 const HEAD_BYTES: u32 = 64 * 1024;
-/// Streams that were reset and not yet taken note of, and streams that we reset for the peer's mistakes: beyond these
-/// the connection ends with ENHANCE_YOUR_CALM.
-const PENDING_RESETS: usize = 100;
+/// Streams that we reset for the peer's mistakes: beyond these the connection ends with ENHANCE_YOUR_CALM. So it does when
+/// more than all its streams were reset before there was a place for them.
 const LOCAL_RESETS: usize = 256;
 /// How often h2 and the streams are looked at in turn at one wake-up: others have a right to the core, too.
 const ROUNDS: usize = 16;
@@ -70,14 +69,14 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         .max_concurrent_streams(site.http2.streams)
         .max_send_buffer_size(site.http2.send_buffer)
         .max_header_list_size(HEAD_BYTES)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_pending_accept_reset_streams(site.http2.streams as usize)
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
         // WebSocket, by RFC 8441.
         .enable_connect_protocol();
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     // Copied: a listener that is held here is not let go of as long as the connection lives.
-    let (places, idle) = (site.http2.streams as usize, site.timeouts.idle);
+    let (granted, idle) = (site.http2.streams, site.timeouts.idle);
     let (mut stall, patience) = (Stall::default(), site.timeouts.head);
     drop(site);
     // In a block of its own, whose room the connection takes over: an idle one holds no more than it needs.
@@ -96,9 +95,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let Some(mut connection) = connection else {
         return;
     };
-    let mut streams = Streams::new(places);
+    let mut streams = Streams::new(granted as usize);
     let waker = streams.waker();
-    let mut resets = Resets::new(std::time::Instant::now());
+    let mut resets = Resets::new(granted, std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
     let mut calming = false;
@@ -320,13 +319,25 @@ pub(super) async fn stream(job: Job) -> Ended {
         is_head,
         respond,
     } = job;
-    let Some(parted) = exchanged(&caller, &mut request, is_head, respond).await else {
-        return Ended::Whole;
-    };
+    let stream = Stream::new(respond);
+    let taken_back = exchanged(&caller, &mut request, is_head, &stream).await;
     drop(request);
+    over(&caller, stream, taken_back).await
+}
+
+/// How an exchange ended, once endpoints have stopped working on it, also where its client has an answer.
+async fn over(caller: &Caller, stream: Stream, taken_back: Option<Parted>) -> Ended {
+    let late = stream.take_late();
+    // With the last handle h2 tells a client that still sends to stop.
+    drop(stream);
+    let (ended, parted) = match (taken_back, late) {
+        (None, None) => return Ended::Whole,
+        (None, Some(late)) => (Ended::Whole, late),
+        (Some(parted), late) => (Ended::TakenBack, parted.and(late.unwrap_or_default())),
+    };
     // Boxed: rare, and each exchange would carry the room for it.
-    Box::pin(parted.gone()).await;
-    Ended::TakenBack
+    Box::pin(parted.gone(|| caller.gives_back_early())).await;
+    ended
 }
 
 /// Returns what the endpoint may still be working on, if the client did not take the answer.
@@ -334,28 +345,27 @@ async fn exchanged(
     caller: &Rc<Caller>,
     request: &mut Result<Request, Error>,
     is_head: bool,
-    respond: SendResponse<Bytes>,
+    stream: &Stream,
 ) -> Option<Parted> {
-    let respond = RefCell::new(respond);
     let answer = match request {
         Ok(request) => {
-            let interim = Interim::Http2(&respond);
+            let interim = Interim::Http2(stream);
             let mut exchange = pin!(Some(exchange(caller, caller.site(), request, &interim)));
-            match unless_reset(exchange.as_mut(), &respond).await {
+            match unless_reset(exchange.as_mut(), stream).await {
                 Some(answer) => answer,
                 // Whoever asked has gone away, and so does the attempt.
-                None => return Some(parting::collect(|| exchange.set(None))),
+                None => return Some(parting::collect(|| exchange.set(None)).1),
             }
         }
         Err(error) => answer::refused(caller, error),
     };
-    respond_with(caller, respond, answer, is_head).await
+    respond_with(caller, &stream.respond, answer, is_head).await
 }
 
 /// The answer, if the client waits for it.
 async fn unless_reset(
     mut exchange: Pin<&mut Option<impl Future<Output = Answer>>>,
-    respond: &RefCell<SendResponse<Bytes>>,
+    stream: &Stream,
 ) -> Option<Answer> {
     poll_fn(|cx| {
         let answer = match exchange.as_mut().as_pin_mut() {
@@ -364,7 +374,9 @@ async fn unless_reset(
         };
         match answer {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending if respond.borrow_mut().poll_reset(cx).is_ready() => Poll::Ready(None),
+            Poll::Pending if stream.respond.borrow_mut().poll_reset(cx).is_ready() => {
+                Poll::Ready(None)
+            }
             Poll::Pending => Poll::Pending,
         }
     })
@@ -374,14 +386,13 @@ async fn unless_reset(
 /// Sends an answer; returns what the endpoint may still be working on, if the client did not take it.
 async fn respond_with(
     caller: &Caller,
-    respond: RefCell<SendResponse<Bytes>>,
+    respond: &RefCell<SendResponse<Bytes>>,
     answer: Answer,
     is_head: bool,
 ) -> Option<Parted> {
-    let mut begun = Ok(None);
-    let parted = parting::collect(|| begun = begin(&respond, answer, is_head));
+    let (begun, parted) = parting::collect(|| begin(respond, answer, is_head));
     match begun {
-        Ok(Some(relay)) => finish(caller, &respond, relay).await,
+        Ok(Some(relay)) => finish(caller, respond, relay).await,
         Ok(None) => None,
         Err(_) => Some(parted),
     }
@@ -402,11 +413,11 @@ async fn connect(
             match tcp::tunnel(&caller, to, receive, &mut respond, pressure).await {
                 ControlFlow::Break(ended) => {
                     if matches!(ended, Ended::TakenBack) {
-                        Parted::default().gone().await;
+                        Parted::default().gone(|| true).await;
                     }
                     ended
                 }
-                ControlFlow::Continue(answer) => send(&caller, respond, answer).await,
+                ControlFlow::Continue(answer) => send(&caller, Stream::new(respond), answer).await,
             }
         }
         Some("websocket") => websocket_exchange(&caller, parts, receive, respond, pressure).await,
@@ -415,20 +426,16 @@ async fn connect(
                 Reason::MethodUnsupported,
                 "of the extended CONNECT protocols, `websocket` is the one that is forwarded",
             );
-            send(&caller, respond, answer::refused(&caller, &error)).await
+            let answer = answer::refused(&caller, &error);
+            send(&caller, Stream::new(respond), answer).await
         }
     }
 }
 
 /// An answer that opens no tunnel.
-async fn send(caller: &Caller, respond: SendResponse<Bytes>, answer: Answer) -> Ended {
-    match respond_with(caller, RefCell::new(respond), answer, false).await {
-        None => Ended::Whole,
-        Some(parted) => {
-            parted.gone().await;
-            Ended::TakenBack
-        }
-    }
+async fn send(caller: &Caller, stream: Stream, answer: Answer) -> Ended {
+    let taken_back = respond_with(caller, &stream.respond, answer, false).await;
+    over(caller, stream, taken_back).await
 }
 
 /// A WebSocket (RFC 8441): everybody after us sees the request that HTTP/1.1 would have made.
@@ -440,32 +447,26 @@ async fn websocket_exchange(
     pressure: Rc<Pressure>,
 ) -> Ended {
     parts.method = Method::GET;
-    let respond = RefCell::new(respond);
-    let mut answer = match handshake(parts, &receive) {
+    let stream = Stream::new(respond);
+    let answered = match handshake(parts, &receive) {
         Ok(head) => {
-            let interim = Interim::Http2(&respond);
+            let interim = Interim::Http2(&stream);
             let mut request = Request {
                 head,
                 body: Body::Empty,
                 upgrade: true,
             };
-            let mut exchange = pin!(Some(exchange(
-                caller,
-                caller.site(),
-                &mut request,
-                &interim
-            )));
-            match unless_reset(exchange.as_mut(), &respond).await {
-                Some(answer) => answer,
-                None => {
-                    parting::collect(|| exchange.set(None)).gone().await;
-                    return Ended::TakenBack;
-                }
-            }
+            let site = caller.site();
+            let mut exchange = pin!(Some(exchange(caller, site, &mut request, &interim)));
+            let answer = unless_reset(exchange.as_mut(), &stream).await;
+            answer.ok_or_else(|| parting::collect(|| exchange.set(None)).1)
         }
-        Err(error) => answer::refused(caller, &error),
+        Err(error) => Ok(answer::refused(caller, &error)),
     };
-    let mut respond = respond.into_inner();
+    let mut answer = match answered {
+        Ok(answer) => answer,
+        Err(parted) => return over(caller, stream, Some(parted)).await,
+    };
     let Some(mut endpoint) = answer.upgraded.take() else {
         if let Some(error) = websocket::not_a_tunnel(answer.status) {
             if caller.identity.is_some() {
@@ -476,16 +477,16 @@ async fn websocket_exchange(
                 answer = answer::refused(caller, &error);
             }
         }
-        return send(caller, respond, answer).await;
+        return send(caller, stream, answer).await;
     };
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
     *response.headers_mut() = answer.headers;
-    let Ok(stream) = respond.send_response(response, false) else {
+    let Ok(sent) = stream.respond.borrow_mut().send_response(response, false) else {
         return Ended::TakenBack;
     };
     let receive = Received::new(receive, Peer::Client, None, pressure);
-    let mut client = End::stream(stream, receive);
+    let mut client = End::stream(sent, receive);
     upgrade::tunnel(caller, &mut client, &mut endpoint, &mut answer.body).await;
     Ended::Whole
 }
@@ -543,8 +544,12 @@ async fn finish(
         _ => h2::Reason::INTERNAL_ERROR,
     };
     respond.borrow_mut().send_reset(reason);
-    let is_client = !matches!(unsent, Unsent::Failed(Failed::Source(_)));
-    is_client.then(|| parting::collect(|| drop(relay)))
+    let is_client = match &unsent {
+        // The end of what the endpoint sent, or of what it was sent.
+        Unsent::Failed(Failed::Source(error)) => !error.is_of_endpoint(),
+        _ => true,
+    };
+    is_client.then(|| parting::collect(|| drop(relay)).1)
 }
 
 /// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.

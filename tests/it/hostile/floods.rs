@@ -1,19 +1,15 @@
 //! Frames that cost their sender little and us much: each flood is cut, and costs us next to nothing.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::frames::*;
 use super::{Scene, good};
-use crate::alone::{Host, Origin, PATIENCE, Processor, Way, fine, until};
-use crate::harness::listening;
+use crate::alone::{PATIENCE, Processor, Way, fine, until};
 
 /// Frames of a flood.
 const MANY: usize = 20_000;
@@ -245,11 +241,16 @@ async fn resets_are_cut_however_slowly_they_come() {
         _ => fine(),
     })
     .await;
-    for (door, way) in scene.doors(&["h2"]) {
+    // Two for each stream that is granted, and time gives some back.
+    for ((door, way), most) in scene
+        .doors(&["h2"])
+        .into_iter()
+        .zip([900, 900, 2_900, 2_900])
+    {
         let attack = async {
             let sent = slow_resets(&way).await;
             assert!(
-                (100..900).contains(&sent),
+                (100..most).contains(&sent),
                 "{door}: {sent} resets were taken"
             );
         };
@@ -263,78 +264,6 @@ async fn resets_are_cut_however_slowly_they_come() {
         );
     }
     good(&scene.doors(&["http/1.1"])[0].1).await;
-}
-
-/// An app that works on each request for a second and does not look whether anybody waits. How many it worked on, and the
-/// most at the same time.
-async fn diligent(address: SocketAddr) -> (JoinSet<()>, Arc<[AtomicUsize; 2]>) {
-    let listener = listening(address);
-    let (work, mut tasks) = (Arc::new([const { AtomicUsize::new(0) }; 2]), JoinSet::new());
-    let (noted, now) = (Arc::clone(&work), Arc::new(AtomicUsize::new(0)));
-    tasks.spawn(async move {
-        let mut conversations = JoinSet::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (noted, now) = (Arc::clone(&noted), Arc::clone(&now));
-            conversations.spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
-                }
-                noted[0].fetch_add(1, Ordering::SeqCst);
-                noted[1].fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                sleep(Duration::from_secs(1)).await;
-                // Before the other side can know.
-                now.fetch_sub(1, Ordering::SeqCst);
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
-                let _ = stream.write_all(answer).await;
-            });
-        }
-    });
-    (tasks, work)
-}
-
-/// The places of a connection's streams are for what is worked on, and not for what its client still waits for.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_taken_back_keeps_its_place_until_the_app_has_ended() {
-    /// What the edge grants a connection.
-    const PLACES: usize = 100;
-    let host = Host::new();
-    let (_tasks, work) = diligent(host.app()).await;
-    let mut scene = Scene::of(host, Origin::nobody()).await;
-    for (door, way) in &scene.doors(&["h2"])[..2] {
-        work.iter()
-            .for_each(|count| count.store(0, Ordering::SeqCst));
-        let ids = |from: usize| (from..from + PLACES).map(|number| 2 * number as u32 + 1);
-        let mut stream = way.connect().await.unwrap();
-        let heads = |from| ids(from).map(|id| frame(HEADERS, WHOLE_HEAD, id, &block(&request())));
-        let first: Vec<_> = heads(0).collect();
-        stream.write_all(&opened(&first)).await.unwrap();
-        stream.flush().await.unwrap();
-        until("all of them to be worked on", async || {
-            (work[0].load(Ordering::SeqCst) == PLACES).then_some(())
-        })
-        .await;
-        let again: Vec<_> = ids(0)
-            .map(|id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8]))
-            .chain(heads(PLACES))
-            .collect();
-        stream.write_all(&again.concat()).await.unwrap();
-        stream.flush().await.unwrap();
-        let mut answers = 0;
-        while answers < PLACES {
-            let read = timeout(PATIENCE, read_frame(&mut stream)).await.unwrap();
-            let (kind, payload) = read.unwrap();
-            assert_ne!(kind, GOAWAY, "{door}: {payload:?}");
-            answers += usize::from(kind == HEADERS);
-        }
-        let most = work[1].load(Ordering::SeqCst);
-        assert!(most <= PLACES, "{door}: {most} at the same time");
-        assert_eq!(work[0].load(Ordering::SeqCst), 2 * PLACES, "{door}");
-    }
-    scene.assert_alive().await;
 }
 
 /// Opens ten streams, resets them a moment later, and so on; how many until the connection ends.
