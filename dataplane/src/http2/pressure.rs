@@ -4,7 +4,8 @@
 //! A wide window lets one body run at full speed; a thousand wide windows are a gigabyte that a peer may fill. h2 has one
 //! window size for all streams of a connection. So it is wide while readers keep up, and narrow once more than a
 //! certain amount is held: then the readers are what is slow, and a narrow window costs them nothing. The
-//! connection's own window is wider than all of that together, so no stream waits for another's reader.
+//! connection's own window is wider than that amount, and then wider than all streams' together, so no stream waits for
+//! another's reader.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ const STAY: Duration = Duration::from_secs(1);
 /// Bodies that are remembered to be nobody's any more, while their rest arrives.
 const MOST_GONE: usize = 1024;
 /// More than the widest window of a connection, which nobody can have outstanding.
-const MOST_HELD: usize = 2 * Http2::MESH.connection_window as usize;
+const MOST_HELD: usize = 2 * Http2::MESH.crowded_window as usize;
 
 /// The sizes of a connection's stream windows.
 #[derive(Debug, Clone, Copy)]

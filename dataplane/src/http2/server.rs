@@ -76,7 +76,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let mut timer = Timer::new();
     timer.set(Instant::now() + site.timeouts.head);
     // Copied: a listener that is held here is not let go of as long as the connection lives.
-    let (granted, idle) = (site.http2.streams, site.timeouts.idle);
+    let (bounds, idle) = (site.http2, site.timeouts.idle);
     let (mut stall, patience) = (Stall::default(), site.timeouts.head);
     drop(site);
     // In a block of its own, whose room the connection takes over: an idle one holds no more than it needs.
@@ -95,9 +95,9 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let Some(mut connection) = connection else {
         return;
     };
-    let mut streams = Streams::new(granted as usize);
+    let mut streams = Streams::new(bounds.streams as usize);
     let waker = streams.waker();
-    let mut resets = Resets::new(granted, std::time::Instant::now());
+    let mut resets = Resets::new(bounds.streams, std::time::Instant::now());
     let mut told = false;
     let mut closed = false;
     let mut calming = false;
@@ -147,6 +147,11 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             && connection.set_initial_window_size(window).is_ok()
         {
             pressure.turned();
+            // Behind the windows of the streams, so that there is no moment at which all of it may be sent at their widest.
+            connection.set_target_window_size(match window == bounds.narrow_window {
+                true => bounds.crowded_window,
+                false => bounds.connection_window,
+            });
             // To be said to the client.
             cx.waker().wake_by_ref();
         }

@@ -293,8 +293,11 @@ pub struct Http2 {
     pub narrow_window: u32,
     /// See `narrow_window`.
     pub crowded: usize,
-    /// What the peer may send of all bodies: more than all streams can hold, so that none waits for another's reader.
+    /// What the peer may send of all bodies while readers keep up: more than `crowded`, so that none waits for another's
+    /// reader until the next line holds.
     pub connection_window: u32,
+    /// The same once `crowded` bytes are held: more than all streams can hold.
+    pub crowded_window: u32,
     /// What is held of one body that the peer does not take, in bytes, whatever its own windows allow.
     pub send_buffer: usize,
 }
@@ -306,7 +309,8 @@ impl Http2 {
         stream_window: 64 * 1024,
         narrow_window: 16 * 1024,
         crowded: 1024 * 1024,
-        connection_window: 100 * 64 * 1024,
+        connection_window: 2 * 1024 * 1024,
+        crowded_window: 100 * 64 * 1024,
         send_buffer: 32 * 1024,
     };
     /// For members of the mesh, whose one connection carries everything. Wide windows, because a narrow one stops a fast
@@ -317,6 +321,7 @@ impl Http2 {
         narrow_window: 16 * 1024,
         crowded: 8 * 1024 * 1024,
         connection_window: 64 * 1024 * 1024,
+        crowded_window: 64 * 1024 * 1024,
         send_buffer: 16 * 1024,
     };
 }
