@@ -46,12 +46,12 @@ thread_local! {
 #[must_use = "the stream's place is to be kept until they are done"]
 pub(crate) struct Parted {
     connections: Vec<Handle>,
-    streams: Vec<Asked>,
+    streams: Vec<Abandoned>,
 }
 
 /// What an endpoint was asked on a stream of HTTP/2 that was reset before it was answered.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct Abandoned {
     endpoint: Arc<Endpoint>,
     /// When it was reset.
     left: Instant,
@@ -76,10 +76,10 @@ pub(crate) fn note(connection: &Handle) {
 }
 
 /// A stream of HTTP/2 was let go of before it was answered.
-pub(crate) fn note_stream(asked: Asked) {
+pub(crate) fn note_stream(stream: Abandoned) {
     NOTED.with_borrow_mut(|noted| {
         if let Some(noted) = noted {
-            noted.streams.push(asked);
+            noted.streams.push(stream);
         }
     });
 }
@@ -177,7 +177,7 @@ impl Early {
     }
 }
 
-impl Asked {
+impl Abandoned {
     /// Of an endpoint that was asked then, and is reset now.
     pub(crate) fn new(endpoint: &Arc<Endpoint>, asked: std::time::Instant) -> Self {
         let left = Instant::now();
@@ -314,7 +314,7 @@ mod tests {
             if knows {
                 answers(&endpoint, Duration::from_millis(5)).await;
             }
-            let parted = left_by(|| note_stream(Asked::new(&endpoint, now())));
+            let parted = left_by(|| note_stream(Abandoned::new(&endpoint, now())));
             assert_eq!(kept(parted).await.as_secs(), MOST.as_secs());
         }
     }
@@ -330,7 +330,7 @@ mod tests {
         ] {
             let endpoint = endpoint();
             answers(&endpoint, Duration::from_millis(slowest)).await;
-            let parted = left_by(|| note_stream(Asked::new(&endpoint, now())));
+            let parted = left_by(|| note_stream(Abandoned::new(&endpoint, now())));
             let later = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 answers(&endpoint, Duration::from_millis(1)).await;
@@ -349,7 +349,7 @@ mod tests {
         let endpoint = endpoint();
         let asked = now();
         tokio::time::sleep(Duration::from_millis(3000)).await;
-        let parted = left_by(|| note_stream(Asked::new(&endpoint, asked)));
+        let parted = left_by(|| note_stream(Abandoned::new(&endpoint, asked)));
         tokio::time::sleep(Duration::from_millis(2)).await;
         answers(&endpoint, Duration::from_millis(1)).await;
         let kept = kept(parted).await;
@@ -364,8 +364,8 @@ mod tests {
         let (one, other) = (endpoint(), endpoint());
         answers(&one, Duration::from_millis(1)).await;
         answers(&other, Duration::from_millis(1)).await;
-        let parted = left_by(|| note_stream(Asked::new(&one, now())));
-        let parted = parted.and(left_by(|| note_stream(Asked::new(&other, now()))));
+        let parted = left_by(|| note_stream(Abandoned::new(&one, now())));
+        let parted = parted.and(left_by(|| note_stream(Abandoned::new(&other, now()))));
         tokio::time::sleep(Duration::from_millis(2)).await;
         // This one shows that it goes on, the other shows nothing.
         answers(&one, Duration::from_millis(1)).await;
@@ -383,7 +383,7 @@ mod tests {
         // Then it is ten seconds.
         let endpoint = endpoint();
         answers(&endpoint, Duration::from_millis(1)).await;
-        let parted = left_by(|| note_stream(Asked::new(&endpoint, now())));
+        let parted = left_by(|| note_stream(Abandoned::new(&endpoint, now())));
         tokio::time::sleep(Duration::from_millis(2)).await;
         answers(&endpoint, Duration::from_millis(1)).await;
         let start = Instant::now();
@@ -400,14 +400,14 @@ mod tests {
     async fn what_a_member_keeps_is_known_without_waiting_for_it() {
         let endpoint = endpoint();
         answers(&endpoint, Duration::from_millis(300)).await;
-        let asked = Asked::new(&endpoint, now());
+        let stream = Abandoned::new(&endpoint, now());
         tokio::time::sleep(Duration::from_millis(2)).await;
         answers(&endpoint, Duration::from_millis(1)).await;
-        let after = |millis| asked.lasts(asked.left.into_std() + Duration::from_millis(millis));
+        let after = |millis| stream.lasts(stream.left.into_std() + Duration::from_millis(millis));
         // Rounded up, the slowest took a millisecond more.
         assert_eq!([0, 99, 601].map(after), [true; 3]);
         assert_eq!([602, 9_999, 10_000].map(after), [false; 3]);
-        let silent = Asked::new(&self::endpoint(), now());
+        let silent = Abandoned::new(&self::endpoint(), now());
         let after = |millis| silent.lasts(silent.left.into_std() + Duration::from_millis(millis));
         assert_eq!([0, 9_999, 10_000].map(after), [true, true, false]);
     }

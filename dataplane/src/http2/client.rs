@@ -157,7 +157,7 @@ struct Load {
     spent: Cell<bool>,
     /// What was reset there and may still have its place at a member of the mesh, which keeps it as we do. No more of them than
     /// streams, and the half of the resets.
-    kept: RefCell<Vec<parting::Asked>>,
+    kept: RefCell<Vec<parting::Abandoned>>,
     /// Who waits for the connection's place, where there is a limit on connections.
     demand: Option<Demand>,
 }
@@ -244,7 +244,7 @@ impl Drop for Engaged {
         if let Some(place) = &self.place {
             place.ends(false);
             let load = &place.0;
-            let asked = parting::Asked::new(&load.endpoint, self.asked);
+            let asked = parting::Abandoned::new(&load.endpoint, self.asked);
             if load.resets.is_some() {
                 load.kept.borrow_mut().push(asked.clone());
             }
