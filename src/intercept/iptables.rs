@@ -319,12 +319,11 @@ COMMIT
     #[test]
     fn the_words_are_found_again() {
         let mut wish = all();
-        let outbound = wish.outbound.as_mut().unwrap();
-        outbound.exclude_networks.clear();
-        outbound.include_networks.clear();
-        let inbound = wish.inbound.as_mut().unwrap();
-        inbound.exclude_networks.clear();
-        inbound.include_networks.clear();
+        let (outbound, inbound) = (wish.outbound.as_mut(), wish.inbound.as_mut());
+        for choice in [&mut outbound.unwrap().choice, &mut inbound.unwrap().choice] {
+            choice.exclude_networks.clear();
+            choice.include_networks.clear();
+        }
         let expected: Vec<(Way, String)> = wish
             .steps()
             .into_iter()

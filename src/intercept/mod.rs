@@ -13,7 +13,7 @@ use weft_runtime::config::Network;
 
 use command::Failed;
 use iptables::Family;
-use steps::{Inbound, Outbound, Way, Wish};
+use steps::{Choice, Inbound, Outbound, Way, Wish};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -183,19 +183,23 @@ impl Install {
                     .iter()
                     .map(|user| number(user))
                     .collect::<Result<_, _>>()?,
-                exclude_ports: set(&self.exclude_port),
-                exclude_networks: set(&self.exclude_network),
-                include_ports: set(&self.include_port),
-                include_networks: set(&self.include_network),
+                choice: Choice {
+                    exclude_ports: set(&self.exclude_port),
+                    exclude_networks: set(&self.exclude_network),
+                    include_ports: set(&self.include_port),
+                    include_networks: set(&self.include_network),
+                },
             }),
         };
         let inbound = (!self.no_inbound).then(|| Inbound {
             to: self.inbound_port,
             own_ports: [self.mesh_port, self.admin_port].into(),
-            exclude_ports: set(&self.exclude_inbound_port),
-            exclude_networks: set(&self.exclude_inbound_network),
-            include_ports: set(&self.include_inbound_port),
-            include_networks: set(&self.include_inbound_network),
+            choice: Choice {
+                exclude_ports: set(&self.exclude_inbound_port),
+                exclude_networks: set(&self.exclude_inbound_network),
+                include_ports: set(&self.include_inbound_port),
+                include_networks: set(&self.include_inbound_network),
+            },
         });
         Ok(Wish { outbound, inbound })
     }
@@ -391,22 +395,22 @@ mod tests {
         let outbound = wish.outbound.unwrap();
         assert_eq!(outbound.to, 15_001);
         assert_eq!(outbound.users, [1337].into());
-        assert_eq!(outbound.exclude_ports, [3306, 5432, 6379].into());
+        assert_eq!(outbound.choice.exclude_ports, [3306, 5432, 6379].into());
         assert_eq!(
-            outbound.exclude_networks,
+            outbound.choice.exclude_networks,
             ["10.0.0.0/8".parse().unwrap()].into()
         );
         let inbound = wish.inbound.unwrap();
         assert_eq!(inbound.to, 15_006);
         assert_eq!(inbound.own_ports, [15_000, 15_008].into());
         assert_eq!(
-            inbound.exclude_networks,
+            inbound.choice.exclude_networks,
             ["192.168.0.9/32", "fd00::/8"]
                 .map(|text| text.parse().unwrap())
                 .into()
         );
         assert_eq!(
-            inbound.include_networks,
+            inbound.choice.include_networks,
             ["192.168.0.0/16", "::/0"]
                 .map(|text| text.parse().unwrap())
                 .into()

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_script_says_it_all() {
         let mut wish = all();
-        wish.outbound.as_mut().unwrap().exclude_ports = [9000, 9001].into();
+        wish.outbound.as_mut().unwrap().choice.exclude_ports = [9000, 9001].into();
         assert_eq!(
             script(&wish),
             r#"table inet weft
@@ -177,7 +177,7 @@ table inet weft {
     #[test]
     fn where_no_ports_are_named_it_is_tcp_still() {
         let mut wish = all();
-        wish.inbound.as_mut().unwrap().include_ports.clear();
+        wish.inbound.as_mut().unwrap().choice.include_ports.clear();
         let rules = script(&wish);
         for rule in [
             r#"  ip saddr 10.0.0.0/8 meta l4proto tcp redirect to :15006 comment "redirected to port 15006: TCP from 10.0.0.0/8""#,
@@ -185,7 +185,12 @@ table inet weft {
         ] {
             assert!(rules.contains(rule), "no {rule} in\n{rules}");
         }
-        wish.inbound.as_mut().unwrap().include_networks.clear();
+        wish.inbound
+            .as_mut()
+            .unwrap()
+            .choice
+            .include_networks
+            .clear();
         let rules = script(&wish);
         let rule = r#"  meta l4proto tcp redirect to :15006 comment "redirected to port 15006: every other TCP connection""#;
         assert!(rules.contains(rule), "no {rule} in\n{rules}");

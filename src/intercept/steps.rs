@@ -25,11 +25,7 @@ pub(super) struct Outbound {
     pub(super) to: u16,
     /// Whose connections are left alone: the sidecar's own.
     pub(super) users: BTreeSet<u32>,
-    pub(super) exclude_ports: BTreeSet<u16>,
-    pub(super) exclude_networks: BTreeSet<Network>,
-    /// Only these, where there are any.
-    pub(super) include_ports: BTreeSet<u16>,
-    pub(super) include_networks: BTreeSet<Network>,
+    pub(super) choice: Choice,
 }
 
 /// Connections of others to this network namespace.
@@ -39,6 +35,12 @@ pub(super) struct Inbound {
     pub(super) to: u16,
     /// Where the sidecar listens itself: mutual TLS, the admin pages.
     pub(super) own_ports: BTreeSet<u16>,
+    pub(super) choice: Choice,
+}
+
+/// Which connections of one way, by the port that they go to and the network of the other side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Choice {
     pub(super) exclude_ports: BTreeSet<u16>,
     pub(super) exclude_networks: BTreeSet<Network>,
     /// Only these, where there are any.
@@ -105,12 +107,7 @@ fn outbound(wish: &Outbound) -> Vec<Step> {
     }
     list.spare(loopback(), "what stays on this host (loopback)");
     list.spare(ports([DNS]), &format!("DNS over TCP ({})", named([DNS])));
-    if !wish.exclude_ports.is_empty() {
-        let which = wish.exclude_ports.iter().copied();
-        list.spare(ports(which.clone()), &format!("to {}", named(which)));
-    }
-    list.spare_networks(&wish.exclude_networks);
-    list.take(&wish.include_networks, &wish.include_ports, wish.to);
+    list.choose(&wish.choice, wish.to);
     list.steps
 }
 
@@ -123,15 +120,10 @@ fn inbound(wish: &Inbound) -> Vec<Step> {
         ports(own.iter().copied()),
         &format!("{} (the sidecar)", named(own)),
     );
-    if !wish.include_ports.contains(&SSH) {
+    if !wish.choice.include_ports.contains(&SSH) {
         list.spare(ports([SSH]), &format!("SSH ({})", named([SSH])));
     }
-    if !wish.exclude_ports.is_empty() {
-        let which = wish.exclude_ports.iter().copied();
-        list.spare(ports(which.clone()), &format!("to {}", named(which)));
-    }
-    list.spare_networks(&wish.exclude_networks);
-    list.take(&wish.include_networks, &wish.include_ports, wish.to);
+    list.choose(&wish.choice, wish.to);
     list.steps
 }
 
@@ -157,8 +149,13 @@ impl List {
         });
     }
 
-    fn spare_networks(&mut self, networks: &BTreeSet<Network>) {
-        for &network in networks {
+    /// Spares what is excluded, and redirects the rest, or what is included of it.
+    fn choose(&mut self, choice: &Choice, to: u16) {
+        if !choice.exclude_ports.is_empty() {
+            let which = choice.exclude_ports.iter().copied();
+            self.spare(ports(which.clone()), &format!("to {}", named(which)));
+        }
+        for &network in &choice.exclude_networks {
             let when = When {
                 network: Some(network),
                 ..When::default()
@@ -166,6 +163,7 @@ impl List {
             let words = self.other_side(network);
             self.spare(when, &words);
         }
+        self.take(&choice.include_networks, &choice.include_ports, to);
     }
 
     fn take(&mut self, networks: &BTreeSet<Network>, ports: &BTreeSet<u16>, to: u16) {
@@ -238,32 +236,29 @@ pub(super) mod tests {
 
     use super::*;
 
+    /// Without these, and of the rest the same for both ways.
+    fn choice(ports: impl IntoIterator<Item = u16>, networks: [&str; 2]) -> Choice {
+        let all = |networks: [&str; 2]| networks.map(|text| text.parse().unwrap()).into();
+        Choice {
+            exclude_ports: ports.into_iter().collect(),
+            exclude_networks: all(networks),
+            include_ports: [80, 8080].into(),
+            include_networks: all(["10.0.0.0/8", "fd00::/8"]),
+        }
+    }
+
     /// Everything that can be asked for, at once.
     pub(in crate::intercept) fn all() -> Wish {
         Wish {
             outbound: Some(Outbound {
                 to: 15_001,
                 users: [1337].into(),
-                exclude_ports: (9000..9020).collect(),
-                exclude_networks: ["192.168.0.0/16", "fe80::/10"]
-                    .map(|text| text.parse().unwrap())
-                    .into(),
-                include_ports: [80, 8080].into(),
-                include_networks: ["10.0.0.0/8", "fd00::/8"]
-                    .map(|text| text.parse().unwrap())
-                    .into(),
+                choice: choice(9000..9020, ["192.168.0.0/16", "fe80::/10"]),
             }),
             inbound: Some(Inbound {
                 to: 15_006,
                 own_ports: [15_000, 15_008].into(),
-                exclude_ports: [9100].into(),
-                exclude_networks: ["172.16.0.0/12", "fd77::/16"]
-                    .map(|text| text.parse().unwrap())
-                    .into(),
-                include_ports: [80, 8080].into(),
-                include_networks: ["10.0.0.0/8", "fd00::/8"]
-                    .map(|text| text.parse().unwrap())
-                    .into(),
+                choice: choice([9100], ["172.16.0.0/12", "fd77::/16"]),
             }),
         }
     }
@@ -301,10 +296,10 @@ pub(super) mod tests {
     fn ssh_is_taken_when_it_is_asked_for() {
         let mut wish = all();
         wish.outbound = None;
-        let inbound = wish.inbound.as_mut().unwrap();
-        inbound.exclude_networks.clear();
-        inbound.include_ports = [22, 8080].into();
-        inbound.include_networks.clear();
+        let choice = &mut wish.inbound.as_mut().unwrap().choice;
+        choice.exclude_networks.clear();
+        choice.include_ports = [22, 8080].into();
+        choice.include_networks.clear();
         assert_eq!(
             words(&wish),
             [
@@ -320,9 +315,9 @@ pub(super) mod tests {
     fn of_networks_and_ports_those_that_are_named_must_hold() {
         let taken = |networks: &[&str], ports: &[u16]| {
             let mut wish = all();
-            let inbound = wish.inbound.as_mut().unwrap();
-            inbound.include_networks = networks.iter().map(|text| text.parse().unwrap()).collect();
-            inbound.include_ports = ports.iter().copied().collect();
+            let choice = &mut wish.inbound.as_mut().unwrap().choice;
+            choice.include_networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+            choice.include_ports = ports.iter().copied().collect();
             let last = words(&wish).pop().unwrap();
             last.replace("redirected to port 15006: ", "")
         };
@@ -341,12 +336,14 @@ pub(super) mod tests {
         // The longest that there can be.
         let ports: BTreeSet<u16> = (10_000..=65_535).collect();
         let networks: [Network; 1] = ["1111:2222:3333:4444:5555:6666:7777:8888".parse().unwrap()];
-        let outbound = wish.outbound.as_mut().unwrap();
-        (outbound.exclude_ports, outbound.include_ports) = (ports.clone(), ports.clone());
-        (outbound.exclude_networks, outbound.include_networks) = (networks.into(), networks.into());
-        let inbound = wish.inbound.as_mut().unwrap();
-        (inbound.exclude_ports, inbound.include_ports) = (ports.clone(), ports);
-        (inbound.exclude_networks, inbound.include_networks) = (networks.into(), networks.into());
+        let choice = Choice {
+            exclude_ports: ports.clone(),
+            exclude_networks: networks.into(),
+            include_ports: ports,
+            include_networks: networks.into(),
+        };
+        wish.outbound.as_mut().unwrap().choice = choice.clone();
+        wish.inbound.as_mut().unwrap().choice = choice;
         for words in words(&wish) {
             // The shortest limit is that of nftables.
             assert!(words.len() < 128, "{words}");

@@ -53,7 +53,8 @@ pub enum Outcome {
     /// It answered that it has enough to do (429, `RESOURCE_EXHAUSTED`, 503 with `Retry-After`) or that it cannot do such
     /// a thing at all (501). That is no failure, but not a sign of recovery either: a probe that ends so has failed.
     Pushback,
-    /// It was not reached or the connection broke: connect, TLS, reset, timeout.
+    /// It was not reached or the connection broke: connect, TLS, reset, timeout. Also when it was the peer's own sidecar that
+    /// said first that the time was over.
     LocalFailure,
     /// It answered with a failure of its own: 5xx.
     RemoteFailure,

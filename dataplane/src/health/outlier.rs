@@ -3,8 +3,8 @@
 //! The rules are here, without clock, dice, locks or endpoints; [`crate::cluster::members`] applies them to a membership:
 //!
 //! * It trips on failures in a row, or on the share of failures in the last ten seconds. Local failures (not reached,
-//!   broken off) and remote ones (5xx) make separate rows: a bad network and a bad app are different stories, and
-//!   mixing them would let each hide the other's end. The share counts both.
+//!   broken off, too late) and remote ones (5xx) make separate rows: a bad network and a bad app are different stories,
+//!   and mixing them would let each hide the other's end. The share counts both.
 //! * Ejection lasts longer each time, and that is forgotten step by step while the endpoint does well.
 //! * At most half of the endpoints are out, but one always may be where there are two, and never the last.
 

@@ -16,7 +16,7 @@ use super::exchange::Request;
 use super::headers::Forwarded;
 use super::hop::{self, Deadline, Next, Said, Told};
 use super::interim::Interim;
-use super::parting::{self, Parted};
+use super::parting;
 use super::relay::{Failed, Relay};
 use super::replay::Replay;
 use super::steer::Steer;
@@ -371,7 +371,8 @@ fn judge(
     let random = chance.random;
     match outcome {
         Ok(mut answered) => {
-            let Some(failure) = answered.failure(cluster, head) else {
+            let had_its_time = || deadline.blames(began.elapsed());
+            let Some(failure) = answered.failure(cluster, head, had_its_time) else {
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
                 let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
@@ -498,8 +499,7 @@ fn decide(
 }
 
 /// Runs an attempt to its end or to the timer's deadline. A body that comes in moves the deadline: nobody can answer before
-/// it was sent, however long that takes. What the endpoint may still work on when it was the client, or time, that ended the
-/// attempt is kept.
+/// it was sent, however long that takes. What the endpoint may still work on when the time is over is kept.
 async fn within(
     timer: &mut Timer,
     deadline: &Deadline,
@@ -511,19 +511,9 @@ async fn within(
 ) -> Result<Answered, Error> {
     let mut received = upload.map_or(0, Replay::received);
     poll_fn(|cx| {
-        let Some(running) = attempt.as_mut().as_pin_mut() else {
-            return Poll::Ready(Err(late()));
-        };
-        let (polled, left) = match upload {
-            // Without a body there is nothing that the client could end it by.
-            None => (running.poll(cx), Parted::default()),
-            Some(_) => parting::collect(|| running.poll(cx)),
-        };
-        if let Poll::Ready(result) = polled {
-            let is_clients = |error: &Error| !error.is_of_endpoint() && !error.is_not_processed();
-            if result.as_ref().is_err_and(is_clients) {
-                interim.keep(left);
-            }
+        if let Some(running) = attempt.as_mut().as_pin_mut()
+            && let Poll::Ready(result) = running.poll(cx)
+        {
             return Poll::Ready(result);
         }
         let now = upload.map_or(0, Replay::received);
@@ -632,8 +622,13 @@ impl Answered {
     }
 
     /// The failure behind an answer: one that the peer's own sidecar made in place of its app, or one that the
-    /// configuration says to try again after.
-    fn failure(&self, cluster: &Cluster, head: &Head) -> Option<Failure> {
+    /// configuration says to try again after. `had_its_time` is whether the endpoint was waited for long enough to be blamed.
+    fn failure(
+        &self,
+        cluster: &Cluster,
+        head: &Head,
+        had_its_time: impl FnOnce() -> bool,
+    ) -> Option<Failure> {
         let is_whole = self.body.is_end();
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         if !is_error && !is_whole {
@@ -651,7 +646,14 @@ impl Answered {
             }
             Some(failure)
         };
-        match self.reason(cluster) {
+        let reason = self.reason(cluster);
+        // Its clock was faster than ours, which would have said the same in a moment: one story, and one row of failures.
+        let is_late = matches!(
+            reason,
+            Some(Reason::UpstreamTimeout | Reason::DeadlineExceeded)
+        ) && had_its_time();
+        match reason {
+            _ if is_late => {}
             // Who stops in good order is not to blame.
             Some(reason @ Reason::Draining) => {
                 return judged(Error::not_processed(reason, detail), Outcome::Pushback);
@@ -672,14 +674,17 @@ impl Answered {
             _ => {}
         }
         let answers = &cluster.spec.retry.answers;
-        if !is_error && !answers.has_grpc() {
+        if !is_error && !is_late && !answers.has_grpc() {
             return None;
         }
         let wall = SystemTime::now();
         let again = answers.ask(self.status, &self.headers, is_whole, wall);
-        let outcome = self.outcome(head).unwrap_or(Outcome::Success);
+        let outcome = match is_late {
+            true => Outcome::LocalFailure,
+            false => self.outcome(head).unwrap_or(Outcome::Success),
+        };
         let error = match again {
-            Again::No if !self.headers.contains_key(hop::RETRY) => return None,
+            Again::No if !is_late && !self.headers.contains_key(hop::RETRY) => return None,
             Again::No => Error::new(Reason::UpstreamReset, "the endpoint's own failure"),
             Again::Call => Error::not_processed(Reason::UpstreamReset, "the endpoint says so"),
             Again::IfIdempotent => {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::http::hop::Told;
 use crate::http::interim::{Interim, Interims};
-use crate::http::parting::Engaged;
+use crate::http::parting::{self, Engaged};
 use crate::http::relay::{Failed, Relay, Sink};
 use crate::identity::Refusal;
 use crate::reason::Reason;
@@ -73,7 +73,10 @@ pub(crate) async fn exchange(
     let mut seen = 0;
     let mut interims = Interims::default();
     let answer = poll_fn(|cx| {
-        sending.poll(connection, cx)?;
+        sending.poll(connection, cx).inspect_err(|_| {
+            let ((), left) = parting::collect(|| parting::note(connection));
+            interim.keep(left);
+        })?;
         loop {
             match ready!(poll_head(connection, head, upgrade, limits, &mut seen, cx)) {
                 Ok(answer)

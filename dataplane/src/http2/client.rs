@@ -96,17 +96,17 @@ struct Open {
 impl Open {
     /// A connection that has ended, or is about to, is never ready again.
     fn lasts(&self, cx: &mut Context<'_>) -> bool {
-        !self.load.spent.get()
+        let abandoned = self.load.abandoned.as_ref();
+        !abandoned.is_some_and(|abandoned| abandoned.is_spent.get())
             && matches!(self.sender.borrow_mut().poll_ready(cx), Poll::Ready(Ok(())))
     }
 
     fn is_full(&self, now: Instant) -> bool {
         let most = self.sender.borrow().current_max_send_streams();
-        let (streams, mut kept) = (self.load.streams.get(), self.load.kept.borrow_mut());
-        if streams + kept.len() >= most {
-            kept.retain(|asked| asked.lasts(now));
+        self.load.taken() >= most && {
+            self.load.forget(now);
+            self.load.taken() >= most
         }
-        streams + kept.len() >= most
     }
 }
 
@@ -150,25 +150,66 @@ struct Load {
     heard: Cell<bool>,
     peer: Weak<Peer>,
     endpoint: Arc<Endpoint>,
-    /// How many streams may still be reset, where the peer is a member of the mesh: half of what it tolerates, and so it has
-    /// as many more as there are streams when these are spent.
-    resets: Option<RefCell<Resets>>,
-    /// They are spent: it takes no more exchanges.
-    spent: Cell<bool>,
-    /// What was reset there and may still have its place at a member of the mesh, which keeps it as we do. No more of them than
-    /// streams, and the half of the resets.
-    kept: RefCell<Vec<parting::Abandoned>>,
+    /// Where the peer is a member of the mesh.
+    abandoned: Option<Abandoned>,
     /// Who waits for the connection's place, where there is a limit on connections.
     demand: Option<Demand>,
 }
 
-impl Load {
-    fn wanted(&self) -> usize {
-        self.demand.as_ref().map_or(0, Demand::waiting)
+/// What was reset on a connection to a member of the mesh, which keeps the same account of it as we do.
+#[derive(Debug)]
+struct Abandoned {
+    /// How many streams may still be reset: half of what the peer tolerates, and so it has as many more as there are streams
+    /// when these are spent.
+    resets: RefCell<Resets>,
+    /// They are spent: the connection takes no more exchanges.
+    is_spent: Cell<bool>,
+    /// What may still have its place at the peer. No more of them than streams, and the half of the resets.
+    kept: RefCell<Vec<parting::Abandoned>>,
+}
+
+impl Abandoned {
+    fn new() -> Self {
+        Self {
+            resets: RefCell::new(Resets::new(BOUNDS.streams / 2, Instant::now())),
+            is_spent: Cell::new(false),
+            kept: RefCell::default(),
+        }
+    }
+
+    /// A stream ends with its answer, or is reset.
+    fn ends(&self, whole: bool) {
+        let mut resets = self.resets.borrow_mut();
+        if whole {
+            resets.completed();
+        } else if !resets.taken_back(Instant::now) {
+            self.is_spent.set(true);
+        }
+    }
+
+    /// Forgets what the peer has given the place back of by now.
+    fn forget(&self, now: Instant) {
+        self.kept.borrow_mut().retain(|stream| stream.lasts(now));
     }
 }
 
 impl Load {
+    /// Places that are taken, also by what was reset there, as far as we remember.
+    fn taken(&self) -> usize {
+        let kept = |abandoned: &Abandoned| abandoned.kept.borrow().len();
+        self.streams.get() + self.abandoned.as_ref().map_or(0, kept)
+    }
+
+    fn forget(&self, now: Instant) {
+        if let Some(abandoned) = &self.abandoned {
+            abandoned.forget(now);
+        }
+    }
+
+    fn wanted(&self) -> usize {
+        self.demand.as_ref().map_or(0, Demand::waiting)
+    }
+
     /// Whoever waits to know what the peer takes need wait no longer.
     fn hear(&self) {
         self.heard.set(true);
@@ -191,14 +232,8 @@ impl Place {
     /// The stream ends with its answer, or is reset. A member of the mesh ends a connection on which that is done too often,
     /// though it may have been many clients: before it comes to that the next exchanges take another connection.
     pub(super) fn ends(&self, whole: bool) {
-        let Some(resets) = &self.0.resets else {
-            return;
-        };
-        let mut resets = resets.borrow_mut();
-        if whole {
-            resets.completed();
-        } else if !resets.taken_back(Instant::now) {
-            self.0.spent.set(true);
+        if let Some(abandoned) = &self.0.abandoned {
+            abandoned.ends(whole);
         }
     }
 
@@ -232,24 +267,29 @@ impl Engaged {
         let load = &place.0;
         let took = self.whole.map(|whole| whole.elapsed());
         // Not how long a sidecar waits for its app.
-        let is_apps = load.resets.is_none() || !headers.contains_key(REASON);
+        let is_apps = load.abandoned.is_none() || !headers.contains_key(REASON);
         let took = took.filter(|_| is_apps);
         load.endpoint.slowest.answered(self.asked, took);
         Some(place)
+    }
+
+    /// Nobody waits for the answer any more.
+    fn give_up(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.ends(false);
+            let load = &place.0;
+            let stream = parting::Abandoned::new(&load.endpoint, self.asked);
+            if let Some(abandoned) = &load.abandoned {
+                abandoned.kept.borrow_mut().push(stream.clone());
+            }
+            parting::note_stream(stream);
+        }
     }
 }
 
 impl Drop for Engaged {
     fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            place.ends(false);
-            let load = &place.0;
-            let asked = parting::Abandoned::new(&load.endpoint, self.asked);
-            if load.resets.is_some() {
-                load.kept.borrow_mut().push(asked.clone());
-            }
-            parting::note_stream(asked);
-        }
+        self.give_up();
     }
 }
 
@@ -379,7 +419,7 @@ impl Peers {
         self.peers.borrow_mut().retain(|_, peer| {
             let mut open = peer.open.borrow_mut();
             for open in open.iter() {
-                open.load.kept.borrow_mut().retain(|asked| asked.lasts(now));
+                open.load.forget(now);
             }
             // Streams that are still open keep their connection without us.
             open.retain(|open| now.duration_since(open.used) < IDLE);
@@ -489,11 +529,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
                 endpoint: Arc::clone(&endpoint),
-                resets: cluster
-                    .is_mesh()
-                    .then(|| RefCell::new(Resets::new(BOUNDS.streams / 2, Instant::now()))),
-                spent: Cell::new(false),
-                kept: RefCell::default(),
+                abandoned: cluster.is_mesh().then(Abandoned::new),
                 demand,
             });
             peer.open.borrow_mut().push(Open {
@@ -696,7 +732,11 @@ impl Asked {
                     self.request = None;
                     self.engaged.whole = Some(Instant::now());
                 }
-                Poll::Ready(Err(Failed::Source(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(Failed::Source(error))) => {
+                    let ((), left) = parting::collect(|| self.engaged.give_up());
+                    interim.keep(left);
+                    return Poll::Ready(Err(error));
+                }
                 // The endpoint takes no more; it may have answered all the same.
                 Poll::Ready(Err(Failed::Sink(_))) => self.request = None,
             }

@@ -11,8 +11,11 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use rustls::ServerConfig;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use crate::alone::Stream;
 use crate::harness::listening;
 
 /// What an app does with a stream.
@@ -109,6 +112,30 @@ impl App {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Self::listen(address, None, streams, act).await
+    }
+
+    /// In place of an app with its sidecar: listens here with this certificate.
+    pub(super) async fn sidecar<F>(
+        address: SocketAddr,
+        config: Arc<ServerConfig>,
+        act: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::listen(address, Some(config.into()), usize::MAX, act).await
+    }
+
+    async fn listen<F>(
+        address: SocketAddr,
+        acceptor: Option<TlsAcceptor>,
+        streams: usize,
+        act: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = listening(address);
         let act: Arc<Act> = Arc::new(move |asked| -> Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(act(asked))
@@ -122,7 +149,15 @@ impl App {
                 stream.set_nodelay(true).unwrap();
                 let (act, opened, record) =
                     (Arc::clone(&act), Arc::clone(&opened), Arc::clone(&record));
+                let acceptor = acceptor.clone();
                 connections.spawn(async move {
+                    let stream: Stream = match acceptor {
+                        None => Box::new(stream),
+                        Some(acceptor) => match acceptor.accept(stream).await {
+                            Ok(stream) => Box::new(stream),
+                            Err(_) => return,
+                        },
+                    };
                     let mut builder = h2::server::Builder::new();
                     builder.max_concurrent_streams(1000);
                     builder.enable_connect_protocol();

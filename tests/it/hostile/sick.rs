@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::app::{App, Asked, send_all};
 use super::frames;
 use super::hoarding::connected;
-use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Stream, Then, Way};
-use crate::harness::certs::Authority;
+use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Stream, Then, Way, until};
+use crate::harness::certs::{Authority, service};
 use crate::harness::{Behaviour, Mesh, Service};
 
 /// How long an origin may be sick before nearly nothing is sent to it.
@@ -26,6 +26,9 @@ const NOTICED: Duration = Duration::from_secs(2);
 /// Answers that are looked at after that, and how many of them may be bad: probes of the sick one.
 const LOOKED_AT: usize = 200;
 const BAD: usize = LOOKED_AT / 50;
+
+/// A clock that runs out before that of a caller who waits for 500 ms, and not so soon that nobody is to blame.
+const FAST: Duration = Duration::from_millis(300);
 
 const WELL: u16 = 21_591;
 const SICK: u16 = 21_592;
@@ -201,6 +204,64 @@ async fn a_replica_with_a_sick_app_is_left_alone_within_two_seconds_in_the_mesh(
         let bad = bad_after_a_while(&Way::Plain(mesh.outbound("caller", 0))).await;
         assert!(bad <= BAD, "{what}: {bad} of {LOOKED_AT}");
         assert!(sick.total() > 0, "{what}: nobody asked");
+    }
+}
+
+/// Two clocks run out where an app is silent, its own sidecar's and its caller's, and now the one is faster and now the other.
+/// A peer's sidecar has the same to say as the caller, so that both make one row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_app_is_noticed_whichever_sidecar_says_so_first() {
+    for reason in ["upstream_timeout", "deadline_exceeded"] {
+        let authority = Authority::new();
+        let host = Host::new();
+        host.identify(&authority, "caller");
+        host.configure(&format!(
+            "{IDENTITY}services:
+  caller: {{}}
+  pair: {{ endpoints: [\"{}\", \"{}\"], timeout: 500ms, retry: {{ attempts: 0 }} }}
+",
+            host.at(WELL),
+            host.at(SICK),
+        ));
+        let tls = || authority.leaf(&service("pair")).server(&["h2"]);
+        let _well = App::sidecar(host.at(WELL), tls(), async |mut asked| {
+            asked.answer(200, b"ok");
+        })
+        .await;
+        let count = AtomicUsize::new(0);
+        let _sick = App::sidecar(host.at(SICK), tls(), move |mut asked| {
+            let answers = count.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+            async move {
+                if answers && timeout(FAST, asked.taken_back()).await.is_err() {
+                    let answer = http::Response::builder()
+                        .status(504)
+                        .header("weft-reason", reason);
+                    let answer = answer.body(()).unwrap();
+                    let _: Result<_, h2::Error> = asked.respond.send_response(answer, true);
+                }
+                asked.taken_back().await;
+            }
+        })
+        .await;
+        let mut sidecar = host.sidecar("caller").await;
+        let way = Way::Plain(host.outbound());
+        let mut statuses = BTreeMap::new();
+        // As many in a row as the default of `outlier.consecutive`.
+        while statuses.get(&504).is_none_or(|bad| *bad < 5) {
+            let reply = way.ask("GET /", &[("host", "pair")], "").await;
+            *statuses.entry(reply.status).or_insert(0) += 1;
+        }
+        assert!(
+            statuses.keys().all(|status| [200, 504].contains(status)),
+            "{statuses:?}"
+        );
+        until("the ejection", async || {
+            let both = [("service", "pair")];
+            let name = "weft_service_endpoints_available";
+            (sidecar.metric(name, &both).await == 1.0).then_some(())
+        })
+        .await;
+        sidecar.assert_alive().await;
     }
 }
 
