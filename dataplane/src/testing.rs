@@ -232,7 +232,7 @@ pub(crate) fn spec(speaks: Speaks, origins: &[SocketAddr]) -> Spec {
         source: Source::Fixed(origins.iter().copied().map(Place::new).collect()),
         mesh: None,
         authority: None,
-        speaks,
+        app: speaks,
         balance: balance::Policy::default(),
         sticky: None,
         outlier: outlier::Config::default()

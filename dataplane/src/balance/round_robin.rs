@@ -32,24 +32,31 @@ impl RoundRobin {
             let weights: Vec<_> = (0..group.len()).map(|index| group.weight(index)).collect();
             smooth::order(&weights)
         });
-        let length = order.as_ref().map_or(group.len(), |order| order.len());
-        let turn = match length {
-            0 => 0,
-            length => Dice::new(seed).below(length),
-        };
-        Self {
+        let mut robin = Self {
             group,
             order,
-            turn: AtomicUsize::new(turn),
+            turn: AtomicUsize::new(0),
+        };
+        if let length @ 1.. = robin.round() {
+            *robin.turn.get_mut() = Dice::new(seed).below(length);
+        }
+        robin
+    }
+
+    /// How many turns make a round.
+    fn round(&self) -> usize {
+        match &self.order {
+            None => self.group.len(),
+            Some(order) => order.len(),
         }
     }
 
-    /// Whose turn it is. An exchange that has had a turn looks `ahead`, and leaves the turns to the others: else it would be
-    /// the same one of two endpoints that each exchange comes to first.
-    fn next(&self, ask: &Ask<'_>, ahead: usize) -> usize {
+    /// Whose turn it is. An exchange that has had a turn is anybody's, and leaves the turns to the others: else it would be the
+    /// same one of two endpoints that each exchange comes to first, or the same that gets all that another has failed.
+    fn next(&self, ask: &Ask<'_>, dice: &mut Dice) -> usize {
         let turn = match ask.tried.is_empty() {
             true => self.turn.fetch_add(1, Relaxed),
-            false => self.turn.load(Relaxed).wrapping_add(ahead),
+            false => dice.below(self.round()),
         };
         match &self.order {
             None => turn % self.group.len(),
@@ -65,8 +72,8 @@ impl Picker for RoundRobin {
             return None;
         }
         let mut dice = Dice::new(ask.random);
-        for ahead in 0..TURNS.min(4 * endpoints.len()) {
-            let endpoint = &endpoints[self.next(ask, ahead)];
+        for _ in 0..TURNS.min(4 * endpoints.len()) {
+            let endpoint = &endpoints[self.next(ask, &mut dice)];
             if among.fits(endpoint, ask) && self.group.takes_part(endpoint, ask, among, &mut dice) {
                 return Some(endpoint);
             }
@@ -158,6 +165,29 @@ mod tests {
             let mut round = round.to_vec();
             round.sort_unstable();
             assert_eq!(round, [0, 1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn what_one_has_failed_is_spread_over_the_others() {
+        for (weights, wanted) in [
+            ([1, 1, 1, 1], [1000, 1000, 1000]),
+            ([4, 3, 2, 1], [1500, 1000, 500]),
+        ] {
+            let set = weighted("round_robin", &weights);
+            let now = now();
+            let tried = [set.endpoints()[0].id];
+            let mut counts = [0_i32; 4];
+            for random in 0..3000 {
+                let again = Ask {
+                    tried: &tried,
+                    ..ask(now, random)
+                };
+                counts[position(&set, &again)] += 1;
+            }
+            assert_eq!(counts[0], 0);
+            let near = |(count, wanted): (&i32, &i32)| (count - wanted).abs() <= 100;
+            assert!(counts[1..].iter().zip(&wanted).all(near), "{counts:?}");
         }
     }
 

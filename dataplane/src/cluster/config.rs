@@ -43,6 +43,17 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// What an app of it is spoken to in.
+    fn speaks(self) -> Speaks {
+        match self {
+            Self::Http => Speaks::Http1,
+            Self::Grpc => Speaks::Http2,
+            Self::Tcp => Speaks::Tcp,
+        }
+    }
+}
+
 /// `defaults:`: what holds for every service unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -402,7 +413,7 @@ impl Service {
                 None
             },
             authority,
-            speaks: self.speaks(),
+            app: self.protocol.speaks(),
             balance: reach.balance,
             sticky: None,
             outlier: reach.outlier,
@@ -437,16 +448,6 @@ impl Service {
         let usual = if self.is_mesh() { NEAR } else { FAR };
         let given = self.connect_timeout.or(defaults.connect_timeout);
         given.map_or(usual, Period::as_duration)
-    }
-
-    /// What its endpoints are spoken to in.
-    fn speaks(&self) -> Speaks {
-        match (self.is_mesh(), self.protocol) {
-            // Sidecars speak HTTP/2 to each other, whatever the app speaks.
-            (true, _) | (false, Protocol::Grpc) => Speaks::Http2,
-            (false, Protocol::Http) => Speaks::Http1,
-            (false, Protocol::Tcp) => Speaks::Tcp,
-        }
     }
 
     fn check_hosts(&self, path: &Path, problems: &mut Problems) {
@@ -668,11 +669,7 @@ pub fn local_app(
         name: Arc::from(format!("{name} (app)")),
         source: Source::Fixed(vec![Place::new(address)]),
         mesh: None,
-        speaks: match service.protocol {
-            Protocol::Http => Speaks::Http1,
-            Protocol::Grpc => Speaks::Http2,
-            Protocol::Tcp => Speaks::Tcp,
-        },
+        app: service.protocol.speaks(),
         authority: match service.protocol {
             Protocol::Tcp => Some(service.authority(name).ok()?),
             Protocol::Http | Protocol::Grpc => None,

@@ -228,7 +228,7 @@ pub(crate) fn failed(core: &Core, cluster: &Cluster, endpoint: &Endpoint, error:
     let spec = &cluster.spec;
     if error.reason == Reason::TlsFailed
         && spec.mesh.is_none()
-        && spec.speaks == Speaks::Http1
+        && spec.speaks() == Speaks::Http1
         && let Some(identity) = core.identity()
         && endpoint.takes_note(Instant::now())
     {

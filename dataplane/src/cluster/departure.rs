@@ -87,7 +87,7 @@ fn find(core: &Core, service: &str, address: SocketAddr) -> Option<(Arc<Cluster>
 
 /// Whether a connection can be made. One of HTTP/2 is kept for the next exchange.
 async fn knock(core: &Rc<Core>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> bool {
-    if cluster.spec.speaks == Speaks::Http2 {
+    if cluster.spec.speaks() == Speaks::Http2 {
         let now = Instant::now();
         let mut patience = Patience::new(now + cluster.spec.connect_timeout);
         let room = core.peers.room(core, cluster, endpoint, now, &mut patience);

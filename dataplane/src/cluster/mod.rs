@@ -56,8 +56,8 @@ pub struct Spec {
     pub mesh: Option<SpiffeId>,
     /// What CONNECT tunnels to it ask for: host and port, of a service that is not HTTP.
     pub authority: Option<Authority>,
-    /// What its endpoints speak.
-    pub speaks: Speaks,
+    /// What its apps speak: its endpoints themselves, or what is behind them when they are sidecars.
+    pub app: Speaks,
     /// How an endpoint is chosen.
     pub balance: balance::Policy,
     /// How sessions are kept at an endpoint, where they are.
@@ -77,6 +77,16 @@ pub struct Spec {
     pub limits: Limits,
     /// When nothing is sent any more, where that may be.
     pub breaker: Option<breaker::Rules>,
+}
+
+impl Spec {
+    /// What its endpoints speak. Sidecars speak HTTP/2 to each other, whatever the app speaks.
+    pub fn speaks(&self) -> Speaks {
+        match self.mesh {
+            Some(_) => Speaks::Http2,
+            None => self.app,
+        }
+    }
 }
 
 /// A cluster at work. Shared by all cores; it outlives reloads that do not change it. What a reload that does change it
@@ -130,7 +140,7 @@ impl Cluster {
     ///
     /// What the new configuration says of balancing and ejecting has to be told to the members once it is in force.
     pub fn succeed(&self, spec: Spec, now: Instant) -> Arc<Self> {
-        let stays = self.spec.mesh == spec.mesh && self.spec.speaks == spec.speaks;
+        let stays = self.spec.mesh == spec.mesh && self.spec.speaks() == spec.speaks();
         let members = if stays {
             Arc::clone(&self.members)
         } else {

@@ -103,7 +103,7 @@ impl Prober {
             Err(error) => return Outcome::Known(Err(error.to_string())),
         };
         let secure = self.spec.mesh.is_some();
-        let wire = match (self.spec.speaks, &self.checks.question) {
+        let wire = match (self.spec.speaks(), &self.checks.question) {
             // Nothing between us and the app that could be asked more.
             (_, Question::Tcp) if !secure => return Outcome::Known(Ok(())),
             // What else there is to ask of an app whose words nobody reads was refused with the configuration.

@@ -58,7 +58,7 @@ pub(crate) async fn forward(
         Body::Empty => None,
         body => {
             // HTTP/2 says which requests it has not begun when a connection ends: that takes no attempt.
-            let keep = cluster.spec.retry.attempts > 0 || cluster.spec.speaks == Speaks::Http2;
+            let keep = cluster.spec.retry.attempts > 0 || cluster.spec.speaks() == Speaks::Http2;
             Some(Replay::new(body, keep))
         }
     };
@@ -554,7 +554,7 @@ async fn attempt(
         let attempt = upgrade::attempt(core, cluster, endpoint, head, interim, now, told, patience);
         return Box::pin(attempt).await;
     }
-    if cluster.spec.speaks == Speaks::Http2 {
+    if cluster.spec.speaks() == Speaks::Http2 {
         let room = core
             .peers
             .room(core, cluster, endpoint, now, patience)

@@ -113,6 +113,11 @@ impl Caller {
         }
     }
 
+    /// One of its exchanges went to its end.
+    pub(crate) fn completed(&self) {
+        self.early.completed();
+    }
+
     /// Whether one of its streams' places may be given back early once more.
     pub(crate) fn gives_back_early(&self) -> bool {
         self.early.once_more(&self.site())

@@ -9,12 +9,13 @@
 //! * To the reset of a stream HTTP/2 has no answer. The endpoint has stopped when it has answered something that it was asked
 //!   after the reset, and when it has had twice the time that its slowest answers take lately, and as long again as it was
 //!   waited for. So what is taken back costs a client about as much as waiting would have. A stranger's connection has this
-//!   as often as it may take anything back at all ([`Resets`]), and ten seconds beyond.
+//!   as often as it may take anything back at all at first ([`Resets`]), later for one in ten of its exchanges that go to
+//!   their end, and ten seconds beyond.
 //!
 //! Which endpoints those are is known only where the exchange is dropped, deep below the stream that it belongs to. They
 //! are handed up through the thread: [`collect`] drops the exchange, and what is let go of meanwhile notes it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -36,6 +37,9 @@ use crate::timer::Timer;
 const MOST: Duration = Duration::from_secs(10);
 /// For how long a place is kept in any case: a word to an endpoint takes its time, too.
 const LEAST: Duration = Duration::from_millis(100);
+
+/// So many exchanges that go to their end make up for one place that is given back early.
+const FOR_ONE: u32 = 10;
 
 thread_local! {
     static NOTED: RefCell<Option<Parted>> = const { RefCell::new(None) };
@@ -61,9 +65,18 @@ pub(crate) struct Abandoned {
 
 /// Runs what gives an exchange up, or may do so.
 pub(crate) fn collect<T>(give_up: impl FnOnce() -> T) -> (T, Parted) {
-    NOTED.set(Some(Parted::default()));
+    /// Puts back what somebody around us has collected so far, also after a panic.
+    struct Around(Option<Parted>);
+    impl Drop for Around {
+        fn drop(&mut self) {
+            NOTED.set(self.0.take());
+        }
+    }
+    let around = Around(NOTED.replace(Some(Parted::default())));
     let outcome = give_up();
-    (outcome, NOTED.take().unwrap_or_default())
+    let parted = NOTED.take().unwrap_or_default();
+    drop(around);
+    (outcome, parted)
 }
 
 /// A connection of HTTP/1.1 was let go of in the middle of an exchange.
@@ -162,15 +175,31 @@ fn poll_gone(connection: &Handle, cx: &mut Context<'_>) -> Poll<()> {
 /// How often a connection's places may be given back before ten seconds are over though nothing shows that the endpoint has
 /// stopped. It may work on some things for long and answer others at once.
 #[derive(Debug, Default)]
-pub(crate) struct Early(RefCell<Option<Resets>>);
+pub(crate) struct Early {
+    left: RefCell<Option<Resets>>,
+    /// Exchanges since the last that gave one back.
+    completed: Cell<u32>,
+}
 
 impl Early {
+    /// An exchange went to its end. A part of them gives back what one may take: whoever has many may change their mind more
+    /// often, and yet it takes much to have little in hand.
+    pub(super) fn completed(&self) {
+        if let Some(left) = &mut *self.left.borrow_mut() {
+            let completed = self.completed.get() + 1;
+            self.completed.set(completed % FOR_ONE);
+            if completed == FOR_ONE {
+                left.completed();
+            }
+        }
+    }
+
     /// Whether one may be given back once more.
     pub(super) fn once_more(&self, site: &Site) -> bool {
         // Members of the mesh speak for many, and are no strangers.
         !site.paces_uploads || {
             let now = Instant::now().into_std();
-            let mut left = self.0.borrow_mut();
+            let mut left = self.left.borrow_mut();
             left.get_or_insert_with(|| Resets::new(site.http2.streams, now))
                 .taken_back(|| now)
         }
@@ -185,6 +214,14 @@ impl Abandoned {
             endpoint: Arc::clone(endpoint),
             left,
             waited: left.into_std().saturating_duration_since(asked),
+        }
+    }
+
+    /// The same where nothing that is heard here tells when it stops.
+    pub(crate) fn untold(self) -> Self {
+        Self {
+            waited: MOST,
+            ..self
         }
     }
 
@@ -292,6 +329,22 @@ mod tests {
         assert_eq!(Rc::strong_count(&connection), 1);
     }
 
+    #[tokio::test]
+    async fn what_is_collected_within_is_not_lost_around() {
+        let (first, _theirs) = pair().await;
+        let (second, _theirs) = pair().await;
+        let around = left_by(|| {
+            drop(Engaged::new(&first));
+            let within = left_by(|| drop(Engaged::new(&second)));
+            assert_eq!(within.connections.len(), 1);
+            let panics = std::panic::catch_unwind(|| collect(|| panic!("given up")));
+            assert!(panics.is_err());
+        });
+        assert_eq!(around.connections.len(), 1);
+        assert!(Rc::ptr_eq(&around.connections[0], &first));
+        assert!(NOTED.take().is_none(), "nobody collects any more");
+    }
+
     fn endpoint() -> Arc<Endpoint> {
         Endpoint::new("10.0.0.1:80".parse().unwrap())
     }
@@ -380,6 +433,11 @@ mod tests {
         assert_eq!(count(), 200);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(count(), 20);
+        // Ten exchanges that went to their end make up for one.
+        (0..9).for_each(|_| early.completed());
+        assert_eq!(count(), 0);
+        (0..11).for_each(|_| early.completed());
+        assert_eq!(count(), 2);
         // Then it is ten seconds.
         let endpoint = endpoint();
         answers(&endpoint, Duration::from_millis(1)).await;
@@ -408,7 +466,11 @@ mod tests {
         assert_eq!([0, 99, 601].map(after), [true; 3]);
         assert_eq!([602, 9_999, 10_000].map(after), [false; 3]);
         let silent = Abandoned::new(&self::endpoint(), now());
-        let after = |millis| silent.lasts(silent.left.into_std() + Duration::from_millis(millis));
-        assert_eq!([0, 9_999, 10_000].map(after), [true, true, false]);
+        let untold = stream.untold();
+        for stream in [&silent, &untold] {
+            let after =
+                |millis| stream.lasts(stream.left.into_std() + Duration::from_millis(millis));
+            assert_eq!([0, 9_999, 10_000].map(after), [true, true, false]);
+        }
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn attempt(
     told: &Told<'_>,
     patience: &mut cluster::limits::Patience,
 ) -> Result<Answered, Error> {
-    if cluster.spec.speaks == Speaks::Http2 {
+    if cluster.spec.speaks() == Speaks::Http2 {
         let room = core
             .peers
             .room(core, cluster, endpoint, now, patience)

@@ -20,14 +20,14 @@ use http::uri::{Parts, Scheme};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::frames::Trouble;
-use super::pressure::{Pressure, Windows};
+use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::watch::Watch;
 use super::{Coalesce, Flusher, Received, failure, length_value};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
-use crate::cluster::{Cluster, connect, departure};
+use crate::cluster::{Cluster, Speaks, connect, departure};
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -42,8 +42,13 @@ use crate::plan::Http2;
 use crate::reason::Reason;
 use crate::timer::Timer;
 
-/// Connections to one peer at most; beyond them exchanges wait for a stream.
+/// Connections to one peer at most; beyond them exchanges wait for a stream. Those do not count whose places are mostly kept
+/// for what was taken back.
 const MOST_CONNECTIONS: usize = 4;
+/// With those.
+const MOST_IN_ALL: usize = 16;
+/// How long is waited for what was taken back to have its place no more, which nobody tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After a connection beyond the first could not be opened, how long exchanges only wait for streams of the others.
 const REST: Duration = Duration::from_secs(1);
 /// For a head of an answer from its first byte on, while which nothing else can come on its connection.
@@ -96,9 +101,14 @@ struct Open {
 impl Open {
     /// A connection that has ended, or is about to, is never ready again.
     fn lasts(&self, cx: &mut Context<'_>) -> bool {
-        let abandoned = self.load.abandoned.as_ref();
-        !abandoned.is_some_and(|abandoned| abandoned.is_spent.get())
+        !self.load.is_spent()
             && matches!(self.sender.borrow_mut().poll_ready(cx), Poll::Ready(Ok(())))
+    }
+
+    /// Most of its places are kept for what was taken back.
+    fn is_wasted(&self) -> bool {
+        let load = &self.load;
+        load.taken() > 2 * load.streams.get()
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -121,13 +131,17 @@ pub(crate) struct Room {
 
 impl Room {
     /// To send by, and to hold for as long as the stream lasts.
-    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Place) {
-        (self.sender.borrow().clone(), self.place)
+    ///
+    /// Until the tunnel is one, the place is that of an attempt.
+    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Rc<Pressure>, Engaged) {
+        let pressure = self.place.pressure();
+        let engaged = Engaged::tunnel(self.place);
+        (self.sender.borrow().clone(), pressure, engaged)
     }
 
     /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
     pub(crate) async fn takes_extended_connect(&self) -> bool {
-        let load = &self.place.0;
+        let load = &self.place.load;
         poll_fn(|cx| match load.peer.upgrade() {
             Some(peer) if !load.heard.get() => {
                 peer.waits(cx);
@@ -164,17 +178,32 @@ struct Abandoned {
     resets: RefCell<Resets>,
     /// They are spent: the connection takes no more exchanges.
     is_spent: Cell<bool>,
-    /// What may still have its place at the peer. No more of them than streams, and the half of the resets.
+    /// What may still have its place at the peer. No more than streams: a place is needed to abandon something.
     kept: RefCell<Vec<parting::Abandoned>>,
+    /// When `kept` was last looked through.
+    looked: Cell<Instant>,
+    /// The app is one of HTTP/1.1: its sidecar sees when it stops, and we do not.
+    is_untold: bool,
 }
 
 impl Abandoned {
-    fn new() -> Self {
+    fn new(app: Speaks) -> Self {
+        let now = Instant::now();
         Self {
-            resets: RefCell::new(Resets::new(BOUNDS.streams / 2, Instant::now())),
+            resets: RefCell::new(Resets::new(BOUNDS.streams / 2, now)),
             is_spent: Cell::new(false),
             kept: RefCell::default(),
+            looked: Cell::new(now),
+            is_untold: app == Speaks::Http1,
         }
+    }
+
+    /// One more, that was not answered.
+    fn keep(&self, stream: parting::Abandoned) {
+        self.kept.borrow_mut().push(match self.is_untold {
+            true => stream.untold(),
+            false => stream,
+        });
     }
 
     /// A stream ends with its answer, or is reset.
@@ -187,9 +216,12 @@ impl Abandoned {
         }
     }
 
-    /// Forgets what the peer has given the place back of by now.
+    /// Forgets what the peer has given the place back of by now. Not each time: they may be many, and so may those who wait.
     fn forget(&self, now: Instant) {
-        self.kept.borrow_mut().retain(|stream| stream.lasts(now));
+        if now.saturating_duration_since(self.looked.get()) >= LOOK_AGAIN / 4 {
+            self.looked.set(now);
+            self.kept.borrow_mut().retain(|stream| stream.lasts(now));
+        }
     }
 }
 
@@ -204,6 +236,12 @@ impl Load {
         if let Some(abandoned) = &self.abandoned {
             abandoned.forget(now);
         }
+    }
+
+    /// Whether another connection is to be taken. Where there is a limit on them there may be no other.
+    fn is_spent(&self) -> bool {
+        let abandoned = self.abandoned.as_ref();
+        self.demand.is_none() && abandoned.is_some_and(|abandoned| abandoned.is_spent.get())
     }
 
     fn wanted(&self) -> usize {
@@ -221,33 +259,54 @@ impl Load {
 
 /// One of a connection's streams, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Rc<Load>);
+pub(crate) struct Place {
+    load: Rc<Load>,
+    /// The stream is a tunnel: nobody works on what is asked for by it.
+    is_tunnel: bool,
+}
 
 impl Place {
     /// Of the connection that it is on.
     pub(crate) fn pressure(&self) -> Rc<Pressure> {
-        Rc::clone(&self.0.pressure)
+        Rc::clone(&self.load.pressure)
     }
 
     /// The stream ends with its answer, or is reset. A member of the mesh ends a connection on which that is done too often,
     /// though it may have been many clients: before it comes to that the next exchanges take another connection.
-    pub(super) fn ends(&self, whole: bool) {
-        if let Some(abandoned) = &self.0.abandoned {
+    fn ends(&self, whole: bool) {
+        if let Some(abandoned) = &self.load.abandoned {
             abandoned.ends(whole);
+        }
+    }
+
+    /// The answer ends, or is broken off. An app of HTTP/2 has stopped then, as far as anybody is concerned.
+    pub(super) fn answer_ends(&self, whole: bool) {
+        self.ends(whole);
+        if !whole
+            && !self.is_tunnel
+            && let Some(abandoned) = &self.load.abandoned
+            && abandoned.is_untold
+        {
+            let endpoint = &self.load.endpoint;
+            abandoned.keep(parting::Abandoned::new(endpoint, Instant::now()));
         }
     }
 
     fn new(load: &Rc<Load>) -> Self {
         load.streams.set(load.streams.get() + 1);
-        Self(Rc::clone(load))
+        Self {
+            load: Rc::clone(load),
+            is_tunnel: false,
+        }
     }
 }
 
 /// A request from its head to that of its answer. Dropped before that, the endpoint may be working on it still.
 #[derive(Debug)]
-struct Engaged {
+pub(crate) struct Engaged {
     place: Option<Place>,
-    asked: Instant,
+    /// Nothing for what is to be a tunnel.
+    asked: Option<Instant>,
     /// When the endpoint had all of it; nothing while it does not.
     whole: Option<Instant>,
 }
@@ -256,20 +315,37 @@ impl Engaged {
     fn new(place: Place, asked: Instant, bodiless: bool) -> Self {
         Self {
             place: Some(place),
-            asked,
+            asked: Some(asked),
             whole: bodiless.then_some(asked),
         }
+    }
+
+    fn tunnel(mut place: Place) -> Self {
+        place.is_tunnel = true;
+        Self {
+            place: Some(place),
+            asked: None,
+            whole: None,
+        }
+    }
+
+    /// The tunnel is open, in the place, or refused.
+    pub(crate) fn connected(mut self) -> Option<Place> {
+        self.place.take()
     }
 
     /// The endpoint has begun its answer, which goes on in the place.
     fn answered(&mut self, headers: &HeaderMap) -> Option<Place> {
         let place = self.place.take()?;
-        let load = &place.0;
-        let took = self.whole.map(|whole| whole.elapsed());
-        // Not how long a sidecar waits for its app.
+        let load = &place.load;
+        // What a sidecar answers itself says nothing of its app.
         let is_apps = load.abandoned.is_none() || !headers.contains_key(REASON);
-        let took = took.filter(|_| is_apps);
-        load.endpoint.slowest.answered(self.asked, took);
+        if let Some(asked) = self.asked
+            && is_apps
+        {
+            let took = self.whole.map(|whole| whole.elapsed());
+            load.endpoint.slowest.answered(asked, took);
+        }
         Some(place)
     }
 
@@ -277,10 +353,13 @@ impl Engaged {
     fn give_up(&mut self) {
         if let Some(place) = self.place.take() {
             place.ends(false);
-            let load = &place.0;
-            let stream = parting::Abandoned::new(&load.endpoint, self.asked);
+            let Some(asked) = self.asked else {
+                return;
+            };
+            let load = &place.load;
+            let stream = parting::Abandoned::new(&load.endpoint, asked);
             if let Some(abandoned) = &load.abandoned {
-                abandoned.kept.borrow_mut().push(stream.clone());
+                abandoned.keep(stream.clone());
             }
             parting::note_stream(stream);
         }
@@ -295,7 +374,7 @@ impl Drop for Engaged {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let load = &self.0;
+        let load = &self.load;
         load.streams.set(load.streams.get() - 1);
         if let Some(peer) = load.peer.upgrade() {
             if load.streams.get() == 0
@@ -362,7 +441,7 @@ impl Peers {
                     return Poll::Ready(Err(error));
                 }
             }
-            if connections < MOST_CONNECTIONS && !peer.rests(now, connections) {
+            if peer.takes_another() && !peer.rests(now, connections) {
                 if peer.begun.get() == peer.ended.get() {
                     peer.begun.set(peer.begun.get() + 1);
                     tokio::task::spawn_local(open(
@@ -377,7 +456,8 @@ impl Peers {
             if joined.is_none() {
                 // A connection has a time limit of its own; a stream may run for hours.
                 let wait = cluster.spec.limits.wait;
-                timer.set(patience.until(wait, now).into());
+                let until = patience.until(wait, now);
+                timer.set(until.min(now + LOOK_AGAIN).into());
                 if timer.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Error::not_processed(
                         Reason::Overloaded,
@@ -441,6 +521,13 @@ impl Peer {
             place: Place::new(&found.load),
             now,
         })
+    }
+
+    /// Whether there may be one more connection.
+    fn takes_another(&self) -> bool {
+        let open = self.open.borrow();
+        let of_use = open.iter().filter(|open| !open.is_wasted()).count();
+        of_use < MOST_CONNECTIONS && open.len() < MOST_IN_ALL
     }
 
     /// Whether it is too early to try again for one more connection, when that failed and there are others.
@@ -529,7 +616,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
                 endpoint: Arc::clone(&endpoint),
-                abandoned: cluster.is_mesh().then(Abandoned::new),
+                abandoned: cluster.is_mesh().then(|| Abandoned::new(cluster.spec.app)),
                 demand,
             });
             peer.open.borrow_mut().push(Open {
@@ -582,7 +669,7 @@ async fn handshake(
 ) -> Result<(Driven, Rc<Pressure>, Option<Demand>), Error> {
     let io = connect::open_shared(core, cluster, endpoint).await?;
     let demand = io.held().map(Held::demand);
-    let pressure = Rc::new(Pressure::new(Windows::of(&BOUNDS)));
+    let pressure = Rc::new(Pressure::new(BOUNDS));
     let (io, flusher) = Coalesce::new(io, false, Rc::clone(&pressure));
     let mut builder = h2::client::Builder::new();
     builder
@@ -629,10 +716,7 @@ async fn drive(
         if !load.heard.get() && flusher.has_received() {
             load.hear();
         }
-        if let Some(window) = load.pressure.turn()
-            && connection.set_initial_window_size(window).is_ok()
-        {
-            load.pressure.turned();
+        if load.pressure.turn(&mut connection) {
             // To be said to the peer.
             cx.waker().wake_by_ref();
         }
@@ -833,7 +917,10 @@ pub(crate) async fn extended_connect(
     let mut engaged = Engaged::new(place, now, true);
     let answer = response.await;
     let (parts, receive) = answer.map_err(|error| failure(&error, side))?.into_parts();
-    let place = engaged.answered(&parts.headers);
+    let mut place = engaged.answered(&parts.headers);
+    if let Some(place) = &mut place {
+        place.is_tunnel = parts.status.is_success();
+    }
     Ok(Connected {
         status: parts.status,
         headers: parts.headers,

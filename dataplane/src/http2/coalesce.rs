@@ -280,7 +280,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::http2::pressure::Windows;
+    use crate::plan::Http2;
 
     async fn pair(send_buffer: Option<usize>) -> (Coalesce, Flusher, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -296,12 +296,8 @@ mod tests {
                 .set_recv_buffer_size(size)
                 .unwrap();
         }
-        let pressure = Pressure::new(Windows {
-            wide: 1 << 20,
-            narrow: 1 << 15,
-            crowded: 1 << 22,
-        });
-        let (io, flusher) = Coalesce::new(Io::plain(ours), true, Rc::new(pressure));
+        let pressure = Rc::new(Pressure::new(Http2::MESH));
+        let (io, flusher) = Coalesce::new(Io::plain(ours), true, pressure);
         (io, flusher, theirs)
     }
 

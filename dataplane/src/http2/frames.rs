@@ -290,14 +290,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::http2::pressure::Windows;
+    use crate::plan::Http2;
 
     fn frames() -> (Frames, Rc<Pressure>) {
-        let pressure = Rc::new(Pressure::new(Windows {
-            wide: 1 << 20,
-            narrow: 1 << 15,
-            crowded: 1 << 22,
-        }));
+        let pressure = Rc::new(Pressure::new(Http2::MESH));
         let mut frames = Frames::new(true, Rc::clone(&pressure));
         assert_eq!(frames.read(&[b'x'; PREFACE]), Ok(()));
         assert_eq!(frames.read(&frame(SETTINGS, 0, 0, 0)), Ok(()));

@@ -162,7 +162,7 @@ impl Drop for Received {
     fn drop(&mut self) {
         let whole = self.is_end() || self.stream.is_end_stream();
         if let Some(place) = &self.place {
-            place.ends(whole);
+            place.answer_ends(whole);
         }
         if whole {
             self.pressure.passed_on(self.taken);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::frames::Trouble;
 use super::lanes::{Job, Running};
-use super::pressure::{Pressure, Windows};
+use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::streams::Streams;
@@ -60,7 +60,7 @@ type Connection = h2::server::Connection<Coalesce, Bytes>;
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
     let site = caller.site();
-    let pressure = Rc::new(Pressure::new(Windows::of(&site.http2)));
+    let pressure = Rc::new(Pressure::new(site.http2));
     let (io, flusher) = Coalesce::new(io, true, Rc::clone(&pressure));
     let mut builder = h2::server::Builder::new();
     builder
@@ -121,11 +121,15 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
                 &flusher,
                 &mut closed,
             );
+            pressure.unseen(was_full);
             goes_on = false;
             while let Some(ended) = streams.poll_ended() {
                 goes_on |= was_full;
                 match ended {
-                    Ended::Whole => resets.completed(),
+                    Ended::Whole => {
+                        resets.completed();
+                        caller.completed();
+                    }
                     Ended::TakenBack if calming || resets.taken_back(std::time::Instant::now) => {}
                     Ended::TakenBack => {
                         calming = true;
@@ -143,15 +147,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
         if goes_on {
             cx.waker().wake_by_ref();
         }
-        if let Some(window) = pressure.turn()
-            && connection.set_initial_window_size(window).is_ok()
-        {
-            pressure.turned();
-            // Behind the windows of the streams, so that there is no moment at which all of it may be sent at their widest.
-            connection.set_target_window_size(match window == bounds.narrow_window {
-                true => bounds.crowded_window,
-                false => bounds.connection_window,
-            });
+        if pressure.turn(&mut connection) {
             // To be said to the client.
             cx.waker().wake_by_ref();
         }
@@ -299,13 +295,15 @@ fn received(
 ) -> Result<Request, Error> {
     let (parts, stream) = request.into_parts();
     let (head, length) = head(parts)?;
-    let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
-    let body = if body.is_end() {
-        Body::Empty
-    } else if !head.is_grpc() && caller.site().paces_uploads {
-        Body::Http2(body.paced())
-    } else {
-        Body::Http2(body)
+    let body = match stream.is_end_stream() {
+        true => Body::Empty,
+        false => {
+            let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
+            Body::Http2(match !head.is_grpc() && caller.site().paces_uploads {
+                true => body.paced(),
+                false => body,
+            })
+        }
     };
     Ok(Request {
         head,

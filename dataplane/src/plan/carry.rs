@@ -415,7 +415,7 @@ mod tests {
         let mut carried = carried();
         let first = one(&mut carried, with(|_| ())).await;
         let sick = eject_first(&first);
-        let second = try_one(&mut carried, with(|spec| spec.speaks = Speaks::Http2), true);
+        let second = try_one(&mut carried, with(|spec| spec.app = Speaks::Http2), true);
         let other = Arc::clone(&second.members.load().endpoints()[0]);
         // Its connections would speak the wrong protocol.
         assert_ne!(other.id, sick.id);

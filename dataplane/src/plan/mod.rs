@@ -296,7 +296,7 @@ pub struct Http2 {
     /// What the peer may send of all bodies while readers keep up: more than `crowded`, so that none waits for another's
     /// reader until the next line holds.
     pub connection_window: u32,
-    /// The same once `crowded` bytes are held: more than all streams can hold.
+    /// The same once `crowded` bytes are held: room for the narrow windows of all streams, besides.
     pub crowded_window: u32,
     /// What is held of one body that the peer does not take, in bytes, whatever its own windows allow.
     pub send_buffer: usize,
@@ -310,7 +310,7 @@ impl Http2 {
         narrow_window: 16 * 1024,
         crowded: 1024 * 1024,
         connection_window: 2 * 1024 * 1024,
-        crowded_window: 100 * 64 * 1024,
+        crowded_window: 2 * 1024 * 1024 + 100 * 16 * 1024,
         send_buffer: 32 * 1024,
     };
     /// For members of the mesh, whose one connection carries everything. Wide windows, because a narrow one stops a fast

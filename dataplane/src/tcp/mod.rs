@@ -183,7 +183,7 @@ fn find<'a>(site: &'a Site, authority: Option<&Authority>) -> Result<&'a Arc<Rul
 }
 
 /// Why a peer's sidecar refused a tunnel, from what it answered.
-pub(crate) fn refusal(response: &Response<RecvStream>) -> Error {
+pub(crate) fn refusal<T>(response: &Response<T>) -> Error {
     let status = response.status();
     let code = response.headers().get(answer::REASON);
     let reason = code.and_then(|code| Reason::from_code(code.as_bytes()));

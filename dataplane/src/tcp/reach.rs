@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri, Version};
 
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::gate::Slot;
 use crate::http::forward::explain;
 use crate::http1::Peer;
-use crate::http2::client::{Place, Room};
+use crate::http2::client::Room;
 use crate::http2::{Received, failure};
 use crate::identity::Alpn;
 use crate::plan::Site;
@@ -198,31 +198,34 @@ async fn attempt(
         .room(core, cluster, endpoint, now, patience)
         .await;
     let response = ask(room.map_err(Failed::Here)?, authority).await;
-    let (response, send, place) = response.map_err(Failed::Here)?;
+    let (response, send) = response.map_err(Failed::Here)?;
     if response.headers().contains_key(departure::DRAINING) {
         departure::noticed(core, cluster, endpoint);
     }
     if !response.status().is_success() {
         return Err(Failed::There(refusal(&response)));
     }
-    let (body, pressure) = (response.into_body(), place.pressure());
-    let receive = Received::new(body, Peer::Endpoint, None, pressure).at(Some(place));
-    Ok(End::stream(send, receive))
+    Ok(End::stream(send, response.into_body()))
 }
 
 /// Asks for a tunnel on a peer's connection. Dropping the future resets the stream.
 async fn ask(
     room: Room,
     authority: &Authority,
-) -> Result<(Response<RecvStream>, SendStream<Bytes>, Place), Error> {
+) -> Result<(Response<Received>, SendStream<Bytes>), Error> {
     let broken = |error: h2::Error| failure(&error, Peer::Endpoint);
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from(authority.clone());
     *request.version_mut() = Version::HTTP_2;
-    let (mut sender, place) = room.into_parts();
+    let (mut sender, pressure, engaged) = room.into_parts();
     let (response, send) = sender.send_request(request, false).map_err(broken)?;
     drop(sender);
     let response = response.await.map_err(broken)?;
-    Ok((response, send, place))
+    Ok((
+        response.map(|body| {
+            Received::new(body, Peer::Endpoint, None, pressure).at(engaged.connected())
+        }),
+        send,
+    ))
 }

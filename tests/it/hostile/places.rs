@@ -63,7 +63,8 @@ impl Work {
     }
 }
 
-/// An app that works on each request until it is told to answer, and does not look whether anybody waits.
+/// An app that works on each request until it is told to answer, and does not look whether anybody waits. What is asked for at
+/// `/now` it answers at once.
 async fn app(address: SocketAddr, answer: watch::Receiver<usize>) -> (JoinSet<()>, Arc<Work>) {
     let listener = listening(address);
     let (work, mut tasks) = (Arc::<Work>::default(), JoinSet::new());
@@ -89,12 +90,14 @@ async fn converse(
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    work.done(answer).await;
+    if !head.windows(5).any(|bytes| bytes == b" /now") {
+        work.done(answer).await;
+    }
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
     stream.write_all(answer).await.ok()
 }
 
-/// The same of HTTP/2. What is asked for at `/now` it answers at once.
+/// The same of HTTP/2.
 async fn app_of_http2(address: SocketAddr, told: watch::Receiver<usize>) -> (App, Arc<Work>) {
     let work = Arc::<Work>::default();
     let noted = Arc::clone(&work);
@@ -287,11 +290,25 @@ async fn no_more_of_http2(which: impl Fn(&Case) -> bool) {
 /// others have on it, or takes all places.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_many_take_back_ends_nothing_that_others_have() {
-    const CLIENTS: usize = 30;
     let host = Host::new();
     let (answer, told) = watch::channel(0);
     let (_app, work) = app_of_http2(host.app(), told).await;
-    let mut scene = Scene::of_calls(host, Origin::nobody()).await;
+    let scene = Scene::of_calls(host, Origin::nobody()).await;
+    many_take_back(scene, &work, &answer).await;
+}
+
+/// Its sidecar sees when it stops, and the gateway does not: places that the one keeps are free to none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_many_take_back_of_an_app_of_http1_ends_nothing_either() {
+    let host = Host::new();
+    let (answer, told) = watch::channel(0);
+    let (_tasks, work) = app(host.app(), told).await;
+    let scene = Scene::of(host, Origin::nobody()).await;
+    many_take_back(scene, &work, &answer).await;
+}
+
+async fn many_take_back(mut scene: Scene, work: &Work, answer: &watch::Sender<usize>) {
+    const CLIENTS: usize = 30;
     let public = Way::Plain(scene.host.public());
     let post = || Request::post("http://orders/later").body(()).unwrap();
     let mut tasks = JoinSet::new();
