@@ -39,7 +39,7 @@ pub struct Config {
     /// How long one waits at most, for an exchange, a connection or a stream to end, before it is refused.
     pub wait: Period,
     /// Connections to all of its endpoints at most, idle ones included. No limit when left out: an endpoint never has more than
-    /// there are exchanges in flight, and over HTTP/2 four for each core.
+    /// there are exchanges in flight, and over HTTP/2 four for each core (16 while most of what they carried was taken back).
     pub connections: Option<u32>,
     /// The same for each of its endpoints.
     pub endpoint: EndpointConfig,
@@ -373,10 +373,21 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
+    #[cfg(test)]
+    pub(crate) fn of(gates: [Option<Arc<Gate>>; 2]) -> Self {
+        Self { gates }
+    }
+
     /// How many they are.
     pub(crate) fn waiting(&self) -> usize {
         let waiting = |gate: &Arc<Gate>| gate.waiting();
         self.gates.iter().flatten().map(waiting).max().unwrap_or(0)
+    }
+
+    /// Whether there is room for one more connection.
+    pub(crate) fn has_room(&self) -> bool {
+        let has_room = |gate: &Arc<Gate>| gate.waiting() == 0 && gate.inside() < gate.most();
+        self.gates.iter().flatten().all(has_room)
     }
 }
 

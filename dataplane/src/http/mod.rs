@@ -113,9 +113,9 @@ impl Caller {
         }
     }
 
-    /// One of its exchanges went to its end.
-    pub(crate) fn completed(&self) {
-        self.early.completed();
+    /// One of its exchanges went to its end with an endpoint's answer.
+    pub(crate) fn answered(&self) {
+        self.early.answered();
     }
 
     /// Whether one of its streams' places may be given back early once more.

@@ -9,8 +9,8 @@
 //! * To the reset of a stream HTTP/2 has no answer. The endpoint has stopped when it has answered something that it was asked
 //!   after the reset, and when it has had twice the time that its slowest answers take lately, and as long again as it was
 //!   waited for. So what is taken back costs a client about as much as waiting would have. A stranger's connection has this
-//!   as often as it may take anything back at all at first ([`Resets`]), later for one in ten of its exchanges that go to
-//!   their end, and ten seconds beyond.
+//!   as often as it may take anything back at all at first ([`Resets`]), later for one in ten of its exchanges that an
+//!   endpoint answers, and ten seconds beyond.
 //!
 //! Which endpoints those are is known only where the exchange is dropped, deep below the stream that it belongs to. They
 //! are handed up through the thread: [`collect`] drops the exchange, and what is let go of meanwhile notes it.
@@ -38,7 +38,7 @@ const MOST: Duration = Duration::from_secs(10);
 /// For how long a place is kept in any case: a word to an endpoint takes its time, too.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// So many exchanges that go to their end make up for one place that is given back early.
+/// So many exchanges that an endpoint answers make up for one place that is given back early.
 const FOR_ONE: u32 = 10;
 
 thread_local! {
@@ -178,17 +178,17 @@ fn poll_gone(connection: &Handle, cx: &mut Context<'_>) -> Poll<()> {
 pub(crate) struct Early {
     left: RefCell<Option<Resets>>,
     /// Exchanges since the last that gave one back.
-    completed: Cell<u32>,
+    answered: Cell<u32>,
 }
 
 impl Early {
-    /// An exchange went to its end. A part of them gives back what one may take: whoever has many may change their mind more
+    /// An exchange went to its end, with an answer of an endpoint. A part of them gives back what one may take: whoever has many may change their mind more
     /// often, and yet it takes much to have little in hand.
-    pub(super) fn completed(&self) {
+    pub(super) fn answered(&self) {
         if let Some(left) = &mut *self.left.borrow_mut() {
-            let completed = self.completed.get() + 1;
-            self.completed.set(completed % FOR_ONE);
-            if completed == FOR_ONE {
+            let answered = self.answered.get() + 1;
+            self.answered.set(answered % FOR_ONE);
+            if answered == FOR_ONE {
                 left.completed();
             }
         }
@@ -433,10 +433,10 @@ mod tests {
         assert_eq!(count(), 200);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(count(), 20);
-        // Ten exchanges that went to their end make up for one.
-        (0..9).for_each(|_| early.completed());
+        // Ten exchanges that were answered make up for one.
+        (0..9).for_each(|_| early.answered());
         assert_eq!(count(), 0);
-        (0..11).for_each(|_| early.completed());
+        (0..11).for_each(|_| early.answered());
         assert_eq!(count(), 2);
         // Then it is ten seconds.
         let endpoint = endpoint();

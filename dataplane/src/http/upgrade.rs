@@ -21,7 +21,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::head::Head;
 use crate::http1::{self, Peer};
-use crate::http2::client::Room;
+use crate::http2::client::{Place, Room};
 use crate::http2::{self, Received};
 use crate::reason::Reason;
 use crate::tcp::copy::{Ending, Patience, copy};
@@ -82,6 +82,10 @@ async fn over_http2(
     let length = match is_tunnel {
         true => None,
         false => http2::client::content_length(&headers)?,
+    };
+    let place = match is_tunnel {
+        true => place.map(Place::tunnel),
+        false => place,
     };
     let receive = Received::new(receive, Peer::Endpoint, length, pressure).at(place);
     if is_tunnel {

@@ -182,28 +182,22 @@ struct Abandoned {
     kept: RefCell<Vec<parting::Abandoned>>,
     /// When `kept` was last looked through.
     looked: Cell<Instant>,
-    /// The app is one of HTTP/1.1: its sidecar sees when it stops, and we do not.
-    is_untold: bool,
 }
 
 impl Abandoned {
-    fn new(app: Speaks) -> Self {
+    fn new() -> Self {
         let now = Instant::now();
         Self {
             resets: RefCell::new(Resets::new(BOUNDS.streams / 2, now)),
             is_spent: Cell::new(false),
             kept: RefCell::default(),
             looked: Cell::new(now),
-            is_untold: app == Speaks::Http1,
         }
     }
 
-    /// One more, that was not answered.
+    /// One more that may have its place still.
     fn keep(&self, stream: parting::Abandoned) {
-        self.kept.borrow_mut().push(match self.is_untold {
-            true => stream.untold(),
-            false => stream,
-        });
+        self.kept.borrow_mut().push(stream);
     }
 
     /// A stream ends with its answer, or is reset.
@@ -238,10 +232,11 @@ impl Load {
         }
     }
 
-    /// Whether another connection is to be taken. Where there is a limit on them there may be no other.
+    /// Whether another connection is to be taken. Where there is a limit on them, there may be no other.
     fn is_spent(&self) -> bool {
         let abandoned = self.abandoned.as_ref();
-        self.demand.is_none() && abandoned.is_some_and(|abandoned| abandoned.is_spent.get())
+        abandoned.is_some_and(|abandoned| abandoned.is_spent.get())
+            && self.demand.as_ref().is_none_or(Demand::has_room)
     }
 
     fn wanted(&self) -> usize {
@@ -261,8 +256,8 @@ impl Load {
 #[derive(Debug)]
 pub(crate) struct Place {
     load: Rc<Load>,
-    /// The stream is a tunnel: nobody works on what is asked for by it.
-    is_tunnel: bool,
+    /// What works on the stream's request is an app of HTTP/1.1: its sidecar sees when it stops, and we do not.
+    is_untold: bool,
 }
 
 impl Place {
@@ -283,20 +278,25 @@ impl Place {
     pub(super) fn answer_ends(&self, whole: bool) {
         self.ends(whole);
         if !whole
-            && !self.is_tunnel
+            && self.is_untold
             && let Some(abandoned) = &self.load.abandoned
-            && abandoned.is_untold
         {
             let endpoint = &self.load.endpoint;
-            abandoned.keep(parting::Abandoned::new(endpoint, Instant::now()));
+            abandoned.keep(parting::Abandoned::new(endpoint, Instant::now()).untold());
         }
     }
 
-    fn new(load: &Rc<Load>) -> Self {
+    /// The stream is a tunnel: nobody works on what is asked for by it.
+    pub(crate) fn tunnel(mut self) -> Self {
+        self.is_untold = false;
+        self
+    }
+
+    fn new(load: &Rc<Load>, app: Speaks) -> Self {
         load.streams.set(load.streams.get() + 1);
         Self {
             load: Rc::clone(load),
-            is_tunnel: false,
+            is_untold: app == Speaks::Http1,
         }
     }
 }
@@ -305,7 +305,7 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Engaged {
     place: Option<Place>,
-    /// Nothing for what is to be a tunnel.
+    /// Nothing where it is for a tunnel of bytes, which no app works on.
     asked: Option<Instant>,
     /// When the endpoint had all of it; nothing while it does not.
     whole: Option<Instant>,
@@ -320,10 +320,9 @@ impl Engaged {
         }
     }
 
-    fn tunnel(mut place: Place) -> Self {
-        place.is_tunnel = true;
+    fn tunnel(place: Place) -> Self {
         Self {
-            place: Some(place),
+            place: Some(place.tunnel()),
             asked: None,
             whole: None,
         }
@@ -349,6 +348,14 @@ impl Engaged {
         Some(place)
     }
 
+    /// There is no answer. If that is the peer's doing, it has given the place back.
+    pub(crate) fn failed(&mut self, error: &h2::Error) -> Error {
+        if error.is_remote() {
+            self.place = None;
+        }
+        failure(error, Side::Endpoint)
+    }
+
     /// Nobody waits for the answer any more.
     fn give_up(&mut self) {
         if let Some(place) = self.place.take() {
@@ -359,7 +366,11 @@ impl Engaged {
             let load = &place.load;
             let stream = parting::Abandoned::new(&load.endpoint, asked);
             if let Some(abandoned) = &load.abandoned {
-                abandoned.keep(stream.clone());
+                let stream = stream.clone();
+                abandoned.keep(match place.is_untold {
+                    true => stream.untold(),
+                    false => stream,
+                });
             }
             parting::note_stream(stream);
         }
@@ -400,16 +411,21 @@ impl Peers {
         now: Instant,
         patience: &mut Patience,
     ) -> Result<Room, Error> {
-        match self.room_at_once(endpoint, now).await {
+        match self.room_at_once(cluster, endpoint, now).await {
             Some(room) => Ok(room),
             // Boxed: rare, and each exchange would carry the room for it.
             None => Box::pin(self.wait_for_room(core, cluster, endpoint, patience)).await,
         }
     }
 
-    async fn room_at_once(&self, endpoint: &Endpoint, now: Instant) -> Option<Room> {
+    async fn room_at_once(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        now: Instant,
+    ) -> Option<Room> {
         let peer = self.peers.borrow().get(&endpoint.id).map(Rc::clone)?;
-        poll_fn(|cx| Poll::Ready(peer.room(now, cx))).await
+        poll_fn(|cx| Poll::Ready(peer.room(cluster.spec.app, now, cx))).await
     }
 
     async fn wait_for_room(
@@ -425,7 +441,7 @@ impl Peers {
         let mut timer = Timer::new();
         poll_fn(|cx| {
             let now = Instant::now();
-            if let Some(room) = peer.room(now, cx) {
+            if let Some(room) = peer.room(cluster.spec.app, now, cx) {
                 return Poll::Ready(Ok(room));
             }
             let connections = peer.open.borrow().len();
@@ -453,21 +469,20 @@ impl Peers {
                 }
                 joined.get_or_insert(peer.begun.get());
             }
-            if joined.is_none() {
-                // A connection has a time limit of its own; a stream may run for hours.
-                let wait = cluster.spec.limits.wait;
-                let until = patience.until(wait, now);
-                timer.set(until.min(now + LOOK_AGAIN).into());
-                if timer.poll_expired(cx).is_ready() {
-                    return Poll::Ready(Err(Error::not_processed(
-                        Reason::Overloaded,
-                        format!(
-                            "{} takes no more streams on {connections} connections, and none ended within {wait:?}",
-                            endpoint.address
-                        ),
-                    )
-                    .retry_after(COME_BACK)));
-                }
+            // A connection has a time limit of its own; a stream may run for hours.
+            let wait = cluster.spec.limits.wait;
+            let until = joined.is_none().then(|| patience.until(wait, now));
+            let again = now + LOOK_AGAIN;
+            timer.set(until.map_or(again, |until| until.min(again)).into());
+            if timer.poll_expired(cx).is_ready() && until.is_some() {
+                return Poll::Ready(Err(Error::not_processed(
+                    Reason::Overloaded,
+                    format!(
+                        "{} takes no more streams on {connections} connections, and none ended within {wait:?}",
+                        endpoint.address
+                    ),
+                )
+                .retry_after(COME_BACK)));
             }
             peer.waits(cx);
             Poll::Pending
@@ -510,7 +525,7 @@ impl Peers {
 
 impl Peer {
     /// A place on an open connection, if one has any.
-    fn room(&self, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
+    fn room(&self, app: Speaks, now: Instant, cx: &mut Context<'_>) -> Option<Room> {
         let mut open = self.open.borrow_mut();
         open.retain(|open| open.lasts(cx));
         let found = open.iter_mut().find(|open| !open.is_full(now))?;
@@ -518,7 +533,7 @@ impl Peer {
         found.taken = true;
         Some(Room {
             sender: Rc::clone(&found.sender),
-            place: Place::new(&found.load),
+            place: Place::new(&found.load, app),
             now,
         })
     }
@@ -616,7 +631,7 @@ async fn open(core: Rc<Core>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, pe
                 heard: Cell::new(false),
                 peer: Rc::downgrade(&peer),
                 endpoint: Arc::clone(&endpoint),
-                abandoned: cluster.is_mesh().then(|| Abandoned::new(cluster.spec.app)),
+                abandoned: cluster.is_mesh().then(Abandoned::new),
                 demand,
             });
             peer.open.borrow_mut().push(Open {
@@ -826,7 +841,7 @@ impl Asked {
             }
         }
         while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
-            let answer = answer.map_err(|error| failure(&error, side))?;
+            let answer = answer.map_err(|error| self.engaged.failed(&error))?;
             check_fields(answer.headers())?;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
@@ -836,7 +851,8 @@ impl Asked {
             interim.send(cx, answer.status(), answer.headers());
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
-        let (parts, stream) = answer.map_err(|error| failure(&error, side))?.into_parts();
+        let answer = answer.map_err(|error| self.engaged.failed(&error))?;
+        let (parts, stream) = answer.into_parts();
         let place = self.engaged.answered(&parts.headers);
         check_fields(&parts.headers)?;
         if parts.status.as_u16() > LAST_STATUS {
@@ -915,12 +931,9 @@ pub(crate) async fn extended_connect(
     let (response, send) = sent.map_err(|error| failure(&error, side))?;
     let pressure = place.pressure();
     let mut engaged = Engaged::new(place, now, true);
-    let answer = response.await;
-    let (parts, receive) = answer.map_err(|error| failure(&error, side))?.into_parts();
-    let mut place = engaged.answered(&parts.headers);
-    if let Some(place) = &mut place {
-        place.is_tunnel = parts.status.is_success();
-    }
+    let answer = response.await.map_err(|error| engaged.failed(&error))?;
+    let (parts, receive) = answer.into_parts();
+    let place = engaged.answered(&parts.headers);
     Ok(Connected {
         status: parts.status,
         headers: parts.headers,
@@ -955,4 +968,166 @@ fn request(head: &Head, length: Length, tls: bool, told: &Told<'_>) -> Result<Re
             .insert(CONTENT_LENGTH, length_value(length));
     }
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::duplex;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::gate::Gate;
+
+    const STREAMS: usize = 3;
+
+    /// Connections to members of the mesh that take so many streams.
+    async fn connect(peer: &Rc<Peer>, count: usize, limit: Option<&Arc<Gate>>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for _ in 0..count {
+            let (ours, theirs) = duplex(1 << 16);
+            let mut server = h2::server::Builder::new();
+            server.max_concurrent_streams(STREAMS as u32);
+            let server = server.handshake::<_, Bytes>(theirs);
+            let (client, server) = tokio::join!(h2::client::handshake(ours), server);
+            let ((sender, connection), mut server) = (client.unwrap(), server.unwrap());
+            tasks.spawn(async move {
+                let _: Result<(), h2::Error> = connection.await;
+            });
+            tasks.spawn(async move { while server.accept().await.is_some() {} });
+            let limited = |gate: &Arc<Gate>| Demand::of([Some(Arc::clone(gate)), None]);
+            let sender = Rc::new(RefCell::new(sender));
+            // Until it knows how many it may have.
+            while sender.borrow().current_max_send_streams() != STREAMS {
+                tokio::task::yield_now().await;
+            }
+            peer.open.borrow_mut().push(Open {
+                sender,
+                load: Rc::new(Load {
+                    streams: Cell::new(0),
+                    pressure: Rc::new(Pressure::new(BOUNDS)),
+                    heard: Cell::new(true),
+                    peer: Rc::downgrade(peer),
+                    endpoint: Endpoint::new("10.0.0.1:80".parse().unwrap()),
+                    abandoned: Some(Abandoned::new()),
+                    demand: limit.map(limited),
+                }),
+                used: Instant::now(),
+                taken: false,
+            });
+        }
+        tasks
+    }
+
+    /// Room for a call to an app that speaks so.
+    fn room(peer: &Peer, app: Speaks, now: Instant) -> Option<Room> {
+        peer.room(app, now, &mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Abandons as many calls as there is room for; how many.
+    fn abandon_all(peer: &Peer, app: Speaks, now: Instant) -> usize {
+        let abandon = || {
+            let room = room(peer, app, now)?;
+            drop(Engaged::new(room.place, now, true));
+            Some(())
+        };
+        std::iter::from_fn(abandon).count()
+    }
+
+    fn after(moment: Instant, millis: u64) -> Instant {
+        moment + Duration::from_millis(millis)
+    }
+
+    #[tokio::test]
+    async fn what_was_abandoned_has_its_place_until_it_is_over() {
+        for (app, over) in [(Speaks::Http1, 10_100), (Speaks::Http2, 300)] {
+            let (peer, now) = (Rc::new(Peer::default()), Instant::now());
+            let _tasks = connect(&peer, 1, None).await;
+            assert_eq!(abandon_all(&peer, app, now), STREAMS);
+            // It answers what it was asked later, and at once.
+            let endpoint = Arc::clone(&peer.open.borrow()[0].load.endpoint);
+            let took = Some(Duration::from_millis(1));
+            endpoint.slowest.answered(after(Instant::now(), 50), took);
+            assert!(room(&peer, app, after(now, over / 4)).is_none());
+            assert!(room(&peer, app, after(now, over)).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_full_of_what_was_abandoned_are_not_counted_up_to_a_bound() {
+        let (peer, now) = (Rc::new(Peer::default()), Instant::now());
+        let mut tasks = vec![connect(&peer, MOST_CONNECTIONS - 1, None).await];
+        assert!(peer.takes_another());
+        tasks.push(connect(&peer, 1, None).await);
+        assert!(!peer.takes_another());
+        // Places that are in use are no reason.
+        let rooms: Vec<_> = std::iter::from_fn(|| room(&peer, Speaks::Http1, now)).collect();
+        assert_eq!(rooms.len(), MOST_CONNECTIONS * STREAMS);
+        assert!(!peer.takes_another());
+        drop(rooms);
+        for open in MOST_CONNECTIONS..MOST_IN_ALL {
+            assert!(abandon_all(&peer, Speaks::Http1, now) > 0);
+            assert!(peer.takes_another(), "{open}");
+            tasks.push(connect(&peer, 1, None).await);
+        }
+        assert_eq!(abandon_all(&peer, Speaks::Http1, now), STREAMS);
+        assert!(!peer.takes_another(), "no more than {MOST_IN_ALL}");
+    }
+
+    /// How many calls can be abandoned one after another, when each is over at once.
+    fn abandoned_in_turn(peer: &Peer) -> usize {
+        let start = Instant::now();
+        let most = BOUNDS.streams as usize + 500;
+        (0..most)
+            .take_while(|number| {
+                let now = start + Duration::from_secs(20) * u32::try_from(*number).unwrap();
+                let room = room(peer, Speaks::Http1, now);
+                room.map(|room| drop(Engaged::new(room.place, now, true)))
+                    .is_some()
+            })
+            .count()
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_resets_are_spent_is_left_where_there_can_be_another() {
+        let spent = (BOUNDS.streams as usize)..(BOUNDS.streams as usize + 100);
+        let peer = Rc::new(Peer::default());
+        let _tasks = connect(&peer, 1, None).await;
+        assert!(spent.contains(&abandoned_in_turn(&peer)));
+        for (limit, stays) in [(1, true), (2, false)] {
+            let (peer, gate) = (Rc::new(Peer::default()), Gate::new(limit, 10));
+            let _held = gate.enter().unwrap();
+            let _tasks = connect(&peer, 1, Some(&gate)).await;
+            let count = abandoned_in_turn(&peer);
+            assert_eq!(!spent.contains(&count), stays, "{limit}: {count}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_ends_itself_and_tunnels_have_no_place_afterwards() {
+        let (peer, now) = (Rc::new(Peer::default()), Instant::now());
+        let _tasks = connect(&peer, 1, None).await;
+        let kept = || peer.open.borrow()[0].load.taken();
+        let tunnel = room(&peer, Speaks::Http1, now).unwrap().into_parts().2;
+        assert_eq!(kept(), 1);
+        drop(tunnel);
+        assert_eq!(kept(), 0);
+        // An answer that is broken off: of an app of HTTP/1.1 its sidecar waits for the end.
+        for (app, is_tunnel, wanted) in [
+            (Speaks::Http2, false, 0),
+            (Speaks::Http1, true, 0),
+            (Speaks::Http1, false, 1),
+        ] {
+            let mut engaged = Engaged::new(room(&peer, app, now).unwrap().place, now, true);
+            let place = engaged.answered(&HeaderMap::new()).unwrap();
+            let place = match is_tunnel {
+                true => place.tunnel(),
+                false => place,
+            };
+            place.answer_ends(false);
+            drop(place);
+            assert_eq!(kept(), wanted, "{app:?}");
+        }
+    }
 }

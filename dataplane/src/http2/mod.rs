@@ -119,7 +119,7 @@ impl Received {
                     }
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(failure(&error, self.peer)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.failed(&error)))),
                 None => self.state = State::Trailers,
             }
         }
@@ -131,8 +131,24 @@ impl Received {
         match trailers {
             Ok(Some(trailers)) => Poll::Ready(Some(self.bounded(trailers))),
             Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(failure(&error, self.peer)))),
+            Err(error) => Poll::Ready(Some(Err(self.failed(&error)))),
         }
+    }
+
+    /// With the length that its head gives it.
+    fn of_length(mut self, length: Option<u64>) -> Self {
+        if let Some(length) = length {
+            self.length = Length::Exact(length);
+        }
+        self
+    }
+
+    /// It is broken off. If that is the peer's doing, it has given the place back.
+    fn failed(&mut self, error: &h2::Error) -> Error {
+        if error.is_remote() {
+            self.place = None;
+        }
+        failure(error, self.peer)
     }
 
     /// No more of them than of a head's fields. Their size is bounded by h2, as a head's is.

@@ -126,10 +126,7 @@ pub(crate) async fn serve(io: Io, caller: Rc<Caller>, seat: Seat) {
             while let Some(ended) = streams.poll_ended() {
                 goes_on |= was_full;
                 match ended {
-                    Ended::Whole => {
-                        resets.completed();
-                        caller.completed();
-                    }
+                    Ended::Whole => resets.completed(),
                     Ended::TakenBack if calming || resets.taken_back(std::time::Instant::now) => {}
                     Ended::TakenBack => {
                         calming = true;
@@ -294,16 +291,15 @@ fn received(
     pressure: &Rc<Pressure>,
 ) -> Result<Request, Error> {
     let (parts, stream) = request.into_parts();
+    // Before the head is looked at: what came of the body counts, whatever becomes of it.
+    let body = (!stream.is_end_stream())
+        .then(|| Received::new(stream, Peer::Client, None, Rc::clone(pressure)));
     let (head, length) = head(parts)?;
-    let body = match stream.is_end_stream() {
-        true => Body::Empty,
-        false => {
-            let body = Received::new(stream, Peer::Client, length, Rc::clone(pressure));
-            Body::Http2(match !head.is_grpc() && caller.site().paces_uploads {
-                true => body.paced(),
-                false => body,
-            })
-        }
+    let is_paced = || !head.is_grpc() && caller.site().paces_uploads;
+    let body = match body.map(|body| body.of_length(length)) {
+        None => Body::Empty,
+        Some(body) if is_paced() => Body::Http2(body.paced()),
+        Some(body) => Body::Http2(body),
     };
     Ok(Request {
         head,
@@ -393,12 +389,17 @@ async fn respond_with(
     answer: Answer,
     is_head: bool,
 ) -> Option<Parted> {
+    let is_ours = answer.is_ours();
     let (begun, parted) = parting::collect(|| begin(respond, answer, is_head));
-    match begun {
+    let left = match begun {
         Ok(Some(relay)) => finish(caller, respond, relay).await,
         Ok(None) => None,
         Err(_) => Some(parted),
+    };
+    if left.is_none() && !is_ours {
+        caller.answered();
     }
+    left
 }
 
 /// CONNECT, to its tunnel's end. Taken back is one that the client gave up before it was one, like any exchange.

@@ -218,10 +218,10 @@ async fn ask(
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from(authority.clone());
     *request.version_mut() = Version::HTTP_2;
-    let (mut sender, pressure, engaged) = room.into_parts();
+    let (mut sender, pressure, mut engaged) = room.into_parts();
     let (response, send) = sender.send_request(request, false).map_err(broken)?;
     drop(sender);
-    let response = response.await.map_err(broken)?;
+    let response = response.await.map_err(|error| engaged.failed(&error))?;
     Ok((
         response.map(|body| {
             Received::new(body, Peer::Endpoint, None, pressure).at(engaged.connected())
