@@ -182,8 +182,8 @@ pub(crate) struct Early {
 }
 
 impl Early {
-    /// An exchange went to its end, with an answer of an endpoint. A part of them gives back what one may take: whoever has many may change their mind more
-    /// often, and yet it takes much to have little in hand.
+    /// An exchange went to its end, with an answer of an endpoint. A part of them gives back what one may take: whoever has
+    /// many may change their mind more often, and yet it takes much to have little in hand.
     pub(super) fn answered(&self) {
         if let Some(left) = &mut *self.left.borrow_mut() {
             let answered = self.answered.get() + 1;
