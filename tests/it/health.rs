@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::harness::app::{App, fields, send_all};
 use crate::harness::mesh::Builder;
 use crate::harness::{Behaviour, Load, Mesh, Service, Wire, eventually};
 
@@ -223,36 +223,19 @@ async fn a_tcp_probe_reaches_the_app_behind_its_sidecar() {
     until(&mesh, host, "state", "healthy").await;
 }
 
-/// A gRPC app whose health is `status`; it lives as long as the set.
-async fn grpc_app(address: SocketAddr, status: Arc<AtomicU8>) -> JoinSet<()> {
-    let listener = TcpListener::bind(address).await.unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            let status = Arc::clone(&status);
-            connections.spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else {
-                    return;
-                };
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-                    let head = Response::builder().header("content-type", "application/grpc");
-                    let head = head.body(()).unwrap();
-                    let Ok(mut body) = respond.send_response(head, false) else {
-                        continue;
-                    };
-                    let health = status.load(Ordering::Relaxed);
-                    let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, health]);
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                    let _ = body.send_data(message, false);
-                    let _ = body.send_trailers(trailers);
-                }
-            });
+/// A gRPC app whose health is `status`.
+async fn grpc_app(address: SocketAddr, status: Arc<AtomicU8>) -> App {
+    App::start(address, usize::MAX, move |mut asked| {
+        assert_eq!(asked.path(), "/grpc.health.v1.Health/Check");
+        let health = status.load(Ordering::Relaxed);
+        async move {
+            let mut body = asked.begin(&[("content-type", b"application/grpc")]);
+            let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, health]);
+            send_all(&mut body, message, false).await;
+            let _: Result<(), h2::Error> = body.send_trailers(fields(&[("grpc-status", b"0")]));
         }
-    });
-    tasks
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

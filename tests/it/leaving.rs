@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::Response;
 use rustls::ServerConfig;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::alone::{Host, IDENTITY, Way, until};
+use crate::harness::app::{App, send_all};
 use crate::harness::certs::{Authority, service};
-use crate::harness::listening;
 
 /// Callers at the same time.
 const CALLERS: usize = 16;
@@ -28,52 +26,30 @@ struct Peer {
     leaving: Arc<AtomicBool>,
     /// The paths that it was asked for.
     seen: Arc<Mutex<HashSet<String>>>,
-    _tasks: JoinSet<()>,
+    _app: App,
 }
 
 impl Peer {
     async fn start(address: SocketAddr, config: Arc<ServerConfig>) -> Self {
-        let listener = listening(address);
-        let acceptor = TlsAcceptor::from(config);
         let leaving = Arc::new(AtomicBool::new(false));
         let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
-        let mut tasks = JoinSet::new();
         let (says, noted) = (Arc::clone(&leaving), Arc::clone(&seen));
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, says, noted) =
-                    (acceptor.clone(), Arc::clone(&says), Arc::clone(&noted));
-                connections.spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    let Ok(mut connection) = h2::server::handshake(stream).await else {
-                        return;
-                    };
-                    while let Some(Ok((request, mut respond))) = connection.accept().await {
-                        noted
-                            .lock()
-                            .unwrap()
-                            .insert(request.uri().path().to_owned());
-                        let (mut answer, mut text) = (Response::builder(), "staying");
-                        if says.load(SeqCst) {
-                            answer = answer.header("weft-draining", "?1");
-                            text = "leaving";
-                        }
-                        let sent = respond.send_response(answer.body(()).unwrap(), false);
-                        if let Ok(mut body) = sent {
-                            let _: Result<(), h2::Error> =
-                                body.send_data(Bytes::from_static(text.as_bytes()), true);
-                        }
-                    }
-                });
+        let app = App::sidecar(address, config, move |mut asked| {
+            noted.lock().unwrap().insert(asked.path());
+            let (fields, text): (&[(&str, &[u8])], &'static str) = match says.load(SeqCst) {
+                true => (&[("weft-draining", b"?1")], "leaving"),
+                false => (&[], "staying"),
+            };
+            async move {
+                let mut body = asked.begin(fields);
+                send_all(&mut body, Bytes::from_static(text.as_bytes()), true).await;
             }
-        });
+        })
+        .await;
         Self {
             leaving,
             seen,
-            _tasks: tasks,
+            _app: app,
         }
     }
 }

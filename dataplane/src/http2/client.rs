@@ -24,7 +24,7 @@ use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::watch::Watch;
-use super::{Coalesce, Flusher, Received, failure, length_value};
+use super::{Coalesce, Flusher, Received, broken_off, failure, length_value};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, Speaks, connect, departure};
@@ -133,10 +133,10 @@ impl Room {
     /// To send by, and to hold for as long as the stream lasts.
     ///
     /// Until the tunnel is one, the place is that of an attempt.
-    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Rc<Pressure>, Engaged) {
+    pub(crate) fn into_parts(self) -> (SendRequest<Bytes>, Rc<Pressure>, Dialled) {
         let pressure = self.place.pressure();
-        let engaged = Engaged::tunnel(self.place);
-        (self.sender.borrow().clone(), pressure, engaged)
+        let dialled = Dialled::new(self.place);
+        (self.sender.borrow().clone(), pressure, dialled)
     }
 
     /// Whether the peer takes extended CONNECT, which it says in its first frame: on a new connection that is waited for.
@@ -277,12 +277,18 @@ impl Place {
     /// The answer ends, or is broken off. An app of HTTP/2 has stopped then, as far as anybody is concerned.
     pub(super) fn answer_ends(&self, whole: bool) {
         self.ends(whole);
-        if !whole
-            && self.is_untold
-            && let Some(abandoned) = &self.load.abandoned
-        {
-            let endpoint = &self.load.endpoint;
-            abandoned.keep(parting::Abandoned::new(endpoint, Instant::now()).untold());
+        if !whole && self.is_untold {
+            self.keep(parting::Abandoned::new(&self.load.endpoint, Instant::now()));
+        }
+    }
+
+    /// What was reset may be worked on still, and have its place at a peer of the mesh for as long.
+    fn keep(&self, stream: parting::Abandoned) {
+        if let Some(abandoned) = &self.load.abandoned {
+            abandoned.keep(match self.is_untold {
+                true => stream.untold(),
+                false => stream,
+            });
         }
     }
 
@@ -305,8 +311,7 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Engaged {
     place: Option<Place>,
-    /// Nothing where it is for a tunnel of bytes, which no app works on.
-    asked: Option<Instant>,
+    asked: Instant,
     /// When the endpoint had all of it; nothing while it does not.
     whole: Option<Instant>,
 }
@@ -315,22 +320,9 @@ impl Engaged {
     fn new(place: Place, asked: Instant, bodiless: bool) -> Self {
         Self {
             place: Some(place),
-            asked: Some(asked),
+            asked,
             whole: bodiless.then_some(asked),
         }
-    }
-
-    fn tunnel(place: Place) -> Self {
-        Self {
-            place: Some(place.tunnel()),
-            asked: None,
-            whole: None,
-        }
-    }
-
-    /// The tunnel is open, in the place, or refused.
-    pub(crate) fn connected(mut self) -> Option<Place> {
-        self.place.take()
     }
 
     /// The endpoint has begun its answer, which goes on in the place.
@@ -339,39 +331,24 @@ impl Engaged {
         let load = &place.load;
         // What a sidecar answers itself says nothing of its app.
         let is_apps = load.abandoned.is_none() || !headers.contains_key(REASON);
-        if let Some(asked) = self.asked
-            && is_apps
-        {
+        if is_apps {
             let took = self.whole.map(|whole| whole.elapsed());
-            load.endpoint.slowest.answered(asked, took);
+            load.endpoint.slowest.answered(self.asked, took);
         }
         Some(place)
     }
 
-    /// There is no answer. If that is the peer's doing, it has given the place back.
-    pub(crate) fn failed(&mut self, error: &h2::Error) -> Error {
-        if error.is_remote() {
-            self.place = None;
-        }
-        failure(error, Side::Endpoint)
+    /// There is no answer.
+    fn failed(&mut self, error: &h2::Error) -> Error {
+        broken_off(error, Side::Endpoint, &mut self.place)
     }
 
     /// Nobody waits for the answer any more.
     fn give_up(&mut self) {
         if let Some(place) = self.place.take() {
             place.ends(false);
-            let Some(asked) = self.asked else {
-                return;
-            };
-            let load = &place.load;
-            let stream = parting::Abandoned::new(&load.endpoint, asked);
-            if let Some(abandoned) = &load.abandoned {
-                let stream = stream.clone();
-                abandoned.keep(match place.is_untold {
-                    true => stream.untold(),
-                    false => stream,
-                });
-            }
+            let stream = parting::Abandoned::new(&place.load.endpoint, self.asked);
+            place.keep(stream.clone());
             parting::note_stream(stream);
         }
     }
@@ -380,6 +357,38 @@ impl Engaged {
 impl Drop for Engaged {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+/// A tunnel of bytes that was asked for, until the answer to that. No app works on what is asked for so.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    place: Option<Place>,
+}
+
+impl Dialled {
+    fn new(place: Place) -> Self {
+        Self {
+            place: Some(place.tunnel()),
+        }
+    }
+
+    /// The tunnel is open, in the place, or refused.
+    pub(crate) fn connected(mut self) -> Option<Place> {
+        self.place.take()
+    }
+
+    /// There is no answer.
+    pub(crate) fn failed(&mut self, error: &h2::Error) -> Error {
+        broken_off(error, Side::Endpoint, &mut self.place)
+    }
+}
+
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            place.ends(false);
+        }
     }
 }
 

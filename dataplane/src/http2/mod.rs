@@ -143,12 +143,9 @@ impl Received {
         self
     }
 
-    /// It is broken off. If that is the peer's doing, it has given the place back.
+    /// It is broken off.
     fn failed(&mut self, error: &h2::Error) -> Error {
-        if error.is_remote() {
-            self.place = None;
-        }
-        failure(error, self.peer)
+        broken_off(error, self.peer, &mut self.place)
     }
 
     /// No more of them than of a head's fields. Their size is bounded by h2, as a head's is.
@@ -204,6 +201,14 @@ fn length_value(length: u64) -> HeaderValue {
         Some((spelled, value)) if *spelled == length => value.clone(),
         slot => slot.insert((length, HeaderValue::from(length))).1.clone(),
     })
+}
+
+/// What an error of h2 means to an exchange in this place. If it is the peer's doing, that has given the place back.
+fn broken_off(error: &h2::Error, peer: Peer, place: &mut Option<client::Place>) -> Error {
+    if error.is_remote() {
+        *place = None;
+    }
+    failure(error, peer)
 }
 
 /// What an error of h2 means to an exchange.

@@ -218,13 +218,13 @@ async fn ask(
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from(authority.clone());
     *request.version_mut() = Version::HTTP_2;
-    let (mut sender, pressure, mut engaged) = room.into_parts();
+    let (mut sender, pressure, mut dialled) = room.into_parts();
     let (response, send) = sender.send_request(request, false).map_err(broken)?;
     drop(sender);
-    let response = response.await.map_err(|error| engaged.failed(&error))?;
+    let response = response.await.map_err(|error| dialled.failed(&error))?;
     Ok((
         response.map(|body| {
-            Received::new(body, Peer::Endpoint, None, pressure).at(engaged.connected())
+            Received::new(body, Peer::Endpoint, None, pressure).at(dialled.connected())
         }),
         send,
     ))

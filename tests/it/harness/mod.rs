@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod app;
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod dns;

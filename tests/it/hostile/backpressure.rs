@@ -11,10 +11,10 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::app::{App, send_all};
 use super::hoarding::{EACH, SIZE, STREAMS, asks, connected, read, stage};
 use super::{SLOWEST, Scene};
 use crate::alone::{Host, Origin, PATIENCE, Way};
+use crate::harness::app::{App, send_all};
 use crate::harness::settled;
 
 /// 1,500 uploads of a megabyte, through gateway and sidecar, to an app that reads none of them.

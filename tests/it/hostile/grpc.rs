@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::app::{App, Asked, fields, send_all};
 use super::hoarding::connected;
 use super::{Scene, good};
 use crate::alone::{Host, Origin, PATIENCE, until};
+use crate::harness::app::{App, Asked, fields, send_all};
 
 type Fields = &'static [(&'static str, &'static [u8])];
 

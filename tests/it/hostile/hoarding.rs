@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Scene;
-use super::app::send_all;
 use crate::alone::{Host, Origin, PATIENCE, Way, until};
+use crate::harness::app::send_all;
 use crate::harness::{listening, settled};
 
 /// What each answer holds.

@@ -9,7 +9,6 @@
 
 mod answer_floods;
 mod answers;
-mod app;
 mod backpressure;
 mod descriptors;
 mod dripping;

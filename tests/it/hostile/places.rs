@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use super::Scene;
-use super::app::{App, Asked};
 use super::frames::*;
 use super::hoarding::connected;
 use crate::alone::{Host, Origin, PATIENCE, Way, until};
+use crate::harness::app::{App, Asked};
 use crate::harness::{listening, settled};
 
 /// How many of them are taken back, and asked again: fewer than would be cut for it.

@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::app::{App, Asked, send_all};
 use super::frames;
 use super::hoarding::connected;
 use crate::alone::{Host, IDENTITY, Origin, PATIENCE, Running, Stream, Then, Way, until};
+use crate::harness::app::{App, Asked, send_all};
 use crate::harness::certs::{Authority, service};
 use crate::harness::{Behaviour, Mesh, Service};
 
@@ -358,7 +358,7 @@ async fn an_unavailable_replica_of_a_grpc_service_is_left_alone_within_two_secon
         async move {
             counted.fetch_add(1, Ordering::Relaxed);
             let mut send = asked.begin(&[("content-type", b"application/grpc")]);
-            let trailers = super::app::fields(&[("grpc-status", b"0")]);
+            let trailers = crate::harness::app::fields(&[("grpc-status", b"0")]);
             let _: Result<(), h2::Error> = send.send_trailers(trailers);
         }
     })

@@ -13,7 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::super::app::{App, Asked, send_all};
 use super::super::frames::{
     self, END_HEADERS, HEADERS, Verdict, WHOLE_HEAD, answered, opened, verdict,
 };
@@ -23,6 +22,7 @@ use super::{
     tunnel,
 };
 use crate::alone::{Host, Origin, PATIENCE, Reply, Way, until};
+use crate::harness::app::{App, Asked, send_all};
 use crate::websocket::H2;
 
 /// A handshake of HTTP/2: another value of a field, or without it, and more fields.

@@ -1,6 +1,4 @@
 //! An app of HTTP/2 by prior knowledge that does whatever a test wants with each of its streams.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,25 +13,25 @@ use rustls::ServerConfig;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::listening;
 use crate::alone::Stream;
-use crate::harness::listening;
 
 /// What an app does with a stream.
 type Act = dyn Fn(Asked) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
 /// A stream that was opened.
-pub(super) struct Asked {
-    pub(super) request: Request<RecvStream>,
-    pub(super) respond: SendResponse<Bytes>,
+pub(crate) struct Asked {
+    pub(crate) request: Request<RecvStream>,
+    pub(crate) respond: SendResponse<Bytes>,
 }
 
 impl Asked {
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.request.uri().path().to_owned()
     }
 
     /// Begins an answer with these fields.
-    pub(super) fn begin(&mut self, fields: &[(&str, &[u8])]) -> SendStream<Bytes> {
+    pub(crate) fn begin(&mut self, fields: &[(&str, &[u8])]) -> SendStream<Bytes> {
         let mut answer = Response::builder();
         for (name, value) in fields {
             answer = answer.header(*name, *value);
@@ -44,7 +42,7 @@ impl Asked {
     }
 
     /// Answers with this and no more.
-    pub(super) fn answer(&mut self, status: u16, text: &'static [u8]) {
+    pub(crate) fn answer(&mut self, status: u16, text: &'static [u8]) {
         let answer = Response::builder().status(status).body(()).unwrap();
         if let Ok(mut send) = self.respond.send_response(answer, false) {
             let _: Result<(), h2::Error> = send.send_data(Bytes::from_static(text), true);
@@ -52,12 +50,12 @@ impl Asked {
     }
 
     /// Waits until whoever asked takes it back.
-    pub(super) async fn taken_back(&mut self) {
+    pub(crate) async fn taken_back(&mut self) {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 
     /// Reads the body to its end; how long it was.
-    pub(super) async fn count(&mut self) -> usize {
+    pub(crate) async fn count(&mut self) -> usize {
         let body = self.request.body_mut();
         let mut length = 0;
         while let Some(Ok(data)) = body.data().await {
@@ -69,7 +67,7 @@ impl Asked {
 }
 
 /// The fields of trailers.
-pub(super) fn fields(list: &[(&str, &[u8])]) -> HeaderMap {
+pub(crate) fn fields(list: &[(&str, &[u8])]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in list {
         let name: http::HeaderName = name.parse().unwrap();
@@ -79,7 +77,7 @@ pub(super) fn fields(list: &[(&str, &[u8])]) -> HeaderMap {
 }
 
 /// Sends all of it, as far as the windows let it; whether it got there.
-pub(super) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> bool {
+pub(crate) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> bool {
     while !data.is_empty() {
         send.reserve_capacity(data.len());
         let Some(Ok(room)) = poll_fn(|cx| send.poll_capacity(cx)).await else {
@@ -94,17 +92,17 @@ pub(super) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, end:
 }
 
 /// The app, as long as this is kept.
-pub(super) struct App {
+pub(crate) struct App {
     /// Streams open now.
-    pub(super) open: Arc<AtomicUsize>,
+    pub(crate) open: Arc<AtomicUsize>,
     /// The most streams that were open at a time.
-    pub(super) most: Arc<AtomicUsize>,
+    pub(crate) most: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl App {
     /// Listens here. Each connection says goodbye after so many streams.
-    pub(super) async fn start<F>(
+    pub(crate) async fn start<F>(
         address: SocketAddr,
         streams: usize,
         act: impl Fn(Asked) -> F + Send + Sync + 'static,
@@ -116,7 +114,7 @@ impl App {
     }
 
     /// In place of an app with its sidecar: listens here with this certificate.
-    pub(super) async fn sidecar<F>(
+    pub(crate) async fn sidecar<F>(
         address: SocketAddr,
         config: Arc<ServerConfig>,
         act: impl Fn(Asked) -> F + Send + Sync + 'static,
