@@ -53,7 +53,8 @@ pub(crate) struct File {
     /// How processes end, as the file has it by then.
     #[serde(default)]
     pub(crate) drain: drain::Config,
-    /// What holds for every service unless it says otherwise.
+    /// What holds for every service unless it says otherwise. A mapping that a service has itself, such as `retry`, stands in place
+    /// of the whole one here: what it leaves out has the default of that key.
     #[serde(default)]
     pub(crate) defaults: Defaults,
     /// The services, by name.

@@ -63,6 +63,11 @@ impl Backoff {
     }
 }
 
+/// A random number as one from 0 to 1, with the 53 bits that a float can tell apart.
+pub fn fraction(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

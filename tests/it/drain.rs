@@ -470,6 +470,16 @@ async fn connections_that_are_no_http_leave_a_draining_replica_within_a_round_tr
     let error = soon("the cut", cut.more()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     more(50).await;
+    assert!(mesh.replica_mut("db", 0).sidecar.end().await.success());
+    mesh.restart_sidecar("db", 0).await;
+    drop(dial_to(door, "db-0").await);
+    mesh.metric_reaches(
+        host,
+        "weft_endpoint_state",
+        &[&at, "state=\"healthy\""],
+        1.0,
+    )
+    .await;
     callers.abort_all();
     let failures = failures.lock().unwrap();
     assert!(failures.is_empty(), "{failures:#?}");

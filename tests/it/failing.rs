@@ -70,6 +70,35 @@ async fn a_failing_replica_gets_less_than_a_fiftieth_and_comes_back_when_it_reco
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_took_long_keeps_its_replica_away_as_long_as_any() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("orders")
+                .replicas(2)
+                .with("outlier: { consecutive: 1, ejection: 4s, jitter: 0% }"),
+        )
+        .route("/orders/*", "orders")
+        .start()
+        .await;
+    // Longer than it is ejected for.
+    let slow = Behaviour::script(|mut wire| async move {
+        while wire.head().await.is_some() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            wire.write("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+                .await;
+        }
+    });
+    mesh.origin("orders", 0).does(slow);
+    eventually("a slow failure", async || {
+        (mesh.get("/orders/1").await.code() == 503).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(mesh.get("/orders/1").await.text(), "orders-1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_host_dies_under_load_fails_no_get() {
     let mut mesh = Mesh::new()
         .service(Service::new("orders").replicas(3))

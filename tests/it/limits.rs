@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::Request;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::harness::app::{App, fields, send_all};
 use crate::harness::client::Reply;
 use crate::harness::client::whole;
 use crate::harness::told::at_most;
@@ -465,6 +469,119 @@ async fn a_breaker_opens_lets_one_through_and_closes() {
     );
     assert_eq!(mesh.get("/orders/after").await.text(), "ok");
     assert_eq!(held.most.load(SeqCst), 1, "only one was let through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_hears_of_calls_that_end_with_trailers() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("greeter")
+                .without_apps()
+                .with("protocol: grpc")
+                .with("breaker: { enabled: true, requests: 10, open: 1s }")
+                .with("retry: { attempts: 0 }")
+                .with("outlier: { enabled: false }"),
+        )
+        .route("/test.Greeter/*", "greeter")
+        .start()
+        .await;
+    let at = SocketAddr::new(mesh.replica("greeter", 0).host, mesh.ports.app());
+    let _app = App::start(at, usize::MAX, |mut asked| async move {
+        let grpc: &[(&str, &[u8])] = &[("content-type", b"application/grpc")];
+        match asked.path().as_str() {
+            "/test.Greeter/FailsAtOnce" => {
+                asked.begin_whole(&[grpc, &[("grpc-status", b"14")]].concat());
+            }
+            "/test.Greeter/FailsLate" => {
+                let mut body = asked.begin(grpc);
+                body.send_trailers(fields(&[("grpc-status", b"14")]))
+                    .unwrap();
+            }
+            _ => {
+                let mut body = asked.begin(grpc);
+                send_all(&mut body, Bytes::from_static(&[0; 5]), false).await;
+                body.send_trailers(fields(&[("grpc-status", b"0")]))
+                    .unwrap();
+            }
+        }
+    })
+    .await;
+    let client = Client::h2c(mesh.public()).await;
+    let called = async |method: &str| {
+        let call = crate::grpc::call(&client, method, "hello").await;
+        let (_, status, words) = call.finishes().await;
+        (status, words)
+    };
+    // Far from all that fails; the others say so in their trailers only.
+    for number in 0..30 {
+        let (method, status) = match number % 3 {
+            0 => ("FailsAtOnce", "14"),
+            _ => ("Works", "0"),
+        };
+        let (told, words) = called(method).await;
+        assert_eq!(told, status, "{number}: {words}");
+    }
+    eventually("the breaker opens", async || {
+        let (_, words) = called("FailsLate").await;
+        words.contains("circuit_open").then_some(())
+    })
+    .await;
+    eventually("one works, and closes it", async || {
+        (called("Works").await.0 == "0").then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        assert_eq!(called("Works").await.0, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_refuses_connections_that_are_no_http_too() {
+    let mesh = Mesh::new()
+        .service(
+            Service::new("db")
+                .tcp()
+                .with("breaker: { enabled: true, requests: 5, open: 2s }")
+                .with("retry: { attempts: 0 }")
+                .with("outlier: { enabled: false }"),
+        )
+        .service(Service::new("shop"))
+        .without_ingress()
+        .start()
+        .await;
+    let app = mesh.origin("db", 0);
+    app.does(Behaviour::script(|mut wire| async move {
+        wire.write("hello").await;
+    }));
+    let answers = async || {
+        // What is refused at once may be reset before it knows that it is connected.
+        let Ok(stream) = TcpStream::connect(mesh.listen("shop", 0)).await else {
+            return false;
+        };
+        Wire::new(stream).exactly(5).await.is_some()
+    };
+    assert!(answers().await);
+    app.stop().await;
+    let shop = mesh.replica("shop", 0).host;
+    let refused = async |reason: &str| {
+        let reason = format!("reason=\"{reason}\"");
+        mesh.metric(shop, "weft_edge_answers_total", &[&reason])
+            .await
+    };
+    eventually("the breaker opens", async || {
+        assert!(!answers().await);
+        (refused("circuit_open").await > 0.0).then_some(())
+    })
+    .await;
+    app.resume().await;
+    eventually("one gets through, and closes it", async || {
+        answers().await.then_some(())
+    })
+    .await;
+    let labels = ["service=\"db\"", "state=\"closed\""];
+    mesh.metric_reaches(shop, "weft_breaker_state", &labels, 1.0)
+        .await;
+    assert!(answers().await);
 }
 
 /// A GET of `orders` as `storefront` sends it.

@@ -156,6 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn the_larger_the_table_the_fewer_keys_move() {
+        for count in [10, 50, 100, 200] {
+            let excess = [65_537, 1_048_583, 2_097_169].map(|size| {
+                let policy =
+                    format!(r#"{{"policy": "maglev", "key": "source", "table_size": {size}}}"#);
+                count as f64 * moved(&long(&policy), count, count / 2, 2_000 * count)
+            });
+            println!("when one of {count} leaves, {excess:.2?} times its share of the keys move");
+            assert!(
+                excess.is_sorted_by(|more, fewer| more >= fewer),
+                "{count}: {excess:?}"
+            );
+        }
+    }
+
+    #[test]
     fn lookups_are_even() {
         let set = weighted("maglev", &[1; 16]);
         assert_shares(&tally_keys(&set, 160_000), &[1; 16]);

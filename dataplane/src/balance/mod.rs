@@ -133,7 +133,7 @@ pub struct EndpointSet {
     shape: Shape,
     /// Over those that are to take nothing new while others do (weight 0).
     reserve: Option<Box<dyn Picker>>,
-    /// How many are neither ejected nor draining. Kept here because a pick must not count them.
+    /// How many are neither ejected, nor draining, nor unhealthy by their probes. Kept here because a pick must not count them.
     available: AtomicUsize,
     panic_picks: AtomicU64,
 }
@@ -208,7 +208,7 @@ impl EndpointSet {
         &self.endpoints
     }
 
-    /// How many are neither ejected nor draining.
+    /// How many are neither ejected, nor draining, nor unhealthy by their probes.
     pub fn available(&self) -> usize {
         self.available.load(Relaxed)
     }

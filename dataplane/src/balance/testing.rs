@@ -167,7 +167,7 @@ fn count<'a>(set: &EndpointSet, asks: impl Iterator<Item = Ask<'a>>) -> Vec<usiz
 }
 
 /// The part of so many keys that go elsewhere when one of `size` leaves.
-fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: usize) -> f64 {
+pub(super) fn moved(policy: &Policy, size: usize, leaver: usize, count_of_keys: usize) -> f64 {
     let all = endpoints(&vec![1; size]);
     let mut rest = all.clone();
     rest.remove(leaver);

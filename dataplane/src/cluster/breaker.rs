@@ -19,6 +19,8 @@ use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::Outcome;
 use crate::endpoint::window::{Window, instant, stamp};
+use crate::error::Error;
+use crate::reason::Reason;
 
 /// In [`Breaker::state`]: the one exchange that decides is under way.
 const PROBING: u64 = 1 << 63;
@@ -280,6 +282,18 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Whether it decides if the breaker closes.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The exchange has failed after all of its attempts. That counts where it is the service's doing.
+    pub fn fail(self, error: &Error, now: Instant) {
+        if error.is_of_endpoint() || error.reason == Reason::NoEndpoints {
+            self.judge(Outcome::LocalFailure, now);
+        }
+    }
+
     /// How the exchange ended, after all of its attempts.
     pub fn judge(mut self, outcome: Outcome, now: Instant) {
         self.judged = true;

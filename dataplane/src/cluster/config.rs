@@ -532,6 +532,19 @@ impl Service {
                 "write the port that the callers use, such as `127.0.0.1:5432`",
             );
         }
+        if let Some(retry) = &self.retry {
+            let statuses = !retry.statuses.is_empty();
+            let calls = !retry.grpc_statuses.is_empty();
+            for (key, is_there) in [("statuses", statuses), ("grpc_statuses", calls)] {
+                if is_there {
+                    problems.at(
+                        &path.key("retry").key(key),
+                        format!("connections to `{name}` have no statuses: nobody looks into them"),
+                        format!("remove `{key}`; connections that come about nowhere are tried again all the same"),
+                    );
+                }
+            }
+        }
         for (index, rule) in self.allow.iter().flatten().enumerate() {
             for (key, list) in [("methods", &rule.methods), ("paths", &rule.paths)] {
                 if list.is_some() {

@@ -49,7 +49,8 @@ async fn watch(core: Weak<Core>, service: Arc<str>, address: SocketAddr) {
     let begun = Instant::now();
     let mut pause = FIRST_LOOK;
     loop {
-        let spread = 0.75 + 0.5 * fastrand::f64();
+        // Never added to, because the longest time is a promise.
+        let spread = 0.5 + 0.5 * fastrand::f64();
         let _: () = tokio::time::sleep(pause.mul_f64(spread)).await;
         let Some(core) = core.upgrade().filter(|core| !core.is_draining(true)) else {
             return;

@@ -504,7 +504,7 @@ impl Members {
         };
         let mut out: Vec<_> = set.endpoints().iter().filter(|e| e.is_ejected()).collect();
         if out.len() > allowed {
-            out.sort_by_key(|endpoint| match endpoint.state(now) {
+            out.sort_by_key(|endpoint| match endpoint.state() {
                 State::Ejected { until } => Some(until),
                 _ => None,
             });

@@ -180,7 +180,8 @@ impl Cluster {
         })
     }
 
-    /// The limits of this configuration hold from now on, for what is under way too. To be called once it is in force.
+    /// The limits of this configuration hold from now on, for what is under way too. To be called once it is in force. A limit
+    /// per endpoint, or on connections, where there was none counts what begins from now on.
     pub(crate) fn set_limits(&self) {
         let limits = &self.spec.limits;
         self.places.limit(limits.in_flight, limits.waiting);

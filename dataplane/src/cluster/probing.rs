@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::members::Members;
 use super::{Speaks, Spec, connect};
 use crate::endpoint::Endpoint;
+use crate::error::Error;
 use crate::health::probe::{self, Wire};
 use crate::health::{Checks, Question};
 use crate::identity::{Alpn, Ours};
@@ -97,10 +98,7 @@ impl Prober {
         let stream = connect::reach(identity, None, &self.spec, endpoint.address, Alpn::H2).await;
         let stream = match stream {
             Ok(stream) => stream,
-            Err(error) if error.reason == Reason::IdentityMissing => {
-                return Outcome::NotAsked(error.to_string());
-            }
-            Err(error) => return Outcome::Known(Err(error.to_string())),
+            Err(error) => return unreached(&error),
         };
         let secure = self.spec.mesh.is_some();
         let wire = match (self.spec.speaks(), &self.checks.question) {
@@ -113,6 +111,15 @@ impl Prober {
         };
         let authority = &self.spec.name;
         Outcome::Known(probe::ask(&self.checks.question, authority, wire, stream).await)
+    }
+}
+
+/// What it says of an endpoint that no connection to it came about.
+fn unreached(error: &Error) -> Outcome {
+    match error.reason {
+        // Ours to mend, and nothing that speaks against anybody: no certificate, or no descriptor left.
+        Reason::IdentityMissing | Reason::Overloaded => Outcome::NotAsked(error.to_string()),
+        _ => Outcome::Known(Err(error.to_string())),
     }
 }
 
@@ -154,7 +161,7 @@ mod tests {
                     .load()
                     .endpoints()
                     .iter()
-                    .map(|endpoint| endpoint.state(Instant::now()))
+                    .map(|endpoint| endpoint.state())
                     .collect();
                 if states == wanted {
                     return;
@@ -198,6 +205,23 @@ mod tests {
         tokio::select! {
             () = prober.run() => unreachable!("it runs until it is dropped"),
             () = story => {}
+        }
+    }
+
+    #[test]
+    fn what_we_lack_ourselves_speaks_against_no_endpoint() {
+        for (reason, is_known) in [
+            (Reason::Overloaded, false),
+            (Reason::IdentityMissing, false),
+            (Reason::ConnectFailed, true),
+            (Reason::PeerIdentity, true),
+        ] {
+            let outcome = unreached(&Error::new(reason, ""));
+            assert_eq!(
+                matches!(outcome, Outcome::Known(Err(_))),
+                is_known,
+                "{reason:?}"
+            );
         }
     }
 

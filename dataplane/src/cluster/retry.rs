@@ -16,13 +16,14 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use weft_runtime::backoff::Backoff;
+use weft_runtime::backoff::{Backoff, fraction};
 use weft_runtime::config::units::Percent;
 use weft_runtime::config::{Path, Problems};
 
 use crate::endpoint::window::{SPAN, Window};
 use crate::endpoint::{Endpoint, Family};
 use crate::error::{Error, Retry};
+use crate::http::verdict::grpc_status;
 
 /// Waits before retries. Full jitter, because those who failed together must not come back together.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(250), 1.0);
@@ -41,7 +42,6 @@ const MOST_PUSHBACK: Duration = Duration::from_secs(30);
 
 /// When a gRPC server wants to see a call again: milliseconds, or anything else for never (gRPC A6).
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The names of `grpc-status`, by their number.
 const GRPC_NAMES: [&str; 17] = [
@@ -292,10 +292,6 @@ pub fn pushback(headers: &HeaderMap, wall: SystemTime) -> Pushback {
     })
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
-}
-
 /// The attempts of one exchange, or of one connection, that have failed.
 #[derive(Debug, Default)]
 pub(crate) struct Tried {
@@ -485,7 +481,7 @@ impl Budget {
 
 /// How long to wait before retry number `retry` (from 1): anything up to 25 ms, 50 ms, … 250 ms.
 pub fn backoff(retry: u32, random: u64) -> Duration {
-    BACKOFF.delay(retry, (random >> 11) as f64 / (1_u64 << 53) as f64)
+    BACKOFF.delay(retry, fraction(random))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use hickory_resolver::proto::rr::Name;
+use weft_runtime::backoff::fraction;
 use weft_runtime::config::{Path, Problems};
 
 use super::belief::{Answer, Belief};
@@ -388,6 +389,9 @@ impl<'a> State<'a> {
                 if !addresses.is_empty() {
                     asked.error = None;
                     asked.hear(Answer::Records(addresses), now);
+                } else if known(asked).next().is_some() {
+                    // It had some, and is asked whether they are gone.
+                    continue;
                 }
                 // One that is being asked for comes back by itself.
                 if asked.due.is_some() {
@@ -560,7 +564,7 @@ impl Worth {
                 .clamp(pacing.min_ttl, pacing.max_ttl),
             Self::Failure => doubled(pacing.min_ttl, pacing.max_ttl),
         };
-        pause.mul_f64(1.0 - 0.1 * ((random >> 11) as f64 / (1_u64 << 53) as f64))
+        pause.mul_f64(1.0 - 0.1 * fraction(random))
     }
 }
 

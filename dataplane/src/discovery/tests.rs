@@ -628,6 +628,28 @@ async fn addresses_that_come_along_are_not_asked_for() {
 }
 
 #[tokio::test]
+async fn a_family_that_comes_along_no_more_is_asked_for_until_it_is_gone() {
+    let dns = FakeDns::start().await;
+    let say = |along| {
+        let records = vec![(0, 1, 80, "one.orders.")];
+        dns.say(
+            SERVICE,
+            RecordType::SRV,
+            Say::Instances(records, 600, along),
+        );
+    };
+    say(vec![("one.orders.", v4(1)), ("one.orders.", v6(1))]);
+    dns.say("one.orders", RecordType::AAAA, Say::Addresses(vec![], 1));
+    let both = [place(v4(1), 80, 0, 1), place(v6(1), 80, 0, 1)];
+    following_source(&dns, QUICK, instances(None), async |published, _| {
+        becomes(published, &both).await;
+        say(vec![("one.orders.", v4(1))]);
+        becomes(published, &both[..1]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn instances_are_doubted_as_addresses_are() {
     let dns = FakeDns::start().await;
     let say = |host| Say::Instances(vec![(0, 1, 80, host)], 1, vec![]);

@@ -300,7 +300,7 @@ impl Endpoint {
     }
 
     /// Whether it takes exchanges.
-    pub fn state(&self, _now: Instant) -> State {
+    pub fn state(&self) -> State {
         let withdrawn = self.withdrawn.load(Relaxed);
         match self.health.load(Relaxed) {
             _ if withdrawn & DRAINING != 0 => State::Draining,

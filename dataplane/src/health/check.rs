@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_runtime::backoff::fraction;
 use weft_runtime::config::units::{Interval, Percent};
 use weft_runtime::config::{Path, Problems};
 
@@ -135,20 +136,15 @@ impl Checks {
     /// How long to wait for the first probe of an endpoint: up to a tenth of the interval, so that not all are asked at
     /// the same moment when a process starts.
     pub fn first(&self, random: u64) -> Duration {
-        self.interval.mul_f64(0.1 * share(random))
+        self.interval.mul_f64(0.1 * fraction(random))
     }
 
     /// How long to wait for the next one.
     pub fn next(&self, random: u64) -> Duration {
-        let swing = 2.0 * share(random) - 1.0;
+        let swing = 2.0 * fraction(random) - 1.0;
         self.interval
             .mul_f64(1.0 + swing * self.jitter.as_fraction())
     }
-}
-
-/// From 0 to 1, with the 53 bits that a float can tell apart.
-fn share(random: u64) -> f64 {
-    (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 impl Config {

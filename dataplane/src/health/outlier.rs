@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_runtime::backoff::fraction;
 use weft_runtime::config::units::{Percent, Period};
 use weft_runtime::config::{Path, Problems};
 
@@ -199,8 +200,7 @@ impl Rules {
             record.doublings += 1;
         }
         record.clean_since = None;
-        // From -1 to 1, with the 53 bits that a float can tell apart.
-        let swing = (random >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
+        let swing = 2.0 * fraction(random) - 1.0;
         plain
             .mul_f64(1.0 + swing * self.0.jitter.as_fraction())
             .min(most)

@@ -24,6 +24,7 @@ use super::upgrade;
 use super::verdict;
 use crate::balance::Ask;
 use crate::body::{Body, Frame, Length};
+use crate::cluster::breaker::Pass;
 use crate::cluster::limits::Patience;
 use crate::cluster::retry::{self, Again, Tried};
 use crate::cluster::{Cluster, Speaks, Wired, connect, departure};
@@ -93,6 +94,7 @@ pub(crate) async fn forward(
         core: Rc::clone(core),
         flight: None,
         slot: None,
+        pass: None,
         terms,
         cluster: Arc::clone(cluster),
         is_pending: false,
@@ -110,17 +112,14 @@ pub(crate) async fn forward(
     let attempted = match admitted {
         Ok((pass, slot)) => {
             answer.slot = Some(slot);
+            answer.pass = pass;
             let answer = &mut answer;
             let steer = Steer::of(&cluster.spec, &request.head, caller, site);
             let attempted = attempts(
                 core, cluster, &wired, request, forwarded, steer, interim, started, entry, answer,
             )
             .await;
-            if let Some(pass) = pass
-                && let Some(outcome) = outcome(&attempted)
-            {
-                pass.judge(outcome, Instant::now());
-            }
+            answer.judge(&attempted);
             attempted
         }
         Err(error) => Err(error),
@@ -156,16 +155,6 @@ struct Terms {
     deadline: Deadline,
     patience: Patience,
     settled: Option<u64>,
-}
-
-/// What an exchange says of its service when all attempts are over; nothing when it failed for a reason that is not the
-/// service's.
-fn outcome(attempted: &Result<Beginning, Error>) -> Option<Outcome> {
-    match attempted {
-        Ok(beginning) => beginning.outcome,
-        Err(error) => (error.is_of_endpoint() || error.reason == Reason::NoEndpoints)
-            .then_some(Outcome::LocalFailure),
-    }
 }
 
 #[allow(
@@ -369,19 +358,20 @@ fn judge(
     began: Instant,
 ) -> Judged {
     let random = chance.random;
+    let now = Instant::now();
+    let took = now.saturating_duration_since(began);
     match outcome {
         Ok(mut answered) => {
-            let had_its_time = || deadline.blames(began.elapsed());
+            let had_its_time = || deadline.blames(took);
             let Some(failure) = answered.failure(cluster, head, had_its_time) else {
                 // An ejected endpoint waits for its probe: that is judged now, whatever may follow.
                 let outcome = answered.outcome(head);
                 let outcome = outcome.or_else(|| flight.is_probe().then_some(Outcome::Success));
                 if let Some(outcome) = outcome {
-                    cluster.members.record(flight, outcome, began, random);
+                    cluster.members.record(flight, outcome, now, random);
                 }
                 return Judged::Answer(answered, outcome);
             };
-            let now = Instant::now();
             cluster.members.record(flight, failure.outcome, now, random);
             let outcome = Some(failure.outcome);
             match decide(cluster, head, upload, &failure, chance, now) {
@@ -394,10 +384,8 @@ fn judge(
             }
         }
         Err(error) => {
-            let now = Instant::now();
             let is_to_blame = error.is_of_endpoint()
-                || (error.reason == Reason::DeadlineExceeded
-                    && deadline.blames(now.saturating_duration_since(began)));
+                || (error.reason == Reason::DeadlineExceeded && deadline.blames(took));
             if is_to_blame {
                 let outcome = Outcome::LocalFailure;
                 cluster.members.record(flight, outcome, now, random);
@@ -762,10 +750,9 @@ impl Beginning {
 
     /// Whether it says that something went wrong.
     fn is_failure(&self) -> bool {
-        let grpc = self.headers.get("grpc-status");
         self.status.is_server_error()
             || self.status == StatusCode::TOO_MANY_REQUESTS
-            || grpc.is_some_and(|status| status != "0")
+            || verdict::grpc_status(&self.headers).is_some_and(|status| status != 0)
     }
 
     fn answer(self, body: Box<UpstreamBody>) -> Answer {
@@ -787,6 +774,8 @@ pub struct UpstreamBody {
     /// What of the cluster's and the endpoint's load this exchange is, once it has begun.
     flight: Option<InFlight>,
     slot: Option<Slot>,
+    /// Until it is known how the exchange ended, as far as the service's breaker goes.
+    pass: Option<Pass>,
     terms: Terms,
     /// The head did not tell what it says of the endpoint.
     is_pending: bool,
@@ -795,6 +784,23 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
+    /// Tells the breaker how the exchange has ended, when all attempts are over. Where the head does not tell, that is left to
+    /// what follows it; the one that decides whether a breaker closes is not waited for so long.
+    fn judge(&mut self, attempted: &Result<Beginning, Error>) {
+        let Some(pass) = self.pass.take() else {
+            return;
+        };
+        let now = Instant::now();
+        match attempted {
+            Err(error) => pass.fail(error, now),
+            Ok(beginning) => match beginning.outcome {
+                Some(outcome) => pass.judge(outcome, now),
+                None if pass.is_probe() => pass.judge(Outcome::Success, now),
+                None => self.pass = Some(pass),
+            },
+        }
+    }
+
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -820,11 +826,15 @@ impl UpstreamBody {
             },
         };
         let is_pending = std::mem::take(&mut self.is_pending);
-        if let Some(outcome) = verdict::of_frame(frame.as_ref(), is_pending)
-            && let Some(flight) = &mut self.flight
-        {
-            let members = &self.cluster.members;
-            members.record(flight, outcome, timer::now(), fastrand::u64(..));
+        if let Some(outcome) = verdict::of_frame(frame.as_ref(), is_pending) {
+            let now = timer::now();
+            if let Some(pass) = self.pass.take() {
+                pass.judge(outcome, now);
+            }
+            if let Some(flight) = &mut self.flight {
+                let members = &self.cluster.members;
+                members.record(flight, outcome, now, fastrand::u64(..));
+            }
         }
         match &frame {
             Some(Ok(Frame::Data(data))) => self.account.response_bytes += data.len() as u64,

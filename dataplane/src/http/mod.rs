@@ -20,7 +20,7 @@ mod replay;
 mod steer;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
-mod verdict;
+pub(crate) mod verdict;
 pub(crate) mod websocket;
 
 use std::cell::{Cell, RefCell};

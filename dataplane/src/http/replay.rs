@@ -21,6 +21,8 @@ struct Shared {
     keep: bool,
     /// All that came so far, or nothing. Copied, because a small piece of a body may be a slice of a large buffer.
     kept: Vec<u8>,
+    /// How much of what is kept the attempt at hand has had.
+    next: usize,
     trailers: Option<HeaderMap>,
     ended: bool,
     length: Length,
@@ -28,7 +30,17 @@ struct Shared {
     starving: bool,
 }
 
-/// Hands out the same body for each attempt.
+impl Shared {
+    /// Frees what is kept, once nobody asks for it again and the attempt at hand has had it.
+    fn let_go(&mut self) {
+        if !self.keep && self.next >= self.kept.len() {
+            self.kept = Vec::new();
+            self.next = 0;
+        }
+    }
+}
+
+/// Hands out the same body for each attempt, one attempt at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct Replay(Rc<RefCell<Shared>>);
 
@@ -40,6 +52,7 @@ impl Replay {
             rest: body,
             keep,
             kept: Vec::new(),
+            next: 0,
             trailers: None,
             ended: false,
             length,
@@ -51,9 +64,9 @@ impl Replay {
     /// The body from its beginning, if that is still possible.
     pub(crate) fn body(&self) -> Option<Body> {
         self.is_repeatable().then(|| {
+            self.0.borrow_mut().next = 0;
             Body::Replayed(Replayed {
                 shared: Rc::clone(&self.0),
-                next: 0,
                 done: false,
             })
         })
@@ -73,7 +86,9 @@ impl Replay {
 
     /// Nobody will ask for it again.
     pub(crate) fn forget(&self) {
-        self.0.borrow_mut().keep = false;
+        let mut shared = self.0.borrow_mut();
+        shared.keep = false;
+        shared.let_go();
     }
 
     /// How many bytes have come from the client.
@@ -91,8 +106,6 @@ impl Replay {
 #[derive(Debug)]
 pub struct Replayed {
     shared: Rc<RefCell<Shared>>,
-    /// How much of what is kept this attempt has had.
-    next: usize,
     done: bool,
 }
 
@@ -106,9 +119,10 @@ impl Replayed {
         if self.done {
             return Poll::Ready(None);
         }
-        if self.next < shared.kept.len() {
-            let piece = Bytes::copy_from_slice(&shared.kept[self.next..]);
-            self.next = shared.kept.len();
+        if shared.next < shared.kept.len() {
+            let piece = Bytes::copy_from_slice(&shared.kept[shared.next..]);
+            shared.next = shared.kept.len();
+            shared.let_go();
             return Poll::Ready(Some(Ok(Frame::Data(piece))));
         }
         if shared.ended {
@@ -131,9 +145,9 @@ impl Replayed {
                 } else {
                     // What follows is passed on once.
                     shared.keep = false;
-                    shared.kept = Vec::new();
                 }
-                self.next = shared.kept.len();
+                shared.next = shared.kept.len();
+                shared.let_go();
             }
             Some(Ok(Frame::Trailers(trailers))) => {
                 shared.trailers = Some(trailers.clone());
@@ -152,7 +166,7 @@ impl Replayed {
     pub(crate) fn is_end(&self) -> bool {
         let shared = self.shared.borrow();
         self.done
-            || (self.next >= shared.kept.len()
+            || (shared.next >= shared.kept.len()
                 && ((shared.ended && shared.trailers.is_none())
                     || (!shared.ended && shared.rest.is_end())))
     }
@@ -227,5 +241,18 @@ mod tests {
         let mut second = replay.body().unwrap();
         replay.forget();
         assert_eq!(read(&mut second).await, "hello");
+        assert!(second.is_end());
+        assert_eq!(replay.0.borrow().kept.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_kept_no_longer_than_until_it_is_forgotten() {
+        let replay = Replay::new(Body::Full("x".repeat(KEPT).into()), true);
+        let mut body = replay.body().unwrap();
+        read(&mut body).await;
+        assert!(replay.0.borrow().kept.capacity() >= KEPT);
+        replay.forget();
+        assert_eq!(replay.0.borrow().kept.capacity(), 0);
+        assert!(body.is_end() && !replay.is_repeatable());
     }
 }

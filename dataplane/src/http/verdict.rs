@@ -36,7 +36,8 @@ pub(crate) fn of_head(
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+/// What a head or trailers say that a call has ended with.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     let text = headers.get(GRPC_STATUS)?.to_str().ok()?;
     // What is no number is no status that we could know.
     Some(text.parse().unwrap_or(UNKNOWN))

@@ -525,8 +525,8 @@ impl Peers {
             for open in open.iter() {
                 open.load.forget(now);
             }
-            // Streams that are still open keep their connection without us.
-            open.retain(|open| now.duration_since(open.used) < IDLE);
+            // What streams keep open counts among the connections that there may be.
+            open.retain(|open| open.load.streams.get() > 0 || now.duration_since(open.used) < IDLE);
             !open.is_empty() || peer.begun.get() != peer.ended.get()
         });
     }
@@ -1082,6 +1082,20 @@ mod tests {
         }
         assert_eq!(abandon_all(&peer, Speaks::Http1, now), STREAMS);
         assert!(!peer.takes_another(), "no more than {MOST_IN_ALL}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_as_long_as_streams_keep_it() {
+        let (peers, now) = (Peers::default(), Instant::now());
+        let peer = Rc::new(Peer::default());
+        peers.peers.borrow_mut().insert(1, Rc::clone(&peer));
+        let _tasks = connect(&peer, 2, None).await;
+        let tunnel = room(&peer, Speaks::Http2, now).unwrap();
+        peers.sweep(now + IDLE * 60);
+        assert_eq!(peer.open.borrow().len(), 1);
+        drop(tunnel);
+        peers.sweep(now + IDLE * 60);
+        assert!(peers.is_empty());
     }
 
     /// How many calls can be abandoned one after another, when each is over at once.

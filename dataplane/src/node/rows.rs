@@ -72,7 +72,6 @@ fn show_endpoints(registry: &Registry, work: &Arc<ArcSwap<AtWork>>) {
     }));
     let work = Arc::clone(work);
     registry.endpoints_from(Box::new(move || {
-        let now = Instant::now();
         let mut rows = Vec::new();
         let work = work.load();
         for cluster in work.clusters.iter().filter(|cluster| !cluster.is_local) {
@@ -85,7 +84,7 @@ fn show_endpoints(registry: &Registry, work: &Arc<ArcSwap<AtWork>>) {
                 rows.push(EndpointRow {
                     service: Arc::clone(&cluster.name),
                     address: endpoint.address,
-                    state: match endpoint.state(now) {
+                    state: match endpoint.state() {
                         State::Healthy => EndpointState::Healthy,
                         State::Draining => EndpointState::Draining,
                         State::Unhealthy => EndpointState::Unhealthy,

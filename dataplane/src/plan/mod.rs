@@ -47,19 +47,10 @@ pub struct Plan {
 impl Plan {
     /// Of these listeners.
     pub fn new(generation: u64, sites: Vec<Arc<Site>>) -> Self {
-        let rules = || {
-            sites.iter().flat_map(|site| {
-                let captured = site.capture.iter().flat_map(Capture::rules);
-                site.routes
-                    .targets()
-                    .chain(site.opaque.rule())
-                    .chain(captured)
-            })
-        };
         Self {
             generation,
-            clusters: rules().map(|rule| rule.target.id).collect(),
-            rules: rules().map(|rule| rule.id).collect(),
+            clusters: rules(&sites).map(|rule| rule.target.id).collect(),
+            rules: rules(&sites).map(|rule| rule.id).collect(),
             sites,
         }
     }
@@ -81,8 +72,7 @@ impl Plan {
 
     /// The cluster of this name, where a rule leads to it.
     pub(crate) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
-        let rules = self.sites.iter().flat_map(|site| site.routes.targets());
-        rules
+        rules(&self.sites)
             .map(|rule| &rule.target)
             .find(|target| &*target.name == name)
     }
@@ -94,6 +84,17 @@ impl Plan {
     pub(crate) fn has_rule(&self, id: u64) -> bool {
         self.rules.contains(&id)
     }
+}
+
+/// Every rule by which exchanges and connections may go.
+fn rules(sites: &[Arc<Site>]) -> impl Iterator<Item = &Arc<Rule>> {
+    sites.iter().flat_map(|site| {
+        let captured = site.capture.iter().flat_map(Capture::rules);
+        site.routes
+            .targets()
+            .chain(site.opaque.rule())
+            .chain(captured)
+    })
 }
 
 /// How a listener's connections begin.

@@ -49,20 +49,26 @@ pub(super) async fn reach(
 ) -> Result<Reached, Error> {
     let limit = cluster.spec.timeout;
     let mut patience = Patience::new(account.started + limit);
+    let pass = cluster.pass(account.started)?;
     let slot = match cluster.admit() {
         Some(slot) => slot,
         None => cluster.wait_for_place(&mut patience).await?,
     };
     let attempts = attempts(core, cluster, site, account, &mut patience);
-    let (end, flight) = match tokio::time::timeout(limit, attempts).await {
-        Ok(reached) => reached?,
-        Err(_) => {
-            return Err(Error::not_processed(
-                Reason::UpstreamTimeout,
-                format!("{} took no connection within {limit:?}", cluster.name),
-            ));
+    let reached = tokio::time::timeout(limit, attempts).await;
+    let reached = reached.unwrap_or_else(|_| {
+        Err(Error::not_processed(
+            Reason::UpstreamTimeout,
+            format!("{} took no connection within {limit:?}", cluster.name),
+        ))
+    });
+    if let Some(pass) = pass {
+        match &reached {
+            Ok(_) => pass.judge(Outcome::Success, Instant::now()),
+            Err(error) => pass.fail(error, Instant::now()),
         }
-    };
+    }
+    let (end, flight) = reached?;
     Ok(Reached {
         end,
         address: flight.endpoint().address,

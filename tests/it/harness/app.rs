@@ -32,12 +32,21 @@ impl Asked {
 
     /// Begins an answer with these fields.
     pub(crate) fn begin(&mut self, fields: &[(&str, &[u8])]) -> SendStream<Bytes> {
+        self.head(fields, false)
+    }
+
+    /// Answers with these fields, and nothing after them.
+    pub(crate) fn begin_whole(&mut self, fields: &[(&str, &[u8])]) {
+        self.head(fields, true);
+    }
+
+    fn head(&mut self, fields: &[(&str, &[u8])], is_whole: bool) -> SendStream<Bytes> {
         let mut answer = Response::builder();
         for (name, value) in fields {
             answer = answer.header(*name, *value);
         }
         self.respond
-            .send_response(answer.body(()).unwrap(), false)
+            .send_response(answer.body(()).unwrap(), is_whole)
             .unwrap()
     }
 

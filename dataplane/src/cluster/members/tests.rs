@@ -45,7 +45,7 @@ fn fail(members: &Members, endpoint: &Arc<Endpoint>, times: usize, now: Instant)
 }
 
 fn until(endpoint: &Endpoint, now: Instant) -> Option<Duration> {
-    match endpoint.state(now) {
+    match endpoint.state() {
         State::Ejected { until } => Some(until.saturating_duration_since(now)),
         _ => None,
     }
@@ -61,7 +61,7 @@ fn five_failures_in_a_row_eject_for_five_seconds() {
     let (members, now) = warm(3);
     let sick = endpoint(&members, 0);
     fail(&members, &sick, 4, now);
-    assert_eq!(sick.state(now), State::Healthy);
+    assert_eq!(sick.state(), State::Healthy);
     fail(&members, &sick, 1, now);
     let time = until(&sick, now).unwrap();
     assert!(time.abs_diff(Duration::from_secs(5)) < Duration::from_millis(5));
@@ -96,7 +96,7 @@ fn a_probe_brings_it_back_slowly() {
     let later = now + Duration::from_secs(6);
     let mut probe = sick.admit(later).unwrap();
     members.record(&mut probe, Outcome::Success, later, MIDDLE);
-    assert_eq!(sick.state(later), State::Healthy);
+    assert_eq!(sick.state(), State::Healthy);
     assert_eq!(members.load().available(), 3);
     assert!(sick.warmth(later, SLOW_START) < crate::endpoint::FULL_WEIGHT / 5);
     // The next time lasts twice as long, until a clean minute has passed.
@@ -138,9 +138,9 @@ fn only_the_probe_decides() {
         members.record(exchange, Outcome::RemoteFailure, later, MIDDLE);
         members.record(exchange, Outcome::Success, later, MIDDLE);
     }
-    assert_eq!(sick.state(later), State::Probing);
+    assert_eq!(sick.state(), State::Probing);
     members.record(&mut probe, Outcome::Success, later, MIDDLE);
-    assert_eq!(sick.state(later), State::Healthy);
+    assert_eq!(sick.state(), State::Healthy);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn as_many_as_fail_are_ejected_and_no_more_than_allowed_and_all_return() {
                     let mut probe = endpoint.admit(now).unwrap();
                     assert!(endpoint.admit(now).is_none(), "{told}: one probe only");
                     members.record(&mut probe, Outcome::Success, now, MIDDLE);
-                    assert_eq!(endpoint.state(now), State::Healthy, "{told}");
+                    assert_eq!(endpoint.state(), State::Healthy, "{told}");
                 }
                 assert_eq!(ejected(&members), 0, "{told}");
                 assert!(!members.load().is_panicking(), "{told}");
@@ -354,7 +354,7 @@ fn nobody_is_stuck_whatever_happened() {
                 let available = set.endpoints().iter().filter(|e| !e.is_out()).count();
                 assert_eq!(set.available(), available, "{told}");
                 assert_eq!(set.is_panicking(), 2 * available < present, "{told}");
-                let probing = |e: &&Arc<Endpoint>| e.state(now) == State::Probing;
+                let probing = |e: &&Arc<Endpoint>| e.state() == State::Probing;
                 for one in set.endpoints().iter().filter(probing) {
                     let probes = held
                         .iter()
@@ -377,7 +377,7 @@ fn nobody_is_stuck_whatever_happened() {
                 if let Some(mut exchange) = endpoint(&members, index).admit(now) {
                     members.record(&mut exchange, Outcome::Success, now, MIDDLE);
                 }
-                let state = endpoint(&members, index).state(now);
+                let state = endpoint(&members, index).state();
                 assert_eq!(state, State::Healthy, "size {size}, seed {seed}");
             }
             assert_eq!(members.load().available(), size);
@@ -398,7 +398,7 @@ fn one_that_fails_its_probes_is_passed_over_until_it_passes() {
     assert!(sick.is_available(now));
     assert_eq!(members.view()[0].failure.as_deref(), Some("answered 500"));
     probe(Err("answered 503"));
-    assert_eq!(sick.state(now), State::Unhealthy);
+    assert_eq!(sick.state(), State::Unhealthy);
     assert!(sick.admit(now).is_none());
     assert_eq!(members.load().available(), 2);
     assert_eq!(members.view()[0].verdict, Verdict::Failing);
@@ -407,11 +407,11 @@ fn one_that_fails_its_probes_is_passed_over_until_it_passes() {
     members.apply(addresses(3)[1..].to_vec(), now);
     probe(Ok(()));
     members.apply(addresses(3), now);
-    assert_eq!(sick.state(now), State::Unhealthy);
+    assert_eq!(sick.state(), State::Unhealthy);
     probe(Ok(()));
-    assert_eq!(sick.state(now), State::Unhealthy);
+    assert_eq!(sick.state(), State::Unhealthy);
     probe(Ok(()));
-    assert_eq!(sick.state(now), State::Healthy);
+    assert_eq!(sick.state(), State::Healthy);
     assert!(
         sick.warmth(now, SLOW_START) < crate::endpoint::FULL_WEIGHT / 5,
         "slowly"
@@ -480,7 +480,7 @@ fn an_old_probe_does_not_end_a_newer_one() {
     assert!(!old.is_probe());
     members.record(&mut old, Outcome::Success, last, MIDDLE);
     drop(old);
-    assert_eq!(sick.state(last), State::Probing);
+    assert_eq!(sick.state(), State::Probing);
     assert!(sick.admit(last).is_none());
     drop(newer);
     assert!(sick.admit(last).is_some());
@@ -666,9 +666,9 @@ fn a_probe_under_way_when_its_endpoint_is_taken_back_harms_nobody() {
         let later = now + Duration::from_secs(6);
         let mut probe = sick.admit(later).unwrap();
         members.apply(addresses(1), later);
-        assert_eq!(sick.state(later), State::Healthy);
+        assert_eq!(sick.state(), State::Healthy);
         members.record(&mut probe, outcome, later, MIDDLE);
-        assert_eq!(sick.state(later), State::Healthy);
+        assert_eq!(sick.state(), State::Healthy);
     }
 }
 
