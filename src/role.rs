@@ -284,7 +284,7 @@ where
         &start.checked.file.access_log,
         registry.access_log_dropped(),
     )
-    .map_err(|error| format!("opening the access log: {error}"))?;
+    .map_err(|error| format!("the access log (`access_log`) cannot be written: {error}"))?;
     let mut running = Running {
         process: Process {
             tasks: tasks.clone(),

@@ -34,7 +34,7 @@ pub mod token;
 #[cfg(test)]
 mod tests;
 
-pub use app::{Settings, bundle_pem, create_token, run, token_left};
+pub use app::{Settings, bundle_pem, create_token, is_founded, run, token_left};
 pub use config::{Config, Lifetimes, Rules};
 pub use error::Error;
 pub use name::{AUTHORITY, ServiceName, TrustDomain};

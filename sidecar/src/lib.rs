@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use weft_dataplane::discovery::Resolver;
-use weft_dataplane::identity::{Alpn, Identity};
+use weft_dataplane::identity::{Alpn, Identity, SpiffeId};
 use weft_dataplane::node::{self, Process, Size, Who};
 use weft_runtime::config::{Watched, watched};
 use weft_runtime::ready::Guard;
@@ -32,6 +32,14 @@ pub struct Reporting {
     pub dial: report::Dial,
 }
 
+/// Says so where a certificate is another's, which no peer would put up with: files can name any.
+fn check_name(service: &str, id: &SpiffeId) {
+    if id.service_name() != Some(service) {
+        tracing::warn!(service, %id, "the certificate is another's: no caller will believe that this is the service; \
+             name the files of this service under `identity`, or start the sidecar with `--service` and the certificate's");
+    }
+}
+
 /// Runs a sidecar until the process has drained. It is ready when `listening` is dropped.
 pub async fn run(
     process: Process,
@@ -42,6 +50,8 @@ pub async fn run(
     reporting: Option<Reporting>,
     listening: Guard,
 ) -> Result<(), String> {
+    let (service, id) = (Arc::from(designs.get().service()), identity.spiffe_id());
+    check_name(&service, &id);
     // Held until the last report is on its way: what ends during the drain is told too.
     let held = process.drain.guard();
     let (done, is_done) = oneshot::channel::<()>();

@@ -101,6 +101,7 @@ impl Keeper {
             state,
             config,
             trust_domain,
+            ..
         } = &self.opened;
         let said = |error: weft_ca::Error| error.to_string();
         let left = weft_ca::token_left(state, &self.service, &text, now).map_err(said)?;
@@ -157,6 +158,7 @@ mod tests {
                 state: directory.join("state"),
                 config,
                 trust_domain: Some("shop.internal".to_owned()),
+                services: None,
             },
         }
     }

@@ -2,6 +2,7 @@
 
 mod keep;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -75,14 +76,25 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Command::Token {
             command: Token::Create { service, place },
         } => place.open().and_then(|opened| {
-            weft_ca::create_token(
+            let was_founded = weft_ca::is_founded(&opened.state);
+            let token = weft_ca::create_token(
                 &opened.state,
                 &opened.config,
                 opened.trust_domain.as_deref(),
                 &service,
                 SystemTime::now(),
             )
-            .map_err(|error| failed(&error.to_string()))
+            .map_err(|error| failed(&error.to_string()))?;
+            if !was_founded {
+                eprintln!(
+                    "there was no authority in {}: it has been made, with a root of its own; `weft ca serve` must use this directory",
+                    opened.state.display()
+                );
+            }
+            if opened.services.as_ref().is_some_and(|services| !services.contains(&service)) {
+                eprintln!("there is no `{service}` under `services:`, so nobody in the mesh will know whom this token lets in");
+            }
+            Ok(token)
         }),
         Command::Bundle {
             command: Bundle::Show { place },
@@ -108,6 +120,8 @@ struct Opened {
     state: PathBuf,
     config: weft_ca::Config,
     trust_domain: Option<String>,
+    /// The names of the services, where there is a file that lists them.
+    services: Option<BTreeSet<String>>,
 }
 
 impl Place {
@@ -117,6 +131,7 @@ impl Place {
                 state,
                 config: weft_ca::Config::default(),
                 trust_domain: None,
+                services: None,
             });
         }
         let broken = |words: &str| {
@@ -135,6 +150,7 @@ impl Place {
             state: base.join(rules.state),
             config,
             trust_domain: Some(checked.file.trust_domain),
+            services: Some(checked.file.services.into_keys().collect()),
         })
     }
 }

@@ -131,7 +131,8 @@ impl Install {
         if self.print {
             return Ok(self.printed(&wish));
         }
-        let tool = match self.which.found()? {
+        let backend = self.which.found()?;
+        let tool = match backend {
             Backend::Nft => {
                 nft::install(&wish).map_err(|failed| failed.to_string())?;
                 "nftables"
@@ -141,6 +142,8 @@ impl Install {
                 "iptables"
             }
         };
+        // What the other kind may hold from before would be in force too. These are there already, so nothing passes in between.
+        remove_of_others(backend)?;
         let steps = wish.steps().into_iter();
         let words = in_words(&steps.map(|step| (step.way, step.words)).collect::<Vec<_>>());
         Ok(format!("Installed with {tool}.\n{words}"))
@@ -164,6 +167,13 @@ impl Install {
 
     fn wish(&self) -> Result<Wish, String> {
         let own = [self.inbound_port, self.mesh_port, self.admin_port];
+        if own.contains(&self.outbound_port) {
+            return Err(format!(
+                "`--outbound-port {}` is another port of the sidecar's too\n    \
+                 give each of `--outbound-port`, `--inbound-port`, `--mesh-port` and `--admin-port` a port of its own",
+                self.outbound_port
+            ));
+        }
         if let Some(port) = own
             .into_iter()
             .chain([self.outbound_port])
@@ -285,16 +295,32 @@ fn has_ipv6() -> bool {
 
 fn remove(which: Which) -> Result<String, String> {
     for backend in which.all()? {
-        match backend {
-            Backend::Nft => nft::remove().map_err(|failed| failed.to_string())?,
-            Backend::Iptables => {
-                for family in Family::ALL {
-                    tolerant(family, which, iptables::remove(family))?;
-                }
+        remove_of(backend, which)?;
+    }
+    Ok("Removed.\n".to_owned())
+}
+
+fn remove_of(backend: Backend, which: Which) -> Result<(), String> {
+    match backend {
+        Backend::Nft => nft::remove().map_err(|failed| failed.to_string())?,
+        Backend::Iptables => {
+            for family in Family::ALL {
+                tolerant(family, which, iptables::remove(family))?;
             }
         }
     }
-    Ok("Removed.\n".to_owned())
+    Ok(())
+}
+
+fn remove_of_others(backend: Backend) -> Result<(), String> {
+    let (other, is_there) = match backend {
+        Backend::Nft => (Backend::Iptables, iptables::is_there()),
+        Backend::Iptables => (Backend::Nft, nft::is_there()),
+    };
+    match is_there {
+        true => remove_of(other, Which { backend: None }),
+        false => Ok(()),
+    }
 }
 
 fn show(which: Which) -> Result<String, String> {

@@ -63,15 +63,7 @@ impl Ca {
     }
 
     async fn command(&self, arguments: &[&str]) -> Output {
-        let run = Command::new(crate::harness::told::WEFT.as_str())
-            .arg("ca")
-            .args(arguments)
-            .arg("--config")
-            .arg(self.host.directory().join("weft.yaml"))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        timeout(PATIENCE, run).await.unwrap().unwrap()
+        operate(&self.host, arguments).await
     }
 
     /// A host whose configuration names this CA.
@@ -90,6 +82,19 @@ impl Ca {
             running,
         }
     }
+}
+
+/// `weft ca ARGUMENTS` on this host.
+async fn operate(host: &Host, arguments: &[&str]) -> Output {
+    let run = Command::new(crate::harness::told::WEFT.as_str())
+        .arg("ca")
+        .args(arguments)
+        .arg("--config")
+        .arg(host.directory().join("weft.yaml"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    timeout(PATIENCE, run).await.unwrap().unwrap()
 }
 
 /// The sidecar of a service, with a token, not yet ready.
@@ -112,6 +117,40 @@ async fn refused(sidecar: &Running, words: &str) {
     let ready = until("the admin pages", async || sidecar.readiness().await).await;
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("identity"), "{}", ready.text());
+}
+
+/// Whoever makes a token where there is no authority has made one, and is told; and that nobody knows who is to join.
+#[tokio::test]
+async fn a_token_of_a_new_authority_or_for_nobody_is_said_so() {
+    let host = Host::new();
+    host.configure(&Ca::section(&host));
+    for (service, wanted) in [
+        ("orders", "there was no authority in "),
+        ("orders", ""),
+        ("ordres", "there is no `ordres` under `services:`"),
+    ] {
+        let made = operate(&host, &["token", "create", "--service", service]).await;
+        assert!(made.status.success(), "{made:?}");
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(said.starts_with(wanted), "{made:?}");
+        assert_eq!(said.is_empty(), wanted.is_empty(), "{made:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sidecar_with_the_certificate_of_another_service_says_so() {
+    let mesh = Authority::new();
+    let host = Host::new();
+    host.identify(&mesh, "admin");
+    host.configure(&format!(
+        "{IDENTITY}services: {{ orders: {{}}, admin: {{}} }}\n"
+    ));
+    for (service, wanted) in [("orders", true), ("admin", false)] {
+        let sidecar = host.sidecar(service).await;
+        let is_said = sidecar.log_text().contains("the certificate is another's");
+        assert_eq!(is_said, wanted, "{service}: {}", sidecar.log_text());
+        sidecar.kill().await;
+    }
 }
 
 #[tokio::test]

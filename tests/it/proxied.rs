@@ -97,8 +97,15 @@ async fn endpoints_are_told_the_whole_way_by_those_that_are_trusted() {
         ("x-forwarded-host", "shop.example"),
         ("forwarded", "for=198.51.100.1"),
         ("x-forwarded-client-cert", "By=a;URI=b"),
+        // As servers read them that cannot tell these names from those.
+        ("x_forwarded_for", "203.0.113.66"),
+        ("X_Forwarded-Client_Cert", "By=a;URI=c"),
+        ("x_forwarded_other", "kept"),
     ];
-    let told: [(&str, &[&str]); 5] = [
+    let told: [(&str, &[&str]); 8] = [
+        ("x_forwarded_for", &[]),
+        ("x_forwarded-client_cert", &[]),
+        ("x_forwarded_other", &["kept"]),
         (
             "x-forwarded-for",
             &["203.0.113.9, 192.0.2.1, 10.1.1.1, 127.0.0.7"],
@@ -109,7 +116,9 @@ async fn endpoints_are_told_the_whole_way_by_those_that_are_trusted() {
         ("x-forwarded-client-cert", &[]),
     ];
     check(OURS, &all, &told).await;
-    let told: [(&str, &[&str]); 5] = [
+    let told: [(&str, &[&str]); 7] = [
+        ("x_forwarded_for", &[]),
+        ("x_forwarded-client_cert", &[]),
         ("x-forwarded-for", &["127.0.0.8"]),
         ("x-forwarded-proto", &["http"]),
         ("x-forwarded-host", &["api.example"]),

@@ -98,6 +98,30 @@ fn with_path(host: &Host, path: &tempfile::TempDir, words: &str) -> (bool, Strin
 }
 
 #[test]
+fn what_another_kind_of_rules_held_goes_when_new_ones_are_installed() {
+    if !ground::is_possible() {
+        return;
+    }
+    for (first, second) in [("iptables", "nft"), ("nft", "iptables")] {
+        let host = Host::new();
+        for (port, backend) in [(7, first), (9, second)] {
+            let install = "intercept install --user 1337";
+            weft_says(
+                &host,
+                &format!("{install} --exclude-port {port} --backend {backend}"),
+            );
+        }
+        let shown = weft_says(&host, "intercept show");
+        assert!(shown.contains("  spared: to port 9\n"), "{shown}");
+        assert!(!shown.contains("  spared: to port 7\n"), "{shown}");
+        let headings = shown.matches("Connections from here to others").count();
+        let families = shown.matches("# IPv").count();
+        assert_eq!(headings, families.max(1), "{shown}");
+        assert_eq!(families > 0, second == "iptables", "{shown}");
+    }
+}
+
+#[test]
 fn where_there_is_no_nft_iptables_does_it() {
     if !ground::is_possible() {
         return;

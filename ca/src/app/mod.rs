@@ -340,6 +340,11 @@ pub fn create_token(
     Ok(token.to_string())
 }
 
+/// Whether there is an authority in this directory: a root.
+pub fn is_founded(state: &Path) -> bool {
+    state.join(store::ROOT).exists()
+}
+
 /// How long a token of this service is still good, if it is: neither used nor expired.
 pub fn token_left(
     state: &Path,

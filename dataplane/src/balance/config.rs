@@ -242,6 +242,11 @@ impl Settings {
         })
     }
 
+    /// Whether it goes by something of a request that a connection does not have.
+    pub fn is_by_request(&self) -> bool {
+        self.wants_key() && !matches!(self.key, None | Some(key::Config::Source))
+    }
+
     fn wants_key(&self) -> bool {
         matches!(self.policy, Name::Maglev | Name::Ring)
     }

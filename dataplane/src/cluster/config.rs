@@ -532,6 +532,17 @@ impl Service {
                 "write the port that the callers use, such as `127.0.0.1:5432`",
             );
         }
+        if self
+            .balance
+            .as_ref()
+            .is_some_and(|balance| balance.settings().is_by_request())
+        {
+            problems.at(
+                &path.key("balance").key("key"),
+                format!("connections to `{name}` have no such key: nobody looks into them"),
+                "write `key: source`, the client's address",
+            );
+        }
         if let Some(retry) = &self.retry {
             let statuses = !retry.statuses.is_empty();
             let calls = !retry.grpc_statuses.is_empty();

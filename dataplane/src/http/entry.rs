@@ -148,7 +148,10 @@ impl Entry {
             request_bytes,
             response_bytes,
             source: self.source.as_deref(),
-            peer: Some(self.peer),
+            peer: Some(SocketAddr::new(
+                self.peer.ip().to_canonical(),
+                self.peer.port(),
+            )),
             client: self.client,
             tls: self.tls.then_some("TLS"),
         });

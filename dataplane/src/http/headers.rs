@@ -39,14 +39,34 @@ pub(crate) fn normalize(head: &mut Head) -> Result<(), Error> {
 /// with each attempt: [`Forwarded`].
 pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
     let peer = caller.address.ip();
-    // One look at all names costs less than one search, and hardly any request has one of these.
-    if head.headers.keys().any(is_of_caller) {
-        head.headers.remove(CLIENT_CERT);
-        if site.is_edge && !site.trusted.trusts(peer) {
-            // Nobody in front of us is trusted to have told the truth about these.
-            for name in [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST] {
+    // One look at all names costs less than one search.
+    let (mut plain, mut alias) = (false, false);
+    for name in head.headers.keys() {
+        match Of::name(name) {
+            Of::Caller => plain = true,
+            Of::CallerByAlias => alias = true,
+            Of::Others => {}
+        }
+    }
+    if plain || alias {
+        // Nobody in front of us is trusted to have told the truth about the others.
+        let told = [
+            CLIENT_CERT,
+            FORWARDED,
+            FORWARDED_FOR,
+            FORWARDED_PROTO,
+            FORWARDED_HOST,
+        ];
+        let is_believed = !site.is_edge || site.trusted.trusts(peer);
+        let lies = if is_believed { &told[..1] } else { &told };
+        if plain {
+            for name in lies {
                 head.headers.remove(name);
             }
+        }
+        if alias {
+            // Nobody who is to be believed says it so, but a proxy that is may pass it on.
+            remove_aliases(&mut head.headers, &told);
         }
     }
     if site.is_edge && site.trusted.trusts(peer) {
@@ -59,9 +79,43 @@ pub(crate) fn prepare(head: &mut Head, site: &Site, caller: &Caller) {
     }
 }
 
-/// Whether a field of this name says where a request came from.
-fn is_of_caller(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded-") || *name == FORWARDED
+/// Of what a field tells, by its name.
+enum Of {
+    /// Where a request came from.
+    Caller,
+    /// The same to servers that cannot tell `_` from `-` in names, as CGI has it (RFC 3875 §4.1.18), and WSGI and PHP after it.
+    CallerByAlias,
+    Others,
+}
+
+impl Of {
+    fn name(name: &HeaderName) -> Self {
+        let text = name.as_str();
+        let is_of_caller = text.starts_with('x') && text.get(2..11) == Some("forwarded");
+        if !is_of_caller {
+            return match *name == FORWARDED {
+                true => Self::Caller,
+                false => Self::Others,
+            };
+        }
+        match text.contains('_') {
+            true => Self::CallerByAlias,
+            false => Self::Caller,
+        }
+    }
+}
+
+/// Removes what some servers would take for one of these.
+fn remove_aliases(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let is_alias = |name: &&HeaderName| {
+        let name = name.as_str();
+        let plain = name.replace('_', "-");
+        name != plain && names.iter().any(|other| other.as_str() == plain)
+    };
+    let aliases: Vec<_> = headers.keys().filter(is_alias).cloned().collect();
+    for name in aliases {
+        headers.remove(name);
+    }
 }
 
 /// What endpoints are told of a request that came in at the edge. Written with the head, because a place in the map of its

@@ -24,7 +24,7 @@ use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::watch::Watch;
-use super::{Coalesce, Flusher, Received, broken_off, failure, length_value};
+use super::{Coalesce, Flusher, PADDED, Received, broken_off, failure, is_padded, length_value};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, Speaks, connect, departure};
@@ -894,13 +894,16 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
     }
 }
 
-/// As many fields as HTTP/1.1 may have: whoever is behind us need not be able to take more.
+/// As many fields as HTTP/1.1 may have, with values as it has them: whoever is behind us need not be able to take others.
 fn check_fields(headers: &HeaderMap) -> Result<(), Error> {
     let most = parse::Limits::default().fields;
     if headers.len() > most {
         return Err(broken(&format!("more than {most} fields")));
     }
-    Ok(())
+    match headers.values().any(is_padded) {
+        true => Err(broken(PADDED)),
+        false => Ok(()),
+    }
 }
 
 /// What an endpoint may not say in an answer.

@@ -151,12 +151,15 @@ impl Received {
     /// No more of them than of a head's fields. Their size is bounded by h2, as a head's is.
     fn bounded(&self, trailers: HeaderMap) -> Result<Frame, Error> {
         let most = parse::Limits::default().fields;
-        if trailers.len() <= most {
+        let (reason, rule) = if trailers.len() > most {
+            (Reason::HeadTooLarge, format!("more than {most} trailers"))
+        } else if trailers.values().any(is_padded) {
+            (Reason::MalformedRequest, PADDED.to_owned())
+        } else {
             return Ok(Frame::Trailers(trailers));
-        }
-        let rule = format!("more than {most} trailers");
+        };
         Err(match self.peer {
-            Peer::Client => Error::new(Reason::HeadTooLarge, rule),
+            Peer::Client => Error::new(reason, rule),
             Peer::Endpoint => client::broken(&rule),
         })
     }
@@ -201,6 +204,17 @@ fn length_value(length: u64) -> HeaderValue {
         Some((spelled, value)) if *spelled == length => value.clone(),
         slot => slot.insert((length, HeaderValue::from(length))).1.clone(),
     })
+}
+
+/// What is wrong with a value that begins or ends with white space (RFC 9113 §8.2.1).
+const PADDED: &str = "white space around a field's value";
+
+/// Whether a value begins or ends with white space, which h2 lets through. HTTP/1.1 has none there, so whoever reads the field
+/// behind us would see another value than we have matched, counted and hashed.
+fn is_padded(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    is_blank(bytes.first()) || is_blank(bytes.last())
 }
 
 /// What an error of h2 means to an exchange in this place. If it is the peer's doing, that has given the place back.

@@ -27,7 +27,7 @@ use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::streams::Streams;
-use super::{Coalesce, Flusher, Received, length_value};
+use super::{Coalesce, Flusher, PADDED, Received, is_padded, length_value};
 use crate::accept::Io;
 use crate::body::{Body, Length};
 use crate::core::Seat;
@@ -556,15 +556,19 @@ async fn finish(
     is_client.then(|| parting::collect(|| drop(relay)).1)
 }
 
-/// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again.
+/// The one form of a head. What h2 has checked (RFC 9113 §8.2, §8.3) is not checked again; it does not look at the ends of values.
 fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
     let mut headers = parts.headers;
     // One look at the names instead of a search for each of these.
-    let (mut cookie, mut host, mut length) = (false, false, false);
-    for name in headers.keys() {
+    let (mut cookie, mut host, mut length, mut padded) = (false, false, false, false);
+    for (name, value) in &headers {
         cookie |= *name == COOKIE;
         host |= *name == HOST;
         length |= *name == CONTENT_LENGTH;
+        padded |= is_padded(value);
+    }
+    if padded {
+        return Err(Error::new(Reason::MalformedRequest, PADDED));
     }
     if cookie {
         join_cookies(&mut headers);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use weft_runtime::config::{self, Problems};
 
 use crate::reason::Reason;
 
@@ -51,6 +52,23 @@ impl AccessLogConfig {
     pub fn relative_to(&mut self, base: &std::path::Path) {
         if let Self::File(path) = self {
             *path = base.join(&*path);
+        }
+    }
+
+    /// Checks that the file's directory is there. `at` is where this stands in the configuration.
+    pub fn check(&self, at: &config::Path, problems: &mut Problems) {
+        let Self::File(file) = self else {
+            return;
+        };
+        let directory = file.parent().filter(|directory| *directory != "");
+        if let Some(directory) = directory
+            && !directory.is_dir()
+        {
+            problems.at(
+                &at.key("file"),
+                format!("`{}` is no directory", directory.display()),
+                "make the directory, writable for this process, or name a file elsewhere",
+            );
         }
     }
 }

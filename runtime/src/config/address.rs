@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 /// Whether listeners on both would be in each other's way: the same port, on the same address or on all of them.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port()
-        && one.is_ipv4() == other.is_ipv4()
-        && (any || one.ip() == other.ip())
+    let takes = |all: SocketAddr, one: SocketAddr| {
+        let any = all.ip().is_unspecified();
+        any && (all.is_ipv6() || one.is_ipv4())
+    };
+    one.port() == other.port() && (one.ip() == other.ip() || takes(one, other) || takes(other, one))
 }
 
 #[cfg(test)]
@@ -29,6 +30,9 @@ mod tests {
         check("0.0.0.0:80", "127.0.0.1:80", true);
         check("0.0.0.0:80", "127.0.0.1:81", false);
         check("[::]:80", "[::1]:80", true);
-        check("[::]:80", "127.0.0.1:80", false);
+        // A socket of all IPv6 addresses takes what comes by IPv4, too.
+        check("[::]:80", "127.0.0.1:80", true);
+        check("[::]:80", "0.0.0.0:80", true);
+        check("[::1]:80", "0.0.0.0:80", false);
     }
 }
