@@ -160,7 +160,8 @@ fn check_parts(
     let root = Path::root();
     let trust_domain = check_trust_domain(&file.trust_domain, &root.key("trust_domain"), problems);
     let admin = file.admin.build(&root.key("admin"), problems);
-    if reader != Reader::Ca {
+    if reader == Reader::Check {
+        // Others open it, once and when they start.
         file.access_log.check(&root.key("access_log"), problems);
     }
     let resolver = file.resolver.build(&root.key("resolver"), problems);

@@ -167,11 +167,17 @@ impl Install {
 
     fn wish(&self) -> Result<Wish, String> {
         let own = [self.inbound_port, self.mesh_port, self.admin_port];
-        if own.contains(&self.outbound_port) {
+        let used = [
+            (!self.no_outbound).then_some(self.outbound_port),
+            (!self.no_inbound).then_some(self.inbound_port),
+            Some(self.mesh_port),
+            Some(self.admin_port),
+        ];
+        let mut seen = BTreeSet::new();
+        if let Some(port) = used.into_iter().flatten().find(|port| !seen.insert(*port)) {
             return Err(format!(
-                "`--outbound-port {}` is another port of the sidecar's too\n    \
-                 give each of `--outbound-port`, `--inbound-port`, `--mesh-port` and `--admin-port` a port of its own",
-                self.outbound_port
+                "port {port} would be two ports of the sidecar's\n    \
+                 give each of `--outbound-port`, `--inbound-port`, `--mesh-port` and `--admin-port` a port of its own"
             ));
         }
         if let Some(port) = own
@@ -312,15 +318,26 @@ fn remove_of(backend: Backend, which: Which) -> Result<(), String> {
     Ok(())
 }
 
+/// What the other kind of rules holds of ours goes. Where it cannot be looked at, it is taken to hold nothing: it may be there
+/// as a command only.
 fn remove_of_others(backend: Backend) -> Result<(), String> {
-    let (other, is_there) = match backend {
-        Backend::Nft => (Backend::Iptables, iptables::is_there()),
-        Backend::Iptables => (Backend::Nft, nft::is_there()),
+    let removed = match backend {
+        Backend::Nft => {
+            Family::ALL
+                .into_iter()
+                .try_for_each(|family| match iptables::installed(family) {
+                    Ok(Some(_)) => iptables::remove(family),
+                    _ => Ok(()),
+                })
+        }
+        Backend::Iptables => match nft::installed() {
+            Ok(Some(_)) => nft::remove(),
+            _ => Ok(()),
+        },
     };
-    match is_there {
-        true => remove_of(other, Which { backend: None }),
-        false => Ok(()),
-    }
+    removed.map_err(|failed| {
+        format!("the rules are installed, and those that stood there before in another kind could not be removed: {failed}")
+    })
 }
 
 fn show(which: Which) -> Result<String, String> {
@@ -462,6 +479,9 @@ mod tests {
         refused("--user 0 --exclude-port x", "'x'");
         refused("--user 0 --exclude-network 10.0.0.0/40", "10.0.0.0/40");
         refused("--user 0 --include-inbound-port 15008", "own");
+        refused("--user 0 --outbound-port 15006", "port 15006 would be");
+        refused("--user 0 --inbound-port 15008", "port 15008 would be");
+        assert!(install("--user 0 --no-outbound --inbound-port 15001").is_ok());
         refused("--user 0 --exclude-inbound-network ::/129", "::/129");
         refused("--user 0 --include-inbound-network x,10.0.0.0/8", "`x`");
     }

@@ -387,6 +387,30 @@ ingress:
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[test]
+fn an_access_log_that_cannot_be_written_is_said() {
+    let fixtures = Fixtures::new();
+    let directory = fixtures.with(
+        "trust_domain: shop.internal\n\
+         access_log: { file: nowhere/access.log }\n\
+         ingress: { listeners: [ { name: public, address: \"192.0.2.1:8080\" } ] }\n",
+    );
+    let output = weft(directory.path(), &["check", "weft.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(
+        said.starts_with("weft.yaml:2:21: `nowhere` is no directory\n"),
+        "{said}"
+    );
+    let output = weft(directory.path(), &["ingress"]);
+    assert!(!output.status.success());
+    let said = [text(&output.stdout), text(&output.stderr)].concat();
+    assert!(
+        said.contains("the access log (`access_log`) cannot be written: "),
+        "{said}"
+    );
+}
+
 /// The access log is opened before the listeners, and this listener cannot be: the address is nobody's.
 #[test]
 fn the_access_log_is_beside_the_file() {

@@ -75,7 +75,7 @@ async fn a_failure_that_took_long_keeps_its_replica_away_as_long_as_any() {
         .service(
             Service::new("orders")
                 .replicas(2)
-                .with("outlier: { consecutive: 1, ejection: 4s, jitter: 0% }"),
+                .with("outlier: { consecutive: 1, ejection: 8s, jitter: 0% }"),
         )
         .route("/orders/*", "orders")
         .start()
@@ -83,7 +83,7 @@ async fn a_failure_that_took_long_keeps_its_replica_away_as_long_as_any() {
     // Longer than it is ejected for.
     let slow = Behaviour::script(|mut wire| async move {
         while wire.head().await.is_some() {
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(9)).await;
             wire.write("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
                 .await;
         }

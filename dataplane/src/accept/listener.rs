@@ -62,8 +62,9 @@ fn socket(address: SocketAddr, one_family: bool, shared: bool) -> io::Result<Tcp
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    if one_family && address.is_ipv6() {
-        socket.set_only_v6(true)?;
+    if address.is_ipv6() {
+        // Said in either case: what is usual differs between hosts.
+        socket.set_only_v6(one_family)?;
     }
     if shared {
         socket.set_reuse_port(true)?;

@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_larger_the_table_the_fewer_keys_move() {
-        for count in [10, 50, 100, 200] {
+        for count in [10, 100, 200] {
             let excess = [65_537, 1_048_583, 2_097_169].map(|size| {
                 let policy =
                     format!(r#"{{"policy": "maglev", "key": "source", "table_size": {size}}}"#);

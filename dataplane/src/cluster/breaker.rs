@@ -186,14 +186,14 @@ impl Breaker {
 
     /// Whether an exchange may pass, or after what time to ask again.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
-        let pass = |probe| Pass {
+        let pass = |opening| Pass {
             breaker: Arc::clone(self),
-            probe,
-            judged: false,
+            opening,
+            is_alone: opening != 0,
         };
         let state = self.state.load(Relaxed);
         if state == 0 {
-            return Ok(pass(false));
+            return Ok(pass(0));
         }
         if state & PROBING != 0 {
             return Err(SOON);
@@ -206,14 +206,18 @@ impl Breaker {
             .state
             .compare_exchange(state, state | PROBING, Relaxed, Relaxed)
         {
-            Ok(_) => Ok(pass(true)),
+            Ok(_) => Ok(pass(state)),
             Err(_) => Err(SOON),
         }
     }
 
-    fn conclude(&self, outcome: Outcome, now: Instant) {
+    /// One that was let through while it was open decides, unless somebody else has done so meanwhile.
+    fn conclude(&self, opening: u64, outcome: Outcome, now: Instant) {
         let mut doublings = self.lock();
-        if outcome == Outcome::Success {
+        if self.state.load(Relaxed) & !PROBING != opening {
+            drop(doublings);
+            self.count(outcome, now);
+        } else if outcome == Outcome::Success {
             *doublings = 0;
             self.recent.clear();
             self.state.store(0, Relaxed);
@@ -277,14 +281,24 @@ impl Breaker {
 #[derive(Debug)]
 pub struct Pass {
     breaker: Arc<Breaker>,
-    probe: bool,
-    judged: bool,
+    /// The state in which it was let through to decide; zero when the breaker was closed.
+    opening: u64,
+    /// Nobody else is let through meanwhile.
+    is_alone: bool,
 }
 
 impl Pass {
-    /// Whether it decides if the breaker closes.
-    pub fn is_probe(&self) -> bool {
-        self.probe
+    /// It is answered, and how it ends may not be known for long: the next one is let through without waiting for that. It decides
+    /// all the same if it is the first to know.
+    pub fn step_aside(&mut self) {
+        if std::mem::take(&mut self.is_alone) {
+            // Unless somebody has decided already.
+            let (now, then) = (self.opening | PROBING, self.opening);
+            let _: Result<_, _> = self
+                .breaker
+                .state
+                .compare_exchange(now, then, Relaxed, Relaxed);
+        }
     }
 
     /// The exchange has failed after all of its attempts. That counts where it is the service's doing.
@@ -296,21 +310,18 @@ impl Pass {
 
     /// How the exchange ended, after all of its attempts.
     pub fn judge(mut self, outcome: Outcome, now: Instant) {
-        self.judged = true;
-        if self.probe {
-            self.breaker.conclude(outcome, now);
-        } else {
-            self.breaker.count(outcome, now);
+        match self.opening {
+            0 => self.breaker.count(outcome, now),
+            opening => self.breaker.conclude(opening, outcome, now),
         }
+        self.is_alone = false;
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.probe && !self.judged {
-            // Nobody learnt anything (the client went away, say): the next one decides.
-            self.breaker.state.fetch_and(!PROBING, Relaxed);
-        }
+        // Nobody learnt anything (the client went away, say): the next one decides.
+        self.step_aside();
     }
 }
 
@@ -417,6 +428,42 @@ mod tests {
         assert_eq!(breaker.state(), State::Open);
         breaker.admit(later).unwrap().judge(Outcome::Success, later);
         assert_eq!(breaker.state(), State::Closed);
+    }
+
+    #[test]
+    fn one_whose_end_is_far_off_lets_the_next_through_and_may_still_decide() {
+        let opened = || {
+            let (breaker, now) = (breaker(Config::default()), Instant::now());
+            run(&breaker, Outcome::LocalFailure, 20, now);
+            (breaker, now + SECOND * 6)
+        };
+        let (breaker, later) = opened();
+        let mut streams = breaker.admit(later).unwrap();
+        streams.step_aside();
+        assert_eq!(breaker.state(), State::Open);
+        let next = breaker.admit(later).unwrap();
+        assert_eq!(breaker.admit(later).unwrap_err(), SOON);
+        // The one that streams ends well, and nobody has known better before.
+        streams.judge(Outcome::Success, later);
+        assert_eq!(breaker.state(), State::Closed);
+        next.judge(Outcome::LocalFailure, later);
+        assert_eq!(breaker.state(), State::Closed, "one of many, by now");
+
+        let (breaker, later) = opened();
+        let mut streams = breaker.admit(later).unwrap();
+        streams.step_aside();
+        let next = breaker.admit(later).unwrap();
+        next.judge(Outcome::LocalFailure, later);
+        let until = breaker.admit(later).unwrap_err();
+        assert!(until > SECOND * 9, "twice as long: {until:?}");
+        streams.judge(Outcome::Success, later);
+        assert_eq!(breaker.admit(later).unwrap_err(), until, "of long ago");
+
+        let (breaker, later) = opened();
+        let mut streams = breaker.admit(later).unwrap();
+        streams.step_aside();
+        streams.judge(Outcome::RemoteFailure, later);
+        assert!(breaker.admit(later).unwrap_err() > SECOND * 9);
     }
 
     #[test]

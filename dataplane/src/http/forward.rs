@@ -785,9 +785,9 @@ pub struct UpstreamBody {
 
 impl UpstreamBody {
     /// Tells the breaker how the exchange has ended, when all attempts are over. Where the head does not tell, that is left to
-    /// what follows it; the one that decides whether a breaker closes is not waited for so long.
+    /// what follows it, and nobody waits for that.
     fn judge(&mut self, attempted: &Result<Beginning, Error>) {
-        let Some(pass) = self.pass.take() else {
+        let Some(mut pass) = self.pass.take() else {
             return;
         };
         let now = Instant::now();
@@ -795,8 +795,10 @@ impl UpstreamBody {
             Err(error) => pass.fail(error, now),
             Ok(beginning) => match beginning.outcome {
                 Some(outcome) => pass.judge(outcome, now),
-                None if pass.is_probe() => pass.judge(Outcome::Success, now),
-                None => self.pass = Some(pass),
+                None => {
+                    pass.step_aside();
+                    self.pass = Some(pass);
+                }
             },
         }
     }

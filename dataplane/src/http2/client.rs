@@ -24,7 +24,7 @@ use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::watch::Watch;
-use super::{Coalesce, Flusher, PADDED, Received, broken_off, failure, is_padded, length_value};
+use super::{Coalesce, Flusher, Received, broken_off, failure, length_value, trim};
 use crate::body::{Body, Length};
 use crate::cluster::limits::{COME_BACK, Demand, Held, Patience};
 use crate::cluster::{Cluster, Speaks, connect, departure};
@@ -850,8 +850,9 @@ impl Asked {
             }
         }
         while let Poll::Ready(Some(answer)) = self.response.poll_informational(cx) {
-            let answer = answer.map_err(|error| self.engaged.failed(&error))?;
+            let mut answer = answer.map_err(|error| self.engaged.failed(&error))?;
             check_fields(answer.headers())?;
+            trim(answer.headers_mut());
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 §8.6: there is no such thing in HTTP/2, and an HTTP/1.1 client would believe it.
                 return Poll::Ready(Err(broken("101")));
@@ -861,13 +862,15 @@ impl Asked {
         }
         let answer = ready!(Pin::new(&mut self.response).poll(cx));
         let answer = answer.map_err(|error| self.engaged.failed(&error))?;
-        let (parts, stream) = answer.into_parts();
-        let place = self.engaged.answered(&parts.headers);
+        let (mut parts, stream) = answer.into_parts();
+        // What is refused here is reset, as if there had been no answer.
         check_fields(&parts.headers)?;
         if parts.status.as_u16() > LAST_STATUS {
             return Poll::Ready(Err(broken(&format!("status {}", parts.status.as_u16()))));
         }
+        trim(&mut parts.headers);
         let length = content_length(&parts.headers)?;
+        let place = self.engaged.answered(&parts.headers);
         let pressure = Rc::clone(&self.pressure);
         Poll::Ready(Ok(Answered {
             status: parts.status,
@@ -894,16 +897,13 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
     }
 }
 
-/// As many fields as HTTP/1.1 may have, with values as it has them: whoever is behind us need not be able to take others.
+/// As many fields as HTTP/1.1 may have: whoever is behind us need not be able to take more.
 fn check_fields(headers: &HeaderMap) -> Result<(), Error> {
     let most = parse::Limits::default().fields;
     if headers.len() > most {
         return Err(broken(&format!("more than {most} fields")));
     }
-    match headers.values().any(is_padded) {
-        true => Err(broken(PADDED)),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 /// What an endpoint may not say in an answer.
@@ -944,7 +944,8 @@ pub(crate) async fn extended_connect(
     let pressure = place.pressure();
     let mut engaged = Engaged::new(place, now, true);
     let answer = response.await.map_err(|error| engaged.failed(&error))?;
-    let (parts, receive) = answer.into_parts();
+    let (mut parts, receive) = answer.into_parts();
+    trim(&mut parts.headers);
     let place = engaged.answered(&parts.headers);
     Ok(Connected {
         status: parts.status,

@@ -149,17 +149,15 @@ impl Received {
     }
 
     /// No more of them than of a head's fields. Their size is bounded by h2, as a head's is.
-    fn bounded(&self, trailers: HeaderMap) -> Result<Frame, Error> {
+    fn bounded(&self, mut trailers: HeaderMap) -> Result<Frame, Error> {
         let most = parse::Limits::default().fields;
-        let (reason, rule) = if trailers.len() > most {
-            (Reason::HeadTooLarge, format!("more than {most} trailers"))
-        } else if trailers.values().any(is_padded) {
-            (Reason::MalformedRequest, PADDED.to_owned())
-        } else {
+        if trailers.len() <= most {
+            trim(&mut trailers);
             return Ok(Frame::Trailers(trailers));
-        };
+        }
+        let rule = format!("more than {most} trailers");
         Err(match self.peer {
-            Peer::Client => Error::new(reason, rule),
+            Peer::Client => Error::new(Reason::HeadTooLarge, rule),
             Peer::Endpoint => client::broken(&rule),
         })
     }
@@ -206,15 +204,24 @@ fn length_value(length: u64) -> HeaderValue {
     })
 }
 
-/// What is wrong with a value that begins or ends with white space (RFC 9113 §8.2.1).
-const PADDED: &str = "white space around a field's value";
-
-/// Whether a value begins or ends with white space, which h2 lets through. HTTP/1.1 has none there, so whoever reads the field
-/// behind us would see another value than we have matched, counted and hashed.
+/// Whether a value begins or ends with white space.
 fn is_padded(value: &HeaderValue) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();
     is_blank(bytes.first()) || is_blank(bytes.last())
+}
+
+/// Takes white space from around values, as HTTP/1.1 does: whoever reads a field behind us sees the value that we have matched,
+/// counted and hashed. RFC 9113 §8.2.1 has none there, but servers do say `grpc-message: not found: ` in all innocence, and
+/// what is refused for that is a call whose status nobody learns.
+fn trim(headers: &mut HeaderMap) {
+    for value in headers.values_mut().filter(|value| is_padded(value)) {
+        let is_sensitive = value.is_sensitive();
+        if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+            trimmed.set_sensitive(is_sensitive);
+            *value = trimmed;
+        }
+    }
 }
 
 /// What an error of h2 means to an exchange in this place. If it is the peer's doing, that has given the place back.

@@ -27,7 +27,7 @@ use super::pressure::Pressure;
 use super::resets::Resets;
 use super::stall::Stall;
 use super::streams::Streams;
-use super::{Coalesce, Flusher, PADDED, Received, is_padded, length_value};
+use super::{Coalesce, Flusher, Received, is_padded, length_value, trim};
 use crate::accept::Io;
 use crate::body::{Body, Length};
 use crate::core::Seat;
@@ -568,7 +568,7 @@ fn head(parts: http::request::Parts) -> Result<(Head, Option<u64>), Error> {
         padded |= is_padded(value);
     }
     if padded {
-        return Err(Error::new(Reason::MalformedRequest, PADDED));
+        trim(&mut headers);
     }
     if cookie {
         join_cookies(&mut headers);
